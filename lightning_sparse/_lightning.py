@@ -1,0 +1,71 @@
+"""The one place that imports Lightning.
+
+Lightning is published twice, as ``pytorch_lightning`` and as ``lightning.pytorch``, with the same code and
+different classes. One :class:`Callback` serves both: it inherits from the bases of every package installed,
+so either Trainer and either LightningCLI accepts our callbacks. Modules and data modules can belong to one
+package only: to the one that the process imported before us, else to ``pytorch_lightning``.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+__all__ = [
+    "Callback",
+    "LightningDataModule",
+    "LightningModule",
+    "Trainer",
+    "callbacks_of",
+    "cli_module",
+    "is_lightning",
+]
+
+_PACKAGES = ("pytorch_lightning", "lightning.pytorch")
+
+
+def _import_installed() -> list[ModuleType]:
+    """Return the Lightning packages that are installed, the one this process uses first."""
+    in_use = [name for name in _PACKAGES if name in sys.modules]
+    installed = []
+    for name in sorted(_PACKAGES, key=lambda name: name not in in_use):
+        try:
+            installed.append(importlib.import_module(name))
+        except ModuleNotFoundError as error:
+            if error.name not in (name, name.partition(".")[0]):
+                raise
+    return installed
+
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+
+    _installed: list[ModuleType] = []
+else:
+    _installed = _import_installed()
+    LightningModule = _installed[0].LightningModule
+    LightningDataModule = _installed[0].LightningDataModule
+    Trainer = _installed[0].Trainer
+    Callback = type("Callback", tuple(package.Callback for package in _installed), {})
+
+
+def is_lightning(thing: object, *kinds: str) -> bool:
+    """Tell whether ``thing`` is of one of Lightning's classes, such as ``"callbacks.ModelSummary"``.
+
+    Classes of either package count; those that this version does not have do not.
+    """
+    paths = [kind.split(".") for kind in kinds]
+    modules = [(getattr(package, module), name) for package in _installed for module, name in paths]
+    classes = [getattr(module, name, None) for module, name in modules]
+    return isinstance(thing, tuple(kind for kind in classes if kind is not None))
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """Return the Trainer's callbacks, an attribute that its class does not declare."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
+
+
+def cli_module() -> ModuleType:
+    """Return ``pytorch_lightning.cli`` (or ``lightning.pytorch.cli``), which needs jsonargparse."""
+    return importlib.import_module(f"{_installed[0].__name__}.cli")

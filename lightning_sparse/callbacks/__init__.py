@@ -1,0 +1,8 @@
+"""When: the callbacks for a Trainer."""
+
+from lightning_sparse.callbacks.base import SparsityCallback
+from lightning_sparse.callbacks.exact_resume import ExactResume
+from lightning_sparse.callbacks.monitor import SparsityMonitor
+from lightning_sparse.callbacks.prune_at_init import PruneAtInit
+
+__all__ = ["ExactResume", "PruneAtInit", "SparsityCallback", "SparsityMonitor"]

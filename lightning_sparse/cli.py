@@ -1,0 +1,162 @@
+"""The console script ``lightning-sparse``: LightningCLI that knows our callbacks, nets and data by name.
+
+``fit``, ``validate``, ``test`` and ``predict`` are Lightning's own; ``plan`` shows what a recipe would do.
+"""
+
+import re
+import sys
+import traceback
+from difflib import get_close_matches
+from pathlib import Path
+
+from lightning_sparse import callbacks, data, models
+from lightning_sparse._lightning import (
+    LightningDataModule,
+    LightningModule,
+    Trainer,
+    callbacks_of,
+    cli_module,
+)
+from lightning_sparse.callbacks.base import SparsityCallback
+from lightning_sparse.functional.allocation import total_budget
+from lightning_sparse.reporting.cost import LayerCost, cost_table
+from lightning_sparse.selection import layer_name, select_weights
+
+__all__ = ["PlanTrainer", "main"]
+
+# jsonargparse finds a class by its short name once its module is imported.
+_KNOWN_BY_NAME = (callbacks, data, models)
+
+LEGEND = """\
+All figures follow from shapes alone; nothing here is measured. Multiply-adds are those of one matrix-vector
+product (of a convolution: at one position): dense mn, sparse pmn, DCTpS q log2 q + pmn with q = max(m, n);
+storage is one number per kept weight. Below the floor log2(q) / min(m, n), DCTpS hardly gets cheaper."""
+
+
+class PlanTrainer(Trainer):
+    """A Trainer that can also say what its callbacks would do."""
+
+    def plan(self, model: LightningModule, datamodule: LightningDataModule | None = None) -> None:
+        """Print the layers that a recipe makes sparse, and their cost in theory, without training."""
+        del datamodule  # shapes are enough
+        if next(model.parameters(), None) is None:
+            model.configure_model()
+        found = [callback for callback in callbacks_of(self) if isinstance(callback, SparsityCallback)]
+        for callback in found:
+            print(f"\n{callback.describe()}\n{_plan_table(model, callback)}")
+        if not found:
+            print(f"\nNo sparsity callback: the net stays dense.\n{_plan_table(model, None)}")
+        print(LEGEND)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; a mistake in it ends with one or two lines and exit status 2."""
+    try:
+        cli = cli_module()
+    except ModuleNotFoundError as error:
+        sys.exit(f'error: {error}. The command line needs `pip install "lightning-sparse[recipes]"`.')
+    from jsonargparse import ArgumentError
+
+    try:
+        _make_cli(cli.LightningCLI)(
+            trainer_class=PlanTrainer,
+            subclass_mode_model=True,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"exit_on_error": False},
+            args=args,
+        )
+    except (ArgumentError, ValueError, OSError) as error:
+        message = _message_of_ours(error)
+        if message is None and not isinstance(error, ArgumentError):
+            raise
+        print(f"error: {message or shorten(str(error))}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _make_cli(base: type) -> type:
+    """Return our LightningCLI; its base is chosen when it is used, as it needs jsonargparse."""
+
+    class SparseCLI(base):  # type: ignore[misc]
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            known: dict[str, set[str]] = base.subcommands()  # type: ignore[attr-defined]
+            return {**known, "plan": {"model", "dataloaders", "datamodule"}}
+
+        def after_fit(self) -> None:
+            """Test the trained net if the data has a test set."""
+            if (
+                self.datamodule is not None
+                and not self.trainer.interrupted
+                and _has_test_set(self.datamodule)
+            ):
+                self.trainer.test(self.model, datamodule=self.datamodule)
+
+    return SparseCLI
+
+
+def _has_test_set(datamodule: LightningDataModule) -> bool:
+    if type(datamodule).test_dataloader is LightningDataModule.test_dataloader:
+        return False
+    return bool(datamodule.test_dataloader())
+
+
+def _plan_table(model: LightningModule, callback: SparsityCallback | None) -> str:
+    weights = callback.select(model) if callback else select_weights(model)
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    sizes = {name: shape.numel() for name, shape in shapes.items()}
+    budgets = callback.planned_budgets(shapes) if callback else sizes
+    kept = total_budget(sum(sizes.values()), callback.density) if callback else sum(sizes.values())
+    costs = [LayerCost(layer_name(name), tuple(shape), budgets.get(name)) for name, shape in shapes.items()]
+    return cost_table(costs, kept)
+
+
+_NOISE = re.compile(
+    r"Does not validate|Subtypes:|Errors:|Not a valid subclass|Subclass types expect|a class path|a dict with"
+    r"|Expected a <class 'NoneType'>|Given value|Expected a path but"
+)
+_BASE_CLASS = re.compile(
+    r"Problem with given class_path '(pytorch_lightning|lightning\.pytorch)[\w.]*\.\w+':"
+)
+
+
+def shorten(message: str) -> str:
+    r"""Return the lines of jsonargparse's message that say what is wrong, each once.
+
+    It tries every type that an argument may have, and reports on all of them.
+
+    >>> shorten("Does not validate against any of the Union subtypes\n - Option 'densty' is not accepted")
+    "Option 'densty' is not accepted"
+    """
+    lines = [line.strip(" -") for line in message.splitlines()]
+    lines = [line for line in lines if line and not _NOISE.search(line)]
+    for index in [i for i, line in enumerate(lines) if _BASE_CLASS.match(line)]:
+        lines[index : index + 2] = ["", ""]  # a callback's options are tried on Lightning's base class too
+    literal = any("typing.Literal" in line for line in lines)
+    lines = [_translate(line, literal) for line in lines if line]
+    return " ".join(dict.fromkeys(lines)) or message
+
+
+def _translate(line: str, literal: bool) -> str:
+    """Say in plain words what jsonargparse expected; a name is tried as a class where a literal is due."""
+    expected, _, name = line.partition("Expected a dot import path string: ")
+    if name and literal:
+        return f"{expected}got {name!r}."
+    if name:
+        names = [known for module in _KNOWN_BY_NAME for known in module.__all__]
+        close = get_close_matches(name, names, n=1)
+        return f"{expected}There is no class {name!r}" + (f"; did you mean {close[0]}?" if close else ".")
+    return re.sub(r"Expected a typing\.Literal\[(.*)\]", r"must be one of \1,", line)
+
+
+def _message_of_ours(error: BaseException | None) -> str | None:
+    """Return the message of the check of ours that raised, if one did: it is all that a user needs."""
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        if frames and Path(frames[-1].filename).parent.is_relative_to(Path(__file__).parent):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""The handwritten digits that come with scikit-learn: no download, a second per run."""
+
+import torch
+
+from lightning_sparse.data._checks import check_share, import_extra
+from lightning_sparse.data.images import ImageDataModule, Labelled, split
+
+__all__ = ["DigitsDataModule"]
+
+
+class DigitsDataModule(ImageDataModule):
+    """1,797 handwritten digits of 8 x 8 pixels, bundled with scikit-learn.
+
+    Args:
+        test_fraction: Share of all images held out for testing, in (0, 1).
+        batch_size: Images per batch.
+        val_fraction: Share of the remaining images held out for validation; 0 trains on all of them.
+        num_workers: Worker processes per loader.
+        seed: Seed of both splits: another seed means other test images.
+    """
+
+    input_shape = (1, 8, 8)
+    num_classes = 10
+
+    def __init__(
+        self,
+        test_fraction: float = 0.2,
+        batch_size: int = 128,
+        val_fraction: float = 0.1,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, val_fraction, num_workers, seed)
+        check_share("test_fraction", test_fraction)
+        if test_fraction == 0:
+            raise ValueError("`test_fraction` must be positive, got 0: this data set has no test images.")
+        self.test_fraction = test_fraction
+
+    def load_train(self) -> Labelled:
+        """Return the images that are not held out for testing."""
+        return self._load(held_out=False)
+
+    def load_test(self) -> Labelled:
+        """Return the images held out for testing."""
+        return self._load(held_out=True)
+
+    def _load(self, held_out: bool) -> Labelled:
+        bunch = import_extra("sklearn.datasets").load_digits()
+        images = torch.tensor(bunch.images, dtype=torch.float32).unsqueeze(1)
+        labels = torch.tensor(bunch.target, dtype=torch.int64)
+        chosen = split(len(labels), self.test_fraction, self.seed)[int(held_out)]
+        return images[chosen], labels[chosen]

@@ -1,0 +1,1 @@
+"""The maths: tensors or modules in, new tensors out; no Lightning."""

@@ -1,0 +1,275 @@
+"""Masks with exact counts: rank the scores, keep the best k, break ties by order.
+
+A bare threshold keeps too many or too few under ties, and everything once the threshold is zero. So: all
+scores above the k-th largest, then the first ones equal to it, until k are kept.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lightning_sparse.types import Budgets, Masks, Scores
+
+__all__ = ["count_kept", "global_masks", "layerwise_masks", "pack_bits", "top_k_mask", "unpack_bits"]
+
+_Array: TypeAlias = npt.NDArray[Any]
+
+_SAMPLE = 2**16  # entries in the sample that brackets the threshold
+_CHUNK = 2**17  # entries compared at a time: small enough to stay in a core's cache
+
+
+def top_k_mask(scores: Tensor, k: int) -> Tensor:
+    """Keep the k highest scores; of equal ones, those with the lowest flat index.
+
+    Args:
+        scores: Scores of any shape, real dtype and device; half precision is ranked in float32.
+        k: Number of entries to keep, from 0 to all.
+
+    Returns:
+        A boolean mask of the same shape and device, with exactly k True.
+
+    Raises:
+        ValueError: If k is out of range or a score is NaN.
+
+    Example:
+        >>> top_k_mask(torch.tensor([[0.1, 0.5], [0.5, 0.5]]), 2)
+        tensor([[False,  True],
+                [ True, False]])
+    """
+    return _top_k({"scores": scores}, k)["scores"]
+
+
+def layerwise_masks(scores: Scores, budgets: Budgets) -> Masks:
+    """Keep the best of each layer, as many as its budget says.
+
+    Args:
+        scores: Scores by layer.
+        budgets: Number of weights to keep by layer; the same names.
+
+    Returns:
+        Boolean masks by layer with exactly ``budgets[name]`` True each.
+
+    Raises:
+        ValueError: If the names differ, a budget is out of range or a score is NaN.
+    """
+    if scores.keys() != budgets.keys():
+        raise ValueError(
+            f"`budgets` must name the layers of `scores`, got a difference in "
+            f"{', '.join(sorted(scores.keys() ^ budgets.keys()))}."
+        )
+    return {name: _top_k({name: score}, budgets[name])[name] for name, score in scores.items()}
+
+
+def global_masks(
+    scores: Scores, k: int, *, min_weights: int = 0, fixed: Mapping[str, int] | None = None
+) -> Masks:
+    """Keep the k best scores over all layers together; of equal ones, the first in (layer, flat index) order.
+
+    Layers that would keep fewer than ``min_weights`` keep exactly these, and the others are ranked again for
+    what remains, until none falls short. That is the same as reserving the best ``min_weights`` of each layer
+    and filling the rest globally.
+
+    Args:
+        scores: Scores by layer.
+        k: Number of weights to keep in all.
+        min_weights: Weights that each layer keeps at least (all of them if it has fewer).
+        fixed: Exact budgets of some layers, ranked by themselves; the others compete for the rest of k.
+
+    Returns:
+        Boolean masks by layer, in the order of ``scores``; exactly k True.
+
+    Raises:
+        ValueError: If k, less what ``fixed`` takes, is below the minimum or above the size of the others,
+            if ``fixed`` names an unknown layer or a budget out of range, or if a score is NaN.
+    """
+    budgets = dict(fixed or {})
+    _check_reachable(scores, k, min_weights, budgets)
+    while True:
+        free = {name: score for name, score in scores.items() if name not in budgets}
+        masks = _top_k(free, k - sum(budgets.values()))
+        least = {name: min(min_weights, score.numel()) for name, score in free.items()}
+        short = {name: n for name, n in least.items() if masks[name].count_nonzero() < n}
+        if not short:
+            break
+        budgets |= short
+    masks |= layerwise_masks({name: scores[name] for name in budgets}, budgets)
+    return {name: masks[name] for name in scores}
+
+
+def count_kept(masks: Masks) -> int:
+    """Count the weights that the masks keep, over all layers."""
+    return sum(int(mask.count_nonzero()) for mask in masks.values())
+
+
+def pack_bits(mask: Tensor) -> Tensor:
+    """Pack a mask into bits, eight to a byte, in C order.
+
+    Args:
+        mask: Boolean tensor of any shape and device.
+
+    Returns:
+        uint8 tensor of length ``ceil(mask.numel() / 8)`` on the CPU; the first entry is the highest bit, as
+        in ``numpy.packbits``, and unused bits of the last byte are 0.
+
+    Example:
+        >>> pack_bits(torch.tensor([True, False, False, False, False, False, True, True, True]))
+        tensor([131, 128], dtype=torch.uint8)
+    """
+    return torch.from_numpy(np.packbits(mask.detach().cpu().bool().numpy()))
+
+
+def unpack_bits(packed: Tensor, shape: Sequence[int]) -> Tensor:
+    """Unpack what :func:`pack_bits` packed.
+
+    Args:
+        packed: uint8 tensor of length ``ceil(prod(shape) / 8)``.
+        shape: Shape of the mask.
+
+    Returns:
+        Boolean tensor of that shape on the CPU.
+
+    Raises:
+        ValueError: If the length does not belong to ``shape``, or an unused bit of the last byte is set.
+    """
+    num_bits = math.prod(shape)
+    if packed.numel() != -(-num_bits // 8):
+        raise ValueError(
+            f"`packed` must have {-(-num_bits // 8)} bytes for shape {tuple(shape)}, got {packed.numel()}. "
+            "Was the mask saved for another model?"
+        )
+    bits = np.unpackbits(packed.detach().cpu().numpy())
+    if bits[num_bits:].any():
+        raise ValueError(
+            f"`packed` must not set bits past the {num_bits} of shape {tuple(shape)}, got some set. "
+            "Was the mask saved for another model?"
+        )
+    return torch.from_numpy(bits[:num_bits].astype(bool).reshape(tuple(shape)))
+
+
+def _check_reachable(scores: Scores, k: int, min_weights: int, fixed: Mapping[str, int]) -> None:
+    if unknown := fixed.keys() - scores.keys():
+        raise ValueError(
+            f"`fixed` must name layers among {', '.join(scores)}, got {', '.join(sorted(unknown))}."
+        )
+    if min_weights < 0:
+        raise ValueError(f"`min_weights_per_layer` must be 0 or more, got {min_weights}.")
+    sizes = [score.numel() for name, score in scores.items() if name not in fixed]
+    least, most = sum(min(min_weights, size) for size in sizes), sum(sizes)
+    rest = k - sum(fixed.values())
+    if least <= rest <= most:
+        return
+    way_out = "Raise `density` or lower `min_weights_per_layer`" if rest < least else "Lower `density`"
+    raise ValueError(
+        f"`k` must leave between {least} ({min_weights} in each of {len(sizes)} layers) and {most} weights "
+        f"to rank globally, got {rest}: {k} in all, {k - rest} of them in layers with a budget of their own. "
+        f"{way_out}{', or change `density_overrides`' if fixed else ''}."
+    )
+
+
+def _top_k(scores: Scores, k: int) -> Masks:
+    """Keep the k best over all layers: everything above the k-th largest, then its equals in order."""
+    size = sum(score.numel() for score in scores.values())
+    if not 0 <= k <= size:
+        raise ValueError(f"`k` must be between 0 and the {size} scores of {', '.join(scores)}, got {k}.")
+    flat = _rankable(scores)
+    threshold = _kth_largest(list(flat.values()), k) if k else math.inf
+    masks = {name: score > threshold for name, score in flat.items()}
+    missing = k - count_kept(masks)
+    for name, score in flat.items():
+        if missing == 0:
+            break
+        tied = (score == threshold).nonzero()[:missing]
+        masks[name][tied] = True
+        missing -= len(tied)
+    return {name: mask.view(scores[name].shape) for name, mask in masks.items()}
+
+
+def _rankable(scores: Scores) -> Scores:
+    """Flatten to one common dtype that numpy can sort without loss; refuse NaN, which has no rank."""
+    flat = {name: score.detach().reshape(-1) for name, score in scores.items()}
+    for name, score in flat.items():
+        if score.numel() and score.amax().isnan():  # amax hands NaN on, and needs no memory
+            raise ValueError(
+                f"`scores` must not contain NaN, got {int(score.isnan().sum())} in {name!r}. "
+                "Look for an overflow in the loss or in half precision."
+            )
+    dtype = reduce(torch.promote_types, (score.dtype for score in flat.values()), torch.uint8)
+    if dtype in (torch.float16, torch.bfloat16):
+        dtype = torch.float32
+    return {name: score.to(dtype) for name, score in flat.items()}
+
+
+def _kth_largest(tensors: Sequence[Tensor], k: int) -> float:
+    """Find the k-th largest value over flat tensors of one dtype, exactly; on the CPU without a copy."""
+    if any(tensor.device.type != "cpu" for tensor in tensors):
+        value: float = torch.cat([t.to(tensors[0].device) for t in tensors]).topk(k).values[-1].item()
+        return value
+    arrays = [tensor.numpy() for tensor in tensors]
+    if sum(array.size for array in arrays) < 8 * _SAMPLE:
+        return _select(np.concatenate(arrays), k)
+    return _select_by_bracket(arrays, k)
+
+
+def _select_by_bracket(arrays: Sequence[_Array], k: int) -> float:
+    """Bracket the k-th largest value by a sample, then sort out only what lies inside the bracket.
+
+    In a sample of m, a quantile q is off by about sqrt(m q (1 - q)) ranks; the bracket takes four times that
+    on either side. It is widened until the counts prove that the value is inside, so the result is exact.
+    """
+    size = sum(array.size for array in arrays)
+    sample = _even_sample(arrays, size // _SAMPLE)
+    quantile = 1 - k / size
+    margin = 1 + 4 * math.sqrt(sample.size * quantile * (1 - quantile))
+    while True:
+        low, high = _bracket(sample, quantile, margin)
+        above, inside, at_low = _split(arrays, low, high)
+        if above < k <= above + inside.size:
+            return _select(inside, k - above)
+        if above < k <= above + inside.size + at_low:
+            return low
+        margin *= 4
+
+
+def _even_sample(arrays: Sequence[_Array], step: int) -> _Array:
+    """Every ``step``-th entry of the arrays laid end to end, sorted."""
+    starts = np.cumsum([0, *(array.size for array in arrays[:-1])])
+    return np.sort(
+        np.concatenate([a[-start % step :: step] for a, start in zip(arrays, starts, strict=True)])
+    )
+
+
+def _bracket(sample: _Array, quantile: float, margin: float) -> tuple[float, float]:
+    first = math.floor(quantile * sample.size - margin)
+    last = math.ceil(quantile * sample.size + margin)
+    low = sample[first].item() if first >= 0 else -math.inf
+    high = sample[last].item() if last < sample.size else math.inf
+    return low, high
+
+
+def _split(arrays: Sequence[_Array], low: float, high: float) -> tuple[int, _Array, int]:
+    """Count the entries above ``high``, collect those in (low, high], count those at ``low``.
+
+    The latter are not collected: with scores of pruned weights at zero they can be nearly all.
+    """
+    above, inside, at_low = 0, [], 0
+    for array in arrays:
+        for start in range(0, array.size, _CHUNK):
+            chunk = array[start : start + _CHUNK]
+            is_above = chunk > high
+            above += np.count_nonzero(is_above)
+            at_low += np.count_nonzero(chunk == low)
+            inside.append(chunk[(chunk > low) ^ is_above])  # above high implies above low
+    return above, np.concatenate(inside), at_low
+
+
+def _select(values: _Array, k: int) -> float:
+    """The k-th largest of the values, which are reordered."""
+    values.partition(values.size - k)
+    value: float = values[values.size - k].item()
+    return value

@@ -1,0 +1,37 @@
+"""Pruning methods by name: ``METHODS["erk"]()`` is ``Random(allocation="erk")``."""
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias, get_args
+
+from lightning_sparse.functional.saliency.base import PruningMethod, Ranking
+from lightning_sparse.functional.saliency.weights import Magnitude, Random
+
+__all__ = ["METHODS", "Magnitude", "MethodName", "PruningMethod", "Random", "Ranking", "method_from_name"]
+
+MethodName: TypeAlias = Literal["random", "uniform", "erk", "epl", "epf", "magnitude"]
+"""Names of the methods with their default options."""
+
+METHODS: dict[MethodName, Callable[[], PruningMethod]] = {
+    "random": Random,
+    "uniform": lambda: Random("uniform"),
+    "erk": lambda: Random("erk"),
+    "epl": lambda: Random("epl"),
+    "epf": lambda: Random("epf"),
+    "magnitude": Magnitude,
+}
+
+
+def method_from_name(method: MethodName | PruningMethod) -> PruningMethod:
+    """Return the method of that name, or the method itself.
+
+    Raises:
+        ValueError: If there is no such name.
+
+    >>> method_from_name("erk")
+    Random(allocation='erk')
+    """
+    if isinstance(method, PruningMethod):
+        return method
+    if method not in METHODS:
+        raise ValueError(f"`method` must be one of {', '.join(get_args(MethodName))}, got {method!r}.")
+    return METHODS[method]()

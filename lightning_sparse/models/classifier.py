@@ -1,0 +1,134 @@
+"""A LightningModule for image classification, the one that the recipes train."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, TypeAlias, cast, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_sparse._lightning import LightningModule
+
+__all__ = ["ImageClassifier", "LRSchedulerCallable", "OptimizerCallable", "WeightInit"]
+
+# The aliases of LightningCLI, spelled out: importing them from there would need jsonargparse.
+OptimizerCallable: TypeAlias = Callable[[Iterable[Any]], Optimizer]
+"""Makes an optimizer from parameters; a class path with ``init_args`` in YAML."""
+
+LRSchedulerCallable: TypeAlias = Callable[[Optimizer], LRScheduler]
+"""Makes a learning rate scheduler from an optimizer; a class path with ``init_args`` in YAML."""
+
+WeightInit: TypeAlias = Literal["default", "kaiming_normal"]
+"""How the weights start; see :class:`ImageClassifier`."""
+
+_LIVE_OBJECTS = ("net", "optimizer", "lr_scheduler")
+
+
+class ImageClassifier(LightningModule):
+    """Trains any network that returns logits, by cross-entropy.
+
+    Logs ``train/loss`` (by step and by epoch), ``train/acc``, ``val/loss``, ``val/acc``, ``test/loss`` and
+    ``test/acc``; ``predict`` returns probabilities.
+
+    A checkpoint holds the weights once. Written under LightningCLI, it also holds the configuration, and
+    ``ImageClassifier.load_from_checkpoint(path)`` needs nothing else. Written by code, it holds the plain
+    arguments only, not the network or the callables: give those that matter again, as in
+    ``ImageClassifier.load_from_checkpoint(path, net=LeNet300100())``.
+
+    Args:
+        net: Network from images to logits.
+        num_classes: Number of logits.
+        optimizer: Makes the optimizer from the parameters. The default cannot be pickled (it is a lambda, for
+            LightningCLI reads its arguments); for ``ddp_spawn`` give ``functools.partial(SGD, lr=0.1)``.
+        lr_scheduler: Makes the scheduler, stepped once per epoch; a plateau scheduler watches ``val/loss``.
+        input_shape: Shape of one image, ``[C, H, W]``; sets ``example_input_array``.
+        weight_init: ``"default"`` leaves the network as it is; ``"kaiming_normal"`` draws the weights of
+            linear and convolutional layers anew (fan-in, ReLU gain) and sets their biases to 0.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        num_classes: int = 10,
+        optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        input_shape: Sequence[int] | None = None,
+        weight_init: WeightInit = "default",
+    ) -> None:
+        super().__init__()
+        _check_arguments(num_classes, input_shape, weight_init)
+        self.save_hyperparameters(ignore=list(_LIVE_OBJECTS))
+        # LightningCLI hands over its configuration: class paths, no objects.
+        if "_instantiator" in self.hparams:
+            self.save_hyperparameters()
+        self.net = net
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        # Cross-entropy has already refused labels out of range when the metric sees them.
+        self.train_acc, self.val_acc, self.test_acc = (
+            MulticlassAccuracy(num_classes, average="micro", validate_args=False) for _ in range(3)
+        )
+        if input_shape is not None:
+            self.example_input_array = torch.zeros(1, *input_shape)
+        if weight_init == "kaiming_normal":
+            _kaiming_normal_(net)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits."""
+        return cast(Tensor, self.net(images))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], *_: int) -> Tensor:
+        """Return the loss of a batch and log it."""
+        return self._step(batch, "train", self.train_acc)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], *_: int) -> None:
+        """Log loss and accuracy of a batch."""
+        self._step(batch, "val", self.val_acc)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], *_: int) -> None:
+        """Log loss and accuracy of a batch."""
+        self._step(batch, "test", self.test_acc)
+
+    def predict_step(self, batch: Tensor | Sequence[Tensor], *_: int) -> Tensor:
+        """Return the probabilities of the classes, for images with or without labels."""
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        return cast(Tensor, self(images)).softmax(dim=1)
+
+    def _step(self, batch: tuple[Tensor, Tensor], stage: str, accuracy: MulticlassAccuracy) -> Tensor:
+        images, labels = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels)
+        accuracy.update(logits, labels)
+        training = stage == "train"
+        self.log(f"{stage}/loss", loss, on_step=training, on_epoch=True, sync_dist=True)
+        self.log(f"{stage}/acc", accuracy, on_step=False, on_epoch=True, prog_bar=stage == "val")
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """Make the optimizer and, if one is asked for, the scheduler."""
+        optimizer = self.optimizer(self.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = {"scheduler": self.lr_scheduler(optimizer), "interval": "epoch", "monitor": "val/loss"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+
+def _check_arguments(num_classes: int, input_shape: Sequence[int] | None, weight_init: str) -> None:
+    if num_classes < 2:
+        raise ValueError(f"`num_classes` must be at least 2, got {num_classes}.")
+    if input_shape is not None and (len(input_shape) == 0 or min(input_shape) < 1):
+        raise ValueError(f"`input_shape` must be positive numbers, as [C, H, W], got {list(input_shape)}.")
+    if weight_init not in get_args(WeightInit):
+        raise ValueError(f"`weight_init` must be one of {get_args(WeightInit)}, got {weight_init!r}.")
+
+
+def _kaiming_normal_(net: nn.Module) -> None:
+    """Draw the weights of linear and convolutional layers anew; their biases become 0 (He et al., 2015)."""
+    for module in net.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -1,0 +1,105 @@
+"""What a net looks like: per layer its shape, its weights, and how many of them are kept."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_sparse.selection import layer_name
+
+__all__ = ["LayerCount", "count_layers", "render_table", "sparsity_metrics", "sparsity_table"]
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """Weights of one layer, and how many of them are kept."""
+
+    name: str
+    shape: tuple[int, ...]
+    weights: int
+    kept: int
+
+    @property
+    def density(self) -> float:
+        """Share of the weights kept."""
+        return self.kept / self.weights
+
+
+def count_layers(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> list[LayerCount]:
+    """Count what is kept: by a weight's mask where it has one, else by its entries that are not zero."""
+    return [
+        LayerCount(layer_name(name), tuple(weight.shape), weight.numel(), _count(masks.get(name, weight)))
+        for name, weight in weights.items()
+    ]
+
+
+def sparsity_metrics(layers: Sequence[LayerCount]) -> dict[str, float]:
+    """Return ``sparsity/<layer>`` of every layer and ``sparsity/total``.
+
+    >>> sparsity_metrics([LayerCount("a", (2, 2), 4, 1), LayerCount("b", (2, 3), 6, 3)])
+    {'sparsity/a': 0.75, 'sparsity/b': 0.5, 'sparsity/total': 0.6}
+    """
+    total = sum(layer.weights for layer in layers)
+    kept = sum(layer.kept for layer in layers)
+    metrics = {f"sparsity/{layer.name}": 1 - layer.density for layer in layers}
+    return {**metrics, "sparsity/total": (total - kept) / total}
+
+
+def sparsity_table(layers: Sequence[LayerCount]) -> str:
+    """Return the table of a net: layer, shape, weights, kept, density, and totals."""
+    rows = [_cells(layer) for layer in layers]
+    total = LayerCount(
+        "total", (), sum(layer.weights for layer in layers), sum(layer.kept for layer in layers)
+    )
+    return render_table(("layer", "shape", "weights", "kept", "density"), rows, _cells(total))
+
+
+def render_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], total: Sequence[str] | None = None
+) -> str:
+    """Return a text table, by rich where it is installed, else in plain characters.
+
+    The first two columns are text, the others numbers.
+    """
+    try:
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table
+    except ModuleNotFoundError:
+        return _plain_table(header, [*rows, *([total] if total else [])])
+    table = Table(box=SIMPLE_HEAD, show_footer=total is not None)
+    for index, title in enumerate(header):
+        table.add_column(
+            title,
+            footer=total[index] if total else "",
+            justify="left" if index < 2 else "right",
+            no_wrap=True,
+        )
+    for row in rows:
+        table.add_row(*row)
+    console = Console(
+        markup=False, width=max(100, *(sum(map(len, row)) + 3 * len(row) for row in [header, *rows]))
+    )
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines() if line.strip())
+
+
+def _count(tensor: Tensor) -> int:
+    return int(torch.count_nonzero(tensor.detach()))
+
+
+def _cells(layer: LayerCount) -> tuple[str, ...]:
+    shape = " x ".join(map(str, layer.shape))
+    return layer.name, shape, f"{layer.weights:,}", f"{layer.kept:,}", f"{layer.density:.4%}"
+
+
+def _plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    aligned = ["<" if i < 2 else ">" for i in range(len(header))]
+    return "\n".join(
+        "  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(line, aligned, widths, strict=True)).rstrip()
+        for line in lines
+    )

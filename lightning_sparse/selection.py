@@ -1,0 +1,166 @@
+"""Which weights may become sparse.
+
+By default: the weights of linear and convolutional layers. Norms, biases and embeddings stay dense. Names
+are those of ``named_parameters()`` without the ``_orig_mod.`` that ``torch.compile`` puts in.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+
+from lightning_sparse.types import Densities
+
+__all__ = ["layer_name", "match_overrides", "plain_name", "select_weights"]
+
+SPARSE_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+
+
+def plain_name(name: str) -> str:
+    """Return a parameter's name as it was before ``torch.compile`` wrapped an inner module."""
+    return name.replace("_orig_mod.", "")
+
+
+def layer_name(name: str) -> str:
+    """Return the name under which a weight is shown: that of its layer where it is the layer's ``weight``."""
+    return name.removesuffix(".weight")
+
+
+def select_weights(
+    module: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = ()
+) -> dict[str, nn.Parameter]:
+    """Return the weights that may become sparse, each once, in the order of ``named_parameters()``.
+
+    A weight shared by several layers counts once, under its first name; a pattern may use any of its names.
+    Without ``include`` it must be the weight of linear or convolutional layers in all of them, and frozen
+    weights are left out with a warning.
+
+    Args:
+        module: Any module; not changed.
+        include: Patterns (:mod:`fnmatch`) on parameter names: only weights that match one of them. They may
+            name any floating-point parameter of two or more dimensions, such as ``*.in_proj_weight``.
+        exclude: Patterns of weights to leave dense.
+
+    Raises:
+        ValueError: If a pattern matches nothing, or only parameters that cannot be sparse; if a selected
+            weight is lazy and has no shape yet; if nothing is selected.
+    """
+    candidates = _candidates(module)
+    for argument, patterns in (("include", include or ()), ("exclude", exclude)):
+        _check_patterns(argument, patterns, candidates)
+    wanted = [c for c in candidates if (c.by_default if include is None else c.matches(include))]
+    if include is None:
+        _warn_frozen([c.name for c in wanted if not c.parameter.requires_grad])
+        wanted = [c for c in wanted if c.parameter.requires_grad]
+    chosen = {c.name: c.parameter for c in wanted if c.maskable and not c.matches(exclude)}
+    _check_chosen(chosen, include)
+    return chosen
+
+
+def match_overrides(names: Iterable[str], overrides: Mapping[str, float] | None) -> Densities:
+    """Return the density of each name that a pattern of ``overrides`` matches; the last match wins.
+
+    Raises:
+        ValueError: If a density is not in (0, 1], or a pattern matches none of the names.
+
+    >>> match_overrides(["stem.weight", "head.weight"], {"*": 0.1, "head.*": 1.0})
+    {'stem.weight': 0.1, 'head.weight': 1.0}
+    """
+    densities: Densities = {}
+    names = list(names)
+    for pattern, density in (overrides or {}).items():
+        if not 0 < density <= 1:
+            raise ValueError(
+                f"`density_overrides` must hold densities in (0, 1], got {pattern!r}: {density}."
+            )
+        matched = [name for name in names if fnmatchcase(name, pattern)]
+        if not matched:
+            raise ValueError(
+                f"`density_overrides` pattern {pattern!r} matches none of the selected weights."
+                + _did_you_mean(pattern, names)
+            )
+        densities.update(dict.fromkeys(matched, density))
+    return densities
+
+
+@dataclass
+class _Candidate:
+    """A parameter under all its names."""
+
+    names: list[str]
+    parameter: nn.Parameter
+    by_default: bool
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+    @property
+    def maskable(self) -> bool:
+        """Whether it can be masked at all; a lazy one is judged when it is chosen."""
+        if isinstance(self.parameter, UninitializedParameter):
+            return True
+        return self.parameter.ndim >= 2 and self.parameter.is_floating_point()
+
+    def matches(self, patterns: Iterable[str]) -> bool:
+        return any(fnmatchcase(name, pattern) for name in self.names for pattern in patterns)
+
+
+def _candidates(module: nn.Module) -> list[_Candidate]:
+    """Return every parameter once; by default those are taken that are a sparse layer's weight everywhere."""
+    found: dict[int, _Candidate] = {}
+    for path, layer in module.named_modules(remove_duplicate=False):
+        for key, parameter in layer._parameters.items():
+            if parameter is None:
+                continue
+            usual = isinstance(layer, SPARSE_LAYERS) and key == "weight"
+            candidate = found.setdefault(id(parameter), _Candidate([], parameter, True))
+            candidate.names.append(plain_name(f"{path}.{key}" if path else key))
+            candidate.by_default &= usual
+    return list(found.values())
+
+
+def _check_patterns(argument: str, patterns: Iterable[str], candidates: Sequence[_Candidate]) -> None:
+    for pattern in patterns:
+        matched = [c for c in candidates if c.matches([pattern])]
+        if not matched:
+            names = [name for c in candidates for name in c.names]
+            raise ValueError(
+                f"`{argument}` pattern {pattern!r} matches no parameter of the module."
+                + _did_you_mean(pattern, names)
+            )
+        if argument == "include" and not any(c.maskable for c in matched):
+            raise ValueError(
+                f"`include` pattern {pattern!r} matches only parameters that cannot be sparse "
+                f"({matched[0].name}); name floating-point weights of two or more dimensions."
+            )
+
+
+def _warn_frozen(names: Sequence[str]) -> None:
+    if names:
+        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        warnings.warn(
+            f"Frozen weights stay dense: {some} ({len(names)} in all); to sparsify them, `include` them.",
+            stacklevel=3,
+        )
+
+
+def _check_chosen(chosen: Mapping[str, nn.Parameter], include: Sequence[str] | None) -> None:
+    for name, parameter in chosen.items():
+        if isinstance(parameter, UninitializedParameter):
+            raise ValueError(
+                f"Weight {name!r} is lazy and has no shape yet; pass one batch through the module before "
+                "fit, or name it in `exclude`."
+            )
+    if not chosen:
+        found = "no linear or convolutional layer is left" if include is None else "`exclude` takes all of it"
+        raise ValueError(f"No weight is selected: {found}. Name weights in `include`, or shorten `exclude`.")
+
+
+def _did_you_mean(pattern: str, names: Sequence[str]) -> str:
+    close = get_close_matches(pattern, names, n=3, cutoff=0.4) or list(names[:3])
+    return f" Patterns match whole names (`*` is any text); names here: {', '.join(close)}." if close else ""

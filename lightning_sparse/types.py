@@ -1,0 +1,30 @@
+"""The plain data that everything here speaks: dicts keyed by parameter name.
+
+*Density* is the share of weights kept, a fraction in (0, 1]; *sparsity* is one minus density.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+__all__ = ["AllocationName", "Budgets", "Densities", "Masks", "Scores", "Shapes"]
+
+Scores: TypeAlias = dict[str, Tensor]
+"""A score per weight, shaped like the weight; the highest are kept."""
+
+Masks: TypeAlias = dict[str, Tensor]
+"""Boolean tensors shaped like the weights; True is kept."""
+
+Densities: TypeAlias = dict[str, float]
+"""Share of weights kept, by layer or by pattern."""
+
+Budgets: TypeAlias = dict[str, int]
+"""Number of weights kept per layer."""
+
+Shapes: TypeAlias = Mapping[str, torch.Size]
+"""Weight shape per layer: ``(out, in)`` or ``(out, in / groups, *kernel)``."""
+
+AllocationName: TypeAlias = Literal["uniform", "erk", "epl", "epf"]
+"""How a layerwise budget is shared out; see :mod:`lightning_sparse.functional.allocation`."""

@@ -1,0 +1,74 @@
+import csv
+
+import pytest
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toy import loader, make_toy, trainer
+
+from lightning_sparse import PruneAtInit, SparsityMonitor
+
+KEYS = {"sparsity/net.0", "sparsity/net.6", "sparsity/total"}
+
+
+def rows(logger):
+    logger.save()
+    with open(f"{logger.log_dir}/metrics.csv") as file:
+        return [row for row in csv.DictReader(file) if row["sparsity/total"]]
+
+
+def test_every_callback_logs_by_itself_once_per_epoch(tmp_path):
+    logger = CSVLogger(tmp_path)
+    trainer(tmp_path, PruneAtInit("erk", 0.1), logger=logger, log_every_n_steps=1).fit(make_toy(), loader())
+    assert [int(row["step"]) for row in rows(logger)] == [3, 7]
+    for row in rows(logger):
+        assert float(row["sparsity/total"]) == pytest.approx(1 - 102 / 1016)
+        assert row.keys() >= KEYS
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_monitor_takes_over_in_either_order(tmp_path, first, capsys):
+    callbacks = [SparsityMonitor(every_n_epochs=2), PruneAtInit("erk", 0.1)]
+    logger = CSVLogger(tmp_path)
+    runner = trainer(
+        tmp_path, *callbacks[:: 1 if first else -1], logger=logger, log_every_n_steps=1, max_epochs=4
+    )
+    runner.fit(make_toy(), loader())
+    assert [int(row["step"]) for row in rows(logger)] == [3, 7, 15]  # from the start, then every other epoch
+    assert float(rows(logger)[0]["sparsity/total"]) == pytest.approx(1 - 102 / 1016)
+    printed = capsys.readouterr().out
+    assert printed.count("Weights kept") == 1
+    assert "102" in printed
+
+
+def test_alone_it_counts_zeros(tmp_path, capsys):
+    toy = make_toy(optimizer=lambda p: __import__("torch").optim.SGD(p, 0.0))
+    toy.net[6].weight.data[:2] = 0
+    runner = trainer(tmp_path, SparsityMonitor())
+    runner.fit(toy, loader())
+    assert float(runner.callback_metrics["sparsity/net.6"]) == 0.5
+    assert float(runner.callback_metrics["sparsity/net.0"]) == 0.0
+    assert "616" in capsys.readouterr().out
+
+
+def test_tensorboard_has_scalars_and_histograms(tmp_path):
+    logger = TensorBoardLogger(tmp_path)
+    callbacks = [PruneAtInit("erk", 0.1), SparsityMonitor(log_histograms=True)]
+    trainer(tmp_path, *callbacks, logger=logger).fit(make_toy(), loader())
+    events = EventAccumulator(logger.log_dir).Reload()
+    assert set(events.Tags()["scalars"]) >= KEYS
+    assert set(events.Tags()["histograms"]) == {"weights/net.0", "weights/net.6"}
+    # kept weights only: the zeros of the others would hide them
+    assert (
+        sum(h.num for h in (events.Histograms(f"weights/net.{i}")[-1].histogram_value for i in (0, 6))) == 102
+    )
+
+
+@pytest.mark.parametrize(("summary", "count"), [(True, 1), (False, 0)])
+def test_the_table_follows_the_model_summary(tmp_path, capsys, summary, count):
+    trainer(tmp_path, PruneAtInit("erk", 0.1), enable_model_summary=summary).fit(make_toy(), loader())
+    assert capsys.readouterr().out.count("Weights kept") == count
+
+
+def test_wrong_interval():
+    with pytest.raises(ValueError, match="`every_n_epochs` must be at least 1, got 0"):
+        SparsityMonitor(every_n_epochs=0)

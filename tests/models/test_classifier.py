@@ -1,0 +1,201 @@
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
+
+from lightning_sparse._lightning import LightningDataModule, LightningModule, Trainer, cli_module
+from lightning_sparse.data import SyntheticDataModule
+from lightning_sparse.models import ImageClassifier, LeNet5, LeNet300100
+
+QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+}
+
+
+def _data() -> SyntheticDataModule:
+    return SyntheticDataModule(shape=[3, 4, 4], size=320, test_size=100, val_fraction=0.2)
+
+
+def _classifier(**arguments: Any) -> ImageClassifier:
+    return ImageClassifier(LeNet300100(in_features=48), **arguments)
+
+
+def _trainer(**arguments: Any) -> Trainer:
+    return Trainer(**{**QUIET, "max_epochs": 2, **arguments})
+
+
+def test_learns_in_two_epochs_and_logs_every_name() -> None:
+    torch.manual_seed(0)
+    trainer, model = _trainer(), _classifier()
+    trainer.fit(model, _data())
+    logged = dict(trainer.callback_metrics)
+    tested = trainer.test(model, _data(), verbose=False)[0]
+    assert {"train/loss", "train/loss_step", "train/loss_epoch", "train/acc", "val/loss", "val/acc"} == set(
+        logged
+    )
+    assert set(tested) == {"test/loss", "test/acc"}
+    assert logged["val/acc"] > 0.5  # chance is 0.1
+    assert tested["test/acc"] > 0.5
+
+
+def test_logged_figures_are_those_of_the_whole_set() -> None:
+    model, data = _classifier(), _data()
+    logged = _trainer().test(model, data, verbose=False)[0]
+    images, labels = data.test_dataloader().dataset.__getitems__(list(range(100)))  # type: ignore[attr-defined]
+    with torch.no_grad():
+        logits = model.cpu()(images)
+    assert logged["test/loss"] == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-5)
+    assert logged["test/acc"] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
+
+
+def test_predict_gives_probabilities_with_and_without_labels() -> None:
+    model, images = _classifier(), torch.randn(5, 3, 4, 4)
+    probabilities = model.predict_step(images, 0)
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(5))
+    assert torch.equal(model.predict_step((images, torch.zeros(5)), 0), probabilities)
+    predicted: Any = _trainer().predict(model, _data())
+    assert sum(len(batch) for batch in predicted) == 100
+
+
+def test_the_default_optimizer_is_sgd_with_momentum() -> None:
+    optimizer = _classifier().configure_optimizers()
+    assert type(optimizer) is torch.optim.SGD
+    assert (optimizer.defaults["lr"], optimizer.defaults["momentum"]) == (0.1, 0.9)
+
+
+def test_the_scheduler_steps_once_per_epoch() -> None:
+    trainer = _trainer(max_epochs=3)
+    trainer.fit(_classifier(lr_scheduler=functools.partial(StepLR, step_size=1, gamma=0.5)), _data())
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**3)
+
+
+def test_a_plateau_scheduler_watches_the_validation_loss() -> None:
+    trainer = _trainer()
+    plateau = functools.partial(
+        ReduceLROnPlateau, factor=0.5, patience=0, threshold=math.inf, threshold_mode="abs"
+    )
+    trainer.fit(_classifier(lr_scheduler=plateau), _data())
+    assert trainer.lr_scheduler_configs[0].monitor == "val/loss"
+    assert trainer.optimizers[0].param_groups[0]["lr"] < 0.1
+
+
+def test_input_shape_sets_the_example() -> None:
+    example: Any = _classifier(input_shape=[3, 4, 4]).example_input_array
+    assert example.shape == (1, 3, 4, 4)
+    assert _classifier().example_input_array is None
+
+
+def test_kaiming_normal_draws_weights_and_zeroes_biases() -> None:
+    net = LeNet300100()
+    ImageClassifier(net, weight_init="kaiming_normal")
+    first = net.fcs[0]
+    assert isinstance(first, nn.Linear)
+    assert float(first.weight.detach().std()) == pytest.approx((2 / 784) ** 0.5, rel=0.02)
+    assert not first.bias.any()
+    ImageClassifier(LeNet5(), weight_init="kaiming_normal")  # layers without bias
+
+
+def test_default_leaves_the_network_alone() -> None:
+    net = LeNet300100()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    ImageClassifier(net)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": 1}, "`num_classes` must be at least 2, got 1"),
+        ({"input_shape": []}, r"`input_shape` must be positive numbers, as \[C, H, W\], got \[\]"),
+        ({"input_shape": [3, 0, 4]}, r"`input_shape` .* got \[3, 0, 4\]"),
+        ({"weight_init": "xavier"}, "`weight_init` must be one of .* got 'xavier'"),
+    ],
+)
+def test_arguments_are_checked(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _classifier(**arguments)
+
+
+def _assert_same_weights(first: nn.Module, second: nn.Module) -> None:
+    assert set(first.state_dict()) == set(second.state_dict())
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name])
+
+
+def test_loads_a_checkpoint_written_by_code(tmp_path: Path) -> None:
+    trainer, model = _trainer(max_epochs=1), _classifier(input_shape=[3, 4, 4])
+    trainer.fit(model, _data())
+    trainer.save_checkpoint(tmp_path / "code.ckpt")
+    stored = torch.load(tmp_path / "code.ckpt", weights_only=True)["hyper_parameters"]
+    assert stored == {"num_classes": 10, "input_shape": [3, 4, 4], "weight_init": "default"}
+    loaded = ImageClassifier.load_from_checkpoint(
+        tmp_path / "code.ckpt", net=LeNet300100(in_features=48), weights_only=True
+    )
+    _assert_same_weights(model, loaded)
+
+
+def test_loads_a_checkpoint_written_under_lightning_cli(tmp_path: Path) -> None:
+    arguments = {
+        "model": {
+            "class_path": "lightning_sparse.models.ImageClassifier",
+            "init_args": {
+                "net": {
+                    "class_path": "lightning_sparse.models.LeNet300100",
+                    "init_args": {"in_features": 48},
+                },
+                "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.005}},
+                "lr_scheduler": {
+                    "class_path": "torch.optim.lr_scheduler.StepLR",
+                    "init_args": {"step_size": 1},
+                },
+                "input_shape": [3, 4, 4],
+            },
+        },
+        "data": {
+            "class_path": "lightning_sparse.data.SyntheticDataModule",
+            "init_args": {"shape": [3, 4, 4]},
+        },
+        "trainer": {**QUIET, "max_epochs": 1},
+    }
+    cli = _run_cli(arguments)
+    cli.trainer.fit(cli.model, cli.datamodule)
+    assert type(cli.trainer.optimizers[0]) is torch.optim.Adam
+    cli.trainer.save_checkpoint(tmp_path / "cli.ckpt")
+    loaded = ImageClassifier.load_from_checkpoint(tmp_path / "cli.ckpt", weights_only=True)
+    _assert_same_weights(cli.model, loaded)
+    assert loaded.configure_optimizers()["optimizer"].defaults["lr"] == 0.005
+
+
+def _run_cli(arguments: dict[str, Any]) -> Any:
+    """Build what a YAML file with these contents builds."""
+    pytest.importorskip("jsonargparse")
+    return cli_module().LightningCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=None,
+        run=False,
+        args=arguments,
+    )
+
+
+def test_the_default_optimizer_is_open_to_lightning_cli() -> None:
+    model = {
+        "class_path": "lightning_sparse.models.ImageClassifier",
+        "init_args": {"net": {"class_path": "lightning_sparse.models.LeNet5"}},
+    }
+    data = {"class_path": "lightning_sparse.data.SyntheticDataModule"}
+    cli = _run_cli({"model": model, "data": data, "trainer": QUIET})
+    assert cli.model.configure_optimizers().defaults["momentum"] == 0.9
+    assert cli.model.hparams["optimizer"]["init_args"]["lr"] == 0.1

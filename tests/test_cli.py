@@ -1,0 +1,119 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_sparse import data
+from lightning_sparse.cli import main, shorten
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = str(ROOT / "recipes" / "quickstart.yaml")
+DENSE = str(ROOT / "recipes" / "overlays" / "dense.yaml")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lightning-sparse"])
+
+
+def test_quickstart_logs_checkpoints_and_tests(tmp_path, capsys):
+    main(["fit", "--config", QUICKSTART, "--trainer.max_epochs", "2"])
+    printed = capsys.readouterr().out
+    assert "2,510" in printed
+    assert "test/acc" in printed
+    checkpoint = torch.load(next(tmp_path.rglob("last.ckpt")), weights_only=True)
+    kept = sum(int(checkpoint["state_dict"][f"net.fcs.{i}.weight"].count_nonzero()) for i in (0, 2, 4))
+    assert kept == 2510
+
+
+def test_dense_overlay(tmp_path, capsys):
+    main(["fit", "--config", QUICKSTART, "--config", DENSE, "--trainer.max_epochs", "1"])
+    assert "test/acc" in capsys.readouterr().out
+    checkpoint = torch.load(next(tmp_path.rglob("last.ckpt")), weights_only=True)
+    assert checkpoint["state_dict"]["net.fcs.0.weight"].count_nonzero() == 300 * 64
+
+
+def test_fit_resumes_and_tests_from_the_command_line(tmp_path, capsys):
+    main(["fit", "--config", QUICKSTART, "--trainer.max_epochs", "1"])
+    last = str(next(tmp_path.rglob("last.ckpt")))
+    main(["fit", "--config", QUICKSTART, "--trainer.max_epochs", "2", "--ckpt_path", last])
+    capsys.readouterr()
+    main(["test", "--config", QUICKSTART, "--ckpt_path", last])
+    assert "test/acc" in capsys.readouterr().out
+
+
+def test_plan_trains_nothing_and_names_every_layer(tmp_path, capsys):
+    main(["plan", "--config", QUICKSTART])
+    printed = capsys.readouterr().out
+    for cell in ("net.fcs.0", "300 x 64", "1,045", "2,510", "5.0000%", "nothing here is measured"):
+        assert cell in printed
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_plan_of_a_dense_net_and_of_a_global_ranking(capsys):
+    main(["plan", "--config", QUICKSTART, "--config", DENSE])
+    assert "the net stays dense" in capsys.readouterr().out
+    arguments = ["--trainer.callbacks+=PruneAtInit", "--trainer.callbacks.method=magnitude"]
+    main(["plan", "--config", QUICKSTART, "--config", DENSE, *arguments, "--trainer.callbacks.density=0.05"])
+    printed = capsys.readouterr().out
+    assert "by score" in printed
+    assert "2,510" in printed
+
+
+def test_method_objects_by_class_path(capsys):
+    method = "{class_path: Magnitude, init_args: {allocation: epl}}"
+    prune = ["--trainer.callbacks+=PruneAtInit", f"--trainer.callbacks.method={method}"]
+    main(["plan", "--config", QUICKSTART, "--config", DENSE, *prune])
+    assert "Magnitude(allocation='epl')" in capsys.readouterr().out
+
+
+PRUNE = ["--config", DENSE, "--trainer.callbacks+=PruneAtInit"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--trainer.callbacks+=PruneAtInt"], "There is no class 'PruneAtInt'; did you mean PruneAtInit?"),
+        ([*PRUNE, "--trainer.callbacks.method=snpi"], "must be one of 'random', 'uniform', 'erk'"),
+        ([*PRUNE, "--trainer.callbacks.density=0"], "`density` must be in (0, 1], got 0"),
+        ([*PRUNE, "--trainer.callbacks.density=1.5"], "`density` must be in (0, 1], got 1.5"),
+        ([*PRUNE, "--trainer.callbacks.density=abc"], "Expected a <class 'float'>. Got value: abc"),
+        ([*PRUNE, "--trainer.callbacks.densty=0.1"], "Option 'densty' is not accepted"),
+        ([*PRUNE, "--trainer.callbacks.exclude=[nope]"], "`exclude` pattern 'nope' matches no parameter"),
+        (
+            [*PRUNE, "--trainer.callbacks.density_overrides={net.fcs.0.weight: 1.0}"],
+            "`density_overrides` must leave the other 2 layers between",
+        ),
+        (["--trainer.nope=3"], "--trainer.nope=3"),
+        (["--data.nope=1"], "Option 'nope' is not accepted"),
+        (["--data=MNISTDataModule", "--data.data_dir=nowhere"], "`data_dir` must hold MNIST"),
+        (["--config=nowhere.yaml"], "File does not exist"),
+    ],
+)
+def test_a_mistake_costs_two_lines(capsys, arguments, message, monkeypatch):
+    def no_training(*_):
+        raise AssertionError("training started")
+
+    monkeypatch.setattr(data.DigitsDataModule, "train_dataloader", no_training)
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", QUICKSTART, *arguments])
+    assert stopped.value.code == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(error) == 1
+    assert message in error[0]
+    assert len(error[0]) < 500
+
+
+def test_an_error_in_training_keeps_its_traceback(monkeypatch):
+    def fails(*_):
+        raise ValueError("the user's own")
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", fails)
+    with pytest.raises(ValueError, match="the user's own"):
+        main(["fit", "--config", QUICKSTART])
+
+
+def test_shorten_keeps_what_it_does_not_know():
+    assert shorten("something else") == "something else"

@@ -1,0 +1,36 @@
+import subprocess
+import sys
+
+import lightning_sparse
+
+EXTRAS = ("torchvision", "tensorboard", "matplotlib", "sklearn", "jsonargparse", "rich")
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_import_brings_in_no_extra_that_lightning_does_not_bring_in_itself():
+    new = run(
+        "import sys, torchmetrics, pytorch_lightning, lightning.pytorch; before = set(sys.modules);"
+        "import lightning_sparse, lightning_sparse.data, lightning_sparse.models;"
+        "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
+    )
+    assert not set(EXTRAS) & set(new.split()), new
+
+
+def test_public_names_exist_and_have_docstrings():
+    assert lightning_sparse.__all__ == sorted(lightning_sparse.__all__)
+    for name in lightning_sparse.__all__:
+        assert getattr(lightning_sparse, name).__doc__, name
+
+
+def test_modules_belong_to_the_package_in_use():
+    code = (
+        "import {package}; from lightning_sparse.models import ImageClassifier;"
+        "print(issubclass(ImageClassifier, {package}.LightningModule))"
+    )
+    for package in ("pytorch_lightning", "lightning.pytorch"):
+        assert run(code.format(package=package)) == "True"

@@ -1,0 +1,107 @@
+"""A small net and data that all tests of callbacks train on."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_sparse.state import state_of
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+def sgd(params: Iterable[nn.Parameter]) -> Optimizer:
+    return torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=1e-2)
+
+
+def adamw(params: Iterable[nn.Parameter]) -> Optimizer:
+    return torch.optim.AdamW(params, lr=1e-2, weight_decay=0.1)
+
+
+class Toy(pl.LightningModule):
+    """Convolution, batch norm, dropout, linear: 216 + 800 selected weights, and a trap among the buffers."""
+
+    def __init__(self, optimizer: MakeOptimizer = sgd, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(3, 8, 3),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(5),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(200, 4),
+        )
+        self.register_buffer("causal_mask", torch.tril(torch.ones(4, 4, dtype=torch.bool)))
+        self.make_optimizer = optimizer
+
+    def training_step(self, batch: Any, *_: int) -> Tensor:
+        x, y = batch
+        loss = nn.functional.cross_entropy(self.net(x), y)
+        self.log("loss", loss)
+        return loss
+
+    def validation_step(self, batch: Any, *_: int) -> None:
+        self.log("val_loss", nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
+
+    test_step = validation_step
+
+    def configure_optimizers(self) -> Optimizer:
+        return self.make_optimizer(self.parameters())
+
+
+def make_toy(**arguments: Any) -> Toy:
+    torch.manual_seed(0)
+    return Toy(**arguments)
+
+
+def loader(batches: int = 4, batch_size: int = 8, **arguments: Any) -> DataLoader:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(batches * batch_size, 3, 8, 8, generator=generator)
+    y = torch.randint(0, 4, (len(x),), generator=generator)
+    return DataLoader(TensorDataset(x, y), batch_size, **arguments)
+
+
+def trainer(tmp_path: Any, *callbacks: Any, **arguments: Any) -> pl.Trainer:
+    defaults: dict[str, Any] = {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": str(tmp_path),
+    }
+    return pl.Trainer(callbacks=list(callbacks), **{**defaults, **arguments})
+
+
+class HoldsMasks(pl.Callback):
+    """After every step: pruned weights exactly zero, and every layer's count its budget."""
+
+    def __init__(self, budgets: dict[str, int] | None = None) -> None:
+        self.budgets = budgets
+        self.steps = 0
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        self.steps += 1
+        state = state_of(pl_module)
+        assert state.masks
+        for name, weight in state.weights.items():
+            assert weight[~state.masks[name]].eq(0).all(), name
+            if self.budgets is not None:
+                assert int(state.masks[name].sum()) == self.budgets[name], name
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
