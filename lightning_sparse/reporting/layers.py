@@ -78,9 +78,7 @@ def render_table(
         )
     for row in rows:
         table.add_row(*row)
-    console = Console(
-        markup=False, width=max(100, *(sum(map(len, row)) + 3 * len(row) for row in [header, *rows]))
-    )
+    console = Console(markup=False, width=10_000)  # never cut: names are what users search for
     with console.capture() as capture:
         console.print(table)
     return "\n".join(line.rstrip() for line in capture.get().splitlines() if line.strip())
