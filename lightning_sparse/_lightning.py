@@ -11,15 +11,22 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 __all__ = [
+    "AVERAGING",
     "Callback",
     "LightningDataModule",
     "LightningModule",
     "Trainer",
+    "averaged_copies",
     "callbacks_of",
     "cli_module",
     "is_lightning",
 ]
+
+AVERAGING = ("StochasticWeightAveraging", "WeightAveraging", "EMAWeightAveraging")
+"""Lightning's callbacks that average weights."""
 
 _PACKAGES = ("pytorch_lightning", "lightning.pytorch")
 
@@ -64,6 +71,16 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
     """Return the Trainer's callbacks, an attribute that its class does not declare."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return callbacks
+
+
+def averaged_copies(trainer: Trainer) -> list[nn.Module]:
+    """Return the copies of the module that averaging callbacks made when they were set up."""
+    copies = []
+    for callback in callbacks_of(trainer):
+        if is_lightning(callback, *(f"callbacks.{name}" for name in AVERAGING)):
+            copy: nn.Module | None = getattr(callback, "_average_model", None)
+            copies += [] if copy is None else [getattr(copy, "module", copy)]
+    return copies
 
 
 def cli_module() -> ModuleType:

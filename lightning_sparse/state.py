@@ -8,7 +8,7 @@ a registry that forgets a module when the program does.
 
 import weakref
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_sparse.functional.masks import pack_bits, unpack_bits
 from lightning_sparse.selection import plain_name
-from lightning_sparse.types import Masks
+from lightning_sparse.types import Budgets, Masks
 
 __all__ = ["SparseState", "pack_masks", "state_of", "unpack_masks"]
 
@@ -40,22 +40,32 @@ class SparseState:
     """Masks of one module, their owner, and their enforcement.
 
     Attributes:
-        masks: Boolean mask per weight, True where the weight is kept, on the weight's device.
         weights: The masked weights by name.
+        finished: Callbacks that have done their part for this module, and do nothing in a second fit.
     """
 
     def __init__(self) -> None:
-        self.masks: Masks = {}
         self.weights: dict[str, nn.Parameter] = {}
-        self._owner: weakref.ReferenceType[object] | None = None
-        self._keep: dict[int, Tensor] = {}
+        self.finished: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._owner: weakref.ReferenceType[Any] | None = None
+        self._keep: dict[str, Tensor] = {}
+        self._counts: Budgets = {}
         self._plans: dict[int, _Plan] = {}
         self._handles: list[RemovableHandle] = []
 
     @property
-    def owner(self) -> object | None:
-        """The callback that made the masks and may change them."""
+    def owner(self) -> Any:
+        """The callback that may change the masks, None if there is none."""
         return self._owner() if self._owner is not None else None
+
+    @owner.setter
+    def owner(self, owner: object) -> None:
+        self._owner = weakref.ref(owner)
+
+    @property
+    def masks(self) -> Masks:
+        """Boolean mask per weight, True where it is kept, read off what is enforced."""
+        return {name: _kept(keep) for name, keep in self._keep.items()}
 
     def install_(
         self,
@@ -79,23 +89,59 @@ class SparseState:
                     + " Build the module as it was when the masks were made."
                 )
         self.weights = {name: parameters[name] for name in masks}
-        self.masks = {name: mask.to(parameters[name].device, torch.bool) for name, mask in masks.items()}
-        self._owner = weakref.ref(owner)
-        self._keep = {id(w): _keeper(w, self.masks[name]) for name, w in self.weights.items()}
+        self._keep = {name: _keeper(weight) for name, weight in self.weights.items()}
         self._plans.clear()
-        self.zero_pruned_(optimizers)
+        self.owner = owner
+        self.move_(masks, optimizers)
 
     @torch.no_grad()
-    def zero_pruned_(self, optimizers: Iterable[Optimizer] = ()) -> None:
-        """Set pruned weights, and what ``optimizers`` keep for them, to exactly zero."""
+    def move_(self, masks: Mapping[str, Tensor], optimizers: Iterable[Optimizer]) -> None:
+        """Change masks: dropped weights become zero, and what ``optimizers`` keep for moved ones as well."""
         optimizers = list(optimizers)
-        for name, weight in self.weights.items():
-            pruned = ~self.masks[name]
+        for name, mask in masks.items():
+            weight, keep = self.weights[name], self._keep[name]
+            pruned = ~mask.to(weight.device)
+            reset = pruned | ~_kept(keep)
+            keep.copy_(~pruned if keep.is_floating_point() else pruned)
             weight.masked_fill_(pruned, 0)
-            for optimizer in optimizers:
-                for value in optimizer.state.get(weight, {}).values():
-                    if isinstance(value, Tensor) and value.shape == weight.shape:
-                        value.masked_fill_(pruned, 0)
+            for _, value in _state_like(weight, optimizers):
+                value.masked_fill_(reset, 0)
+            self._counts[name] = int(mask.sum())
+
+    @torch.no_grad()
+    def zero_pruned_of_(self, copy: nn.Module) -> None:
+        """Set the pruned weights of a copy of the module to zero."""
+        parameters = {plain_name(name): parameter for name, parameter in copy.named_parameters()}
+        for name, mask in self.masks.items():
+            parameters[name].masked_fill_(~mask.to(parameters[name].device), 0)
+
+    def digests(self) -> dict[str, int]:
+        """Return a checksum of every mask, to compare between processes."""
+        return {name: _checksum(pack_bits(mask)) for name, mask in self.masks.items()}
+
+    @torch.no_grad()
+    def verify(self, optimizer: Optimizer) -> None:
+        """Check that masks and pruned weights are as they must be after a step.
+
+        Raises:
+            RuntimeError: If a mask has another count than it was given, a pruned weight is not zero, or
+                ``optimizer`` has gathered something for one.
+        """
+        for name, mask in self.masks.items():
+            weight, kept = self.weights[name], int(mask.sum())
+            if kept != self._counts[name]:
+                raise RuntimeError(
+                    f"`verify`: {name!r} keeps {kept} weights instead of {self._counts[name]}."
+                )
+            if alive := int(weight[~mask].count_nonzero()):
+                raise RuntimeError(f"`verify`: {alive} pruned weights of {name!r} are not zero after a step.")
+            for key, value in _state_like(weight, [optimizer]):
+                gathered = value[~mask]
+                # An optimizer may start from another value than zero; nothing may happen to it.
+                if gathered.numel() and (gathered != gathered[0]).any():
+                    raise RuntimeError(
+                        f"`verify`: {key!r} of pruned weights of {name!r} differs in the optimizer."
+                    )
 
     def attach(self, optimizers: Sequence[Optimizer], after_step: AfterStep | None = None) -> None:
         """Keep pruned weights at zero after every step of ``optimizers``, in whatever loop they are used."""
@@ -145,10 +191,9 @@ class SparseState:
         size = sum(len(group["params"]) for group in optimizer.param_groups)
         plan = self._plans.get(id(optimizer))
         if plan is None or plan.size != size:
-            held: list[Tensor] = [
-                p for group in optimizer.param_groups for p in group["params"] if id(p) in self._keep
-            ]
-            plan = _Plan(size, held, [self._keep[id(p)] for p in held])
+            held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            names = [name for name, weight in self.weights.items() if id(weight) in held]
+            plan = _Plan(size, [self.weights[n] for n in names], [self._keep[n] for n in names])
             self._plans[id(optimizer)] = plan
         return plan
 
@@ -174,7 +219,7 @@ def unpack_masks(packed: Mapping[str, Mapping[str, Any]]) -> Masks:
     """
     masks: Masks = {}
     for name, entry in packed.items():
-        if zlib.crc32(entry["bits"].numpy().tobytes()) != entry["crc32"]:
+        if _checksum(entry["bits"]) != entry["crc32"]:
             raise ValueError(
                 f"The checkpoint's mask of {name!r} is corrupt (wrong checksum). Use another checkpoint."
             )
@@ -184,18 +229,34 @@ def unpack_masks(packed: Mapping[str, Mapping[str, Any]]) -> Masks:
 
 def _pack(mask: Tensor) -> dict[str, Any]:
     bits = pack_bits(mask)
-    return {"bits": bits, "shape": list(mask.shape), "crc32": zlib.crc32(bits.numpy().tobytes())}
+    return {"bits": bits, "shape": list(mask.shape), "crc32": _checksum(bits)}
 
 
-def _keeper(weight: Tensor, mask: Tensor) -> Tensor:
-    """Return what masks ``weight`` fastest, laid out in memory like it.
+def _checksum(bits: Tensor) -> int:
+    return zlib.crc32(bits.numpy().tobytes())
+
+
+def _keeper(weight: Tensor) -> Tensor:
+    """Return what masks ``weight`` fastest, laid out in memory like it, with everything kept.
 
     On CPU a factor of the weight's type: a product runs ten times as fast as a masked fill. Elsewhere the
     pruned positions as booleans: a fill takes care of NaN without waiting for the device.
     """
     if weight.device.type == "cpu":
-        return torch.empty_like(weight).copy_(mask)
-    return torch.empty_like(weight, dtype=torch.bool).copy_(~mask)
+        return torch.ones_like(weight, requires_grad=False)
+    return torch.zeros_like(weight, dtype=torch.bool)
+
+
+def _kept(keep: Tensor) -> Tensor:
+    return keep != 0 if keep.is_floating_point() else ~keep
+
+
+def _state_like(weight: Tensor, optimizers: Iterable[Optimizer]) -> Iterator[tuple[str, Tensor]]:
+    """Yield what optimizers keep per entry of ``weight``, by name."""
+    for optimizer in optimizers:
+        for key, value in optimizer.state.get(weight, {}).items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                yield key, value
 
 
 def _keep_only_(tensors: list[Tensor], keeps: list[Tensor]) -> None:

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_sparse import SparsityCallback
+from lightning_sparse.functional.allocation import uniform
+from lightning_sparse.functional.masks import layerwise_masks
 from lightning_sparse.state import state_of
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -105,3 +108,38 @@ def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert a.keys() == b.keys()
     for name in a:
         assert torch.equal(a[name], b[name]), name
+
+
+class Rotate(SparsityCallback):
+    """Moves masks at every second step: stands for all callbacks that do, with no idea behind it."""
+
+    moves = True
+
+    def __init__(self, density: float = 0.1, **arguments: Any) -> None:
+        super().__init__(density, **arguments)
+        self.calls = 0
+
+    def config(self) -> dict[str, Any]:
+        return {"density": self.density}
+
+    def planned_budgets(self, shapes: Any) -> Any:
+        return uniform(shapes, self.density)
+
+    def make_masks(self, module: Any, generator: torch.Generator) -> Any:
+        weights = self.select(module)
+        scores = {name: torch.rand(weight.shape, generator=generator) for name, weight in weights.items()}
+        return layerwise_masks(scores, self.planned_budgets({n: w.shape for n, w in weights.items()}))
+
+    def new_masks(self, module: Any, optimizer: Any) -> Any:
+        self.calls += 1
+        masks = state_of(module).masks
+        if self.calls % 2:
+            return {}
+        return {name: mask.flatten().roll(1).view_as(mask) for name, mask in masks.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "calls": self.calls} if super().state_dict() else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.calls = state_dict.get("calls", 0)

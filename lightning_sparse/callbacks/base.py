@@ -2,23 +2,37 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_sparse._lightning import Callback, LightningModule, Trainer, callbacks_of, is_lightning
+from lightning_sparse._lightning import (
+    Callback,
+    LightningModule,
+    Trainer,
+    averaged_copies,
+    callbacks_of,
+    is_lightning,
+)
 from lightning_sparse.callbacks.monitor import SparsityMonitor
+from lightning_sparse.callbacks.processes import agree, masks_of_rank_zero, seed_of_rank_zero, verify_step
+from lightning_sparse.callbacks.refusals import (
+    check_density,
+    explain_damage,
+    refuse_averaging,
+    refuse_company,
+    refuse_damaged_checkpoint,
+    refuse_strategy,
+)
 from lightning_sparse.callbacks.reports import log_sparsity, print_table
 from lightning_sparse.selection import select_weights
 from lightning_sparse.state import SparseState, pack_masks, state_of, unpack_masks
 from lightning_sparse.types import Budgets, Masks, Shapes
 
 __all__ = ["SparsityCallback"]
-
-UNSUPPORTED = ("fsdp", "deepspeed", "modelparallel", "xla")
 
 
 class SparsityCallback(Callback, ABC):
@@ -34,7 +48,12 @@ class SparsityCallback(Callback, ABC):
         exclude: Patterns of weights to leave dense; they do not count towards the density.
         density_overrides: Density by pattern, for single layers; the total stays, the others share the rest.
         seed: Seed of all random draws. ``None``: the process's own seed (``seed_everything``).
+        verify: After every step, check that pruned weights are zero, every count is exact, the optimizer has
+            gathered nothing for pruned weights, and all processes have the same masks.
     """
+
+    moves: ClassVar[bool] = False
+    """Whether masks change while training goes on; of such callbacks a Trainer takes one."""
 
     def __init__(
         self,
@@ -44,6 +63,7 @@ class SparsityCallback(Callback, ABC):
         exclude: list[str] | None = None,
         density_overrides: dict[str, float] | None = None,
         seed: int | None = None,
+        verify: bool = False,
     ) -> None:
         check_density("density", density)
         for pattern, override in (density_overrides or {}).items():
@@ -53,8 +73,10 @@ class SparsityCallback(Callback, ABC):
         self.exclude = exclude or []
         self.density_overrides = density_overrides or {}
         self.seed = seed
+        self.verify = verify
         self._state: SparseState | None = None
         self._restored: Masks = {}
+        self._was_finished = False
         self._carried: Masks = {}
         self._leads = False
         self._fitting = False
@@ -81,11 +103,13 @@ class SparsityCallback(Callback, ABC):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work, before any batch is drawn."""
-        refuse_strategy(type(self).__name__, type(trainer.strategy).__name__)
-        refuse_twins(self, sparsity_callbacks(trainer))
         self._fitting = stage == "fit"
-        self._restored = {}
+        self._restored, self._was_finished = {}, False
         self._state = state_of(pl_module)
+        refuse_strategy(type(self).__name__, trainer)
+        refuse_company(self, sparsity_callbacks(trainer))
+        if self.moves:
+            refuse_averaging(type(self).__name__, trainer)
         if self._fitting and next(pl_module.parameters(), None) is not None:
             self.planned_budgets({name: w.shape for name, w in self.select(pl_module).items()})
 
@@ -94,20 +118,25 @@ class SparsityCallback(Callback, ABC):
         callbacks = sparsity_callbacks(trainer)
         self._leads = callbacks[0] is self
         self._state = state = state_of(pl_module)
-        if masks := self._restored or self._fitting_carried(pl_module):
+        if masks := self._restored or self._carried_for(pl_module):
             state.install_(pl_module, masks, self, trainer.optimizers)
+            state.finished.add(self)
         elif state.owner is self:  # a second fit: parameters may have moved to another device
             state.install_(pl_module, state.masks, self, trainer.optimizers)
+        if self._was_finished:
+            state.finished.add(self)
         self._restored = self._carried = {}
         if self._leads:
-            state.attach(trainer.optimizers)
+            verify = any(callback.verify for callback in callbacks)
+            state.attach(trainer.optimizers, partial(verify_step, trainer, state) if verify else None)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the masks that are not there yet."""
+        """Make the masks that are not there yet; who moves masks comes last, to take them over."""
         if not self._leads:
             return
-        for callback in sparsity_callbacks(trainer):
+        for callback in sorted(sparsity_callbacks(trainer), key=lambda callback: callback.moves):
             callback._start(trainer, pl_module)
+        agree(trainer, state_of(pl_module))
         if not monitored(trainer):
             log_sparsity(pl_module)
             if any(is_lightning(callback, "callbacks.ModelSummary") for callback in callbacks_of(trainer)):
@@ -116,12 +145,24 @@ class SparsityCallback(Callback, ABC):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer, *_: int
     ) -> None:
-        """Mask gradients: they are reduced, accumulated and unscaled here, and not yet clipped."""
-        if self._leads and self._state is not None:
-            self._state.mask_gradients_(optimizer)
+        """Let the owner move masks, then mask gradients: they are reduced and unscaled, not yet clipped."""
+        if not self._leads:
+            return
+        state = state_of(pl_module)
+        if state.owner is not None and (moved := state.owner.new_masks(pl_module, optimizer)):
+            state.move_(moved, trainer.optimizers)
+            agree(trainer, state)
+        state.mask_gradients_(optimizer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare masks between processes."""
+        if self._leads and not trainer.sanity_checking:
+            agree(trainer, state_of(pl_module))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the sparsity of every layer."""
+        """Compare masks between processes, and log the sparsity of every layer."""
+        if self._leads:
+            agree(trainer, state_of(pl_module))
         if self._leads and not monitored(trainer):
             log_sparsity(pl_module)
 
@@ -138,9 +179,22 @@ class SparsityCallback(Callback, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return masks (packed bits) and arguments; tensors and plain values only."""
-        if self._state is None or self._state.owner is not self:
+        state = self._state
+        if state is None or self not in state.finished:
             return {}
-        return {"config": self.config(), "masks": pack_masks(self._state.masks)}
+        masks = state.masks if state.owner is self else {}
+        return {"config": self.config(), "finished": True, "masks": pack_masks(masks)}
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse a checkpoint with a flipped bit; Lightning has read it by now, but changed no file."""
+        if sparsity_callbacks(trainer)[0] is self:
+            refuse_damaged_checkpoint(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Say in plain words that a checkpoint is cut short."""
+        explain_damage(trainer, exception)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the masks of a checkpoint until the module is there.
@@ -151,6 +205,7 @@ class SparsityCallback(Callback, ABC):
         if self._fitting and state_dict:
             self._check_config(state_dict["config"])
         self._restored = unpack_masks(state_dict.get("masks", {}))
+        self._was_finished = bool(state_dict.get("finished", False))
 
     def __getstate__(self) -> dict[str, Any]:
         # `log` and `log_dict` are methods of the module that Lightning plants here.
@@ -173,26 +228,32 @@ class SparsityCallback(Callback, ABC):
         arguments = ", ".join(f"{name}={value}" for name, value in self.config().items())
         return f"{type(self).__name__}: {arguments}"
 
+    def new_masks(self, module: LightningModule, optimizer: Optimizer) -> Masks:
+        """Return the masks that change before this step; gradients are those of all weights, pruned too."""
+        return {}
+
     def _start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Make masks, unless this module has those of this callback already."""
+        """Make masks or take over those that are there, unless that is done for this module already."""
         state = state_of(module)
-        if state.owner is self:
+        if self in state.finished:
             return
         if trainer.global_step > 0:
             warnings.warn(
-                f"{type(self).__name__} found no masks of its own in the checkpoint, and makes them now, at "
-                f"step {trainer.global_step}.",
+                f"{type(self).__name__} found no masks of its own in the checkpoint, and starts at step "
+                f"{trainer.global_step}.",
                 stacklevel=2,
             )
-        generator = torch.Generator().manual_seed(self._shared_seed(trainer))
-        masks = self.make_masks(module, generator)
-        state.install_(module, _from_rank_zero(trainer, masks), self, trainer.optimizers)
+        if self.moves and state.masks:
+            state.owner = self
+        else:
+            generator = torch.Generator().manual_seed(seed_of_rank_zero(trainer, self.seed))
+            masks = masks_of_rank_zero(trainer, self.make_masks(module, generator))
+            state.install_(module, masks, self, trainer.optimizers)
+            for copy in averaged_copies(trainer):  # made in `setup`, of the dense net
+                state.zero_pruned_of_(copy)
+        state.finished.add(self)
 
-    def _shared_seed(self, trainer: Trainer) -> int:
-        seed: int = trainer.strategy.broadcast(torch.initial_seed() if self.seed is None else self.seed)
-        return seed
-
-    def _fitting_carried(self, module: LightningModule) -> Masks:
+    def _carried_for(self, module: LightningModule) -> Masks:
         """Return the masks that came with a copy of this callback, if the module is a copy as well.
 
         A callback copied in mid-training goes on with the module that was copied with it, whose pruned
@@ -224,37 +285,3 @@ def sparsity_callbacks(trainer: Trainer) -> list[SparsityCallback]:
 def monitored(trainer: Trainer) -> bool:
     """Tell whether a :class:`SparsityMonitor` does the logging."""
     return any(isinstance(callback, SparsityMonitor) for callback in callbacks_of(trainer))
-
-
-def check_density(argument: str, density: float) -> None:
-    """Raise ValueError unless ``density`` is in (0, 1]."""
-    if not 0 < density <= 1:
-        raise ValueError(
-            f"`{argument}` must be in (0, 1], got {density}. It is the share of weights kept: 0.1 keeps 10%."
-        )
-
-
-def refuse_strategy(callback: str, strategy: str) -> None:
-    """Raise for strategies that split or hide parameters."""
-    if any(name in strategy.lower() for name in UNSUPPORTED):
-        raise ValueError(
-            f"{callback} cannot run under {strategy}, which splits or copies weights: masks would not hold. "
-            "Use one device, or `strategy='ddp'`."
-        )
-
-
-def refuse_twins(callback: SparsityCallback, callbacks: Sequence[SparsityCallback]) -> None:
-    """Raise if another callback of the same class would own the same masks."""
-    if sum(type(other) is type(callback) for other in callbacks) > 1:
-        raise ValueError(
-            f"Two {type(callback).__name__} callbacks in one Trainer, got {len(callbacks)}. Use one; "
-            "`include`, `exclude` and `density_overrides` give layers densities of their own."
-        )
-
-
-def _from_rank_zero(trainer: Trainer, masks: Masks) -> Mapping[str, Tensor]:
-    """Return rank 0's masks on every rank."""
-    if trainer.world_size == 1:
-        return masks
-    packed: dict[str, dict[str, Any]] = trainer.strategy.broadcast(pack_masks(masks))
-    return unpack_masks(packed)

@@ -30,6 +30,8 @@ class PruneAtInit(SparsityCallback):
         exclude: Patterns of weights to leave dense; they do not count towards the density.
         density_overrides: Density by pattern, for single layers; the total stays, the others share the rest.
         seed: Seed of all random draws. ``None``: the process's own seed (``seed_everything``).
+        verify: After every step, check that pruned weights are zero, every count is exact, the optimizer has
+            gathered nothing for pruned weights, and all processes have the same masks.
 
     Raises:
         ValueError: If an argument is out of range, or, when fit starts, if a pattern matches nothing or the
@@ -49,11 +51,17 @@ class PruneAtInit(SparsityCallback):
         exclude: list[str] | None = None,
         density_overrides: dict[str, float] | None = None,
         seed: int | None = None,
+        verify: bool = False,
     ) -> None:
         if min_weights_per_layer < 0:
             raise ValueError(f"`min_weights_per_layer` must be at least 0, got {min_weights_per_layer}.")
         super().__init__(
-            density, include=include, exclude=exclude, density_overrides=density_overrides, seed=seed
+            density,
+            include=include,
+            exclude=exclude,
+            density_overrides=density_overrides,
+            seed=seed,
+            verify=verify,
         )
         self.method = method_from_name(method)
         self.min_weights_per_layer = min_weights_per_layer

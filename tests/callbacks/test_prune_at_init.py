@@ -273,12 +273,3 @@ def test_what_the_module_rules_out_fails_before_any_sample(tmp_path, arguments, 
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path, callback).fit(toy, torch.utils.data.DataLoader(NoData()), loader())
     assert_equal(weights_of(toy), before)
-
-
-def test_two_of_a_kind_are_refused(tmp_path):
-    callbacks = [
-        PruneAtInit("erk", 0.1, include=["net.0.weight"]),
-        PruneAtInit("erk", 0.1, include=["net.6.weight"]),
-    ]
-    with pytest.raises(ValueError, match="Two PruneAtInit callbacks"):
-        trainer(tmp_path, *callbacks).fit(make_toy(), loader())

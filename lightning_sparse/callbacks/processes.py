@@ -1,0 +1,47 @@
+"""One run, several processes: the same masks on all of them."""
+
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from lightning_sparse._lightning import Trainer
+from lightning_sparse.state import SparseState, pack_masks, unpack_masks
+from lightning_sparse.types import Masks
+
+__all__ = ["agree", "masks_of_rank_zero", "seed_of_rank_zero", "verify_step"]
+
+
+def agree(trainer: Trainer, state: SparseState) -> None:
+    """Raise RuntimeError, on every rank, if the ranks' masks differ; ``RuntimeError`` names the layers."""
+    if trainer.world_size == 1:
+        return
+    digests = state.digests()
+    mine = torch.tensor(list(digests.values()), device=trainer.strategy.root_device)
+    every = trainer.strategy.all_gather(mine).view(trainer.world_size, -1)
+    differ = [name for name, same in zip(digests, (every == every[0]).all(dim=0), strict=True) if not same]
+    if differ:
+        raise RuntimeError(
+            f"The processes have different masks of {', '.join(differ)}. Resume from the last checkpoint; if "
+            "it happens again, look for code that changes weights or masks on one rank only."
+        )
+
+
+def masks_of_rank_zero(trainer: Trainer, masks: Masks) -> Masks:
+    """Return rank 0's masks on every rank."""
+    if trainer.world_size == 1:
+        return masks
+    packed: dict[str, dict[str, Any]] = trainer.strategy.broadcast(pack_masks(masks))
+    return unpack_masks(packed)
+
+
+def seed_of_rank_zero(trainer: Trainer, seed: int | None) -> int:
+    """Return ``seed`` or, if it is None, the seed that rank 0's process was started with."""
+    shared: int = trainer.strategy.broadcast(torch.initial_seed() if seed is None else seed)
+    return shared
+
+
+def verify_step(trainer: Trainer, state: SparseState, optimizer: Optimizer) -> None:
+    """Check masks, weights and optimizer after a step, and that all ranks have the same masks."""
+    state.verify(optimizer)
+    agree(trainer, state)

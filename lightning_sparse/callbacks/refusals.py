@@ -1,0 +1,102 @@
+"""What our callbacks refuse to do, with the way out, before anything is lost."""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from lightning_sparse._lightning import AVERAGING, Trainer, callbacks_of, is_lightning
+
+if TYPE_CHECKING:
+    from lightning_sparse.callbacks.base import SparsityCallback
+
+__all__ = [
+    "check_density",
+    "explain_damage",
+    "refuse_averaging",
+    "refuse_company",
+    "refuse_damaged_checkpoint",
+    "refuse_strategy",
+]
+
+SPLITS_WEIGHTS = ("fsdp", "deepspeed", "modelparallel", "xla")
+
+
+def check_density(argument: str, density: float) -> None:
+    """Raise ValueError unless ``density`` is in (0, 1]."""
+    if not 0 < density <= 1:
+        raise ValueError(
+            f"`{argument}` must be in (0, 1], got {density}. It is the share of weights kept: 0.1 keeps 10%."
+        )
+
+
+def refuse_strategy(callback: str, trainer: Trainer) -> None:
+    """Raise ValueError for strategies that split or hide parameters."""
+    strategy = type(trainer.strategy).__name__
+    if any(name in strategy.lower() for name in SPLITS_WEIGHTS):
+        raise ValueError(
+            f"{callback} cannot run under {strategy}, which splits or copies weights: masks would not hold. "
+            "Use one device, or `strategy='ddp'`."
+        )
+
+
+def refuse_company(callback: "SparsityCallback", callbacks: Sequence["SparsityCallback"]) -> None:
+    """Raise ValueError if two callbacks of a Trainer would own the same masks."""
+    name = type(callback).__name__
+    if sum(type(other) is type(callback) for other in callbacks) > 1:
+        raise ValueError(
+            f"Two {name} callbacks in one Trainer. Use one: `density_overrides` and `exclude` give layers a "
+            "density of their own."
+        )
+    for other in callbacks:
+        if other is not callback and other.moves == callback.moves:
+            both = "change masks during training" if callback.moves else "make masks to start from"
+            raise ValueError(f"{name} and {type(other).__name__} both {both}. Use one of them.")
+
+
+def refuse_averaging(callback: str, trainer: Trainer) -> None:
+    """Raise ValueError for weight averaging beside masks that move: the average would be dense."""
+    for other in callbacks_of(trainer):
+        if is_lightning(other, *(f"callbacks.{name}" for name in AVERAGING)):
+            raise ValueError(
+                f"{callback} cannot run with {type(other).__name__}: weights averaged over changing masks "
+                "are dense. Use fixed masks (PruneAtInit), or no averaging."
+            )
+
+
+def refuse_damaged_checkpoint(trainer: Trainer) -> None:
+    """Raise ValueError if the bytes of the checkpoint being loaded are not those that were written.
+
+    ``torch.load`` does not look: a flipped bit becomes a wrong weight.
+    """
+    if damage := _damage(trainer.ckpt_path):
+        raise ValueError(damage)
+
+
+def explain_damage(trainer: Trainer, error: BaseException) -> None:
+    """Put the reason into an error that a checkpoint cut short may have caused: torch's own names none."""
+    damage = _damage(trainer.ckpt_path) if isinstance(error, RuntimeError | OSError | EOFError) else None
+    if damage is not None and isinstance(error, OSError):
+        error.strerror = damage
+    elif damage is not None:
+        error.args = (damage,)
+
+
+def _damage(path: object) -> str | None:
+    """Say what is wrong with a local checkpoint, if anything is."""
+    if not isinstance(path, str | Path) or not Path(path).is_file():
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # Without checksums in it, by the user's own choice, there is nothing to compare.
+            damaged = archive.testzip() if torch.serialization.get_crc32_options() else None
+    except (zipfile.BadZipFile, OSError):
+        damaged = "its table of contents"
+    if damaged is None:
+        return None
+    return (
+        f"`ckpt_path` {str(path)!r} is damaged ({damaged} cannot be read). Use an earlier checkpoint; "
+        "this file was left as it is."
+    )

@@ -1,0 +1,628 @@
+"""What every callback that owns masks must withstand. A new callback joins by a row in ``ROWS``."""
+
+import copy
+import math
+import pickle
+from collections.abc import Callable
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import (
+    BatchSizeFinder,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
+from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging, WeightAveraging
+from pytorch_lightning.plugins.precision import MixedPrecision
+from torch import nn
+from toy import HoldsMasks, Rotate, Toy, assert_equal, loader, make_toy, sgd, trainer, weights_of
+
+from lightning_sparse import PruneAtInit
+from lightning_sparse.state import SparseState, state_of
+
+ROWS: dict[str, Callable[[], list]] = {
+    "PruneAtInit-erk": lambda: [PruneAtInit("erk", 0.1, verify=True)],
+    "PruneAtInit-magnitude": lambda: [PruneAtInit("magnitude", 0.1, verify=True)],
+    "moving masks": lambda: [Rotate(verify=True)],
+    "moving masks from PruneAtInit": lambda: [Rotate(verify=True), PruneAtInit("erk", 0.1)],
+}
+FIXED = [name for name in ROWS if name.startswith("PruneAtInit")]
+
+
+class Mixing(torch.optim.Optimizer):
+    """Adds the mean gradient of a layer to every one of its weights."""
+
+    def __init__(self, params):
+        super().__init__(params, {"lr": 0.01})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.add_(p.grad + p.grad.mean(), alpha=-group["lr"])
+        return loss
+
+
+class ExtraState(torch.optim.Optimizer):
+    """Momentum under a name of its own, a row-wise scale and a plain counter; weight decay."""
+
+    def __init__(self, params):
+        super().__init__(params, {"lr": 0.01})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                if not state:
+                    state.update(velocity=torch.zeros_like(p), scale=torch.ones(p.shape[0]), count=0)
+                state["count"] += 1
+                state["velocity"].mul_(0.9).add_(p.grad).add_(p, alpha=0.1)
+                p.sub_(group["lr"] * state["velocity"])
+        return loss
+
+
+OPTIMIZERS = {
+    "sgd-nesterov": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "sgd-fused": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.01, fused=True),
+    "adam": lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.01),
+    "adam-fused": lambda p: torch.optim.Adam(p, 0.01, fused=True),
+    "adamw-amsgrad": lambda p: torch.optim.AdamW(p, 0.01, amsgrad=True, weight_decay=0.1),
+    "adamw-foreach": lambda p: torch.optim.AdamW(p, 0.01, foreach=True),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.9, centered=True),
+    "adagrad": lambda p: torch.optim.Adagrad(p, 0.1, initial_accumulator_value=0.1),
+    "rprop": lambda p: torch.optim.Rprop(p, 0.01),
+    "mixes-coordinates": Mixing,
+    "extra-state": ExtraState,
+}
+
+
+class Run:
+    """One fit of a row, with everything checked after every step."""
+
+    def __init__(self, tmp_path, row):
+        self.tmp_path, self.row = tmp_path, row
+
+    def fit(self, toy, *extra, data=None, **arguments):
+        self.toy, holds = toy, HoldsMasks()
+        self.callbacks = ROWS[self.row]()
+        self.trainer = trainer(self.tmp_path, *self.callbacks, holds, *extra, **arguments)
+        self.trainer.fit(toy, data or loader(), loader(2))
+        assert holds.steps > 0
+        return toy
+
+
+# Each is tried with masks enforced, and must fail without.
+
+
+def optimizer_scenario(name):
+    return lambda run: run.fit(make_toy(optimizer=OPTIMIZERS[name]))
+
+
+def accumulation(run):
+    torch.manual_seed(0)
+    one = copy.deepcopy(NoNorm())
+    four = copy.deepcopy(one)
+    run.fit(one, data=loader(2, 32))
+    masks = state_of(one).masks
+    run.fit(four, data=loader(8, 8), accumulate_grad_batches=4)
+    if run.row in FIXED:  # the others move at calls of the hook, the same number in both runs
+        assert_equal(masks, state_of(four).masks)
+    torch.testing.assert_close(one.net[2].weight, four.net[2].weight)
+
+
+def bf16(run):
+    run.fit(make_toy(), precision="bf16-mixed")
+
+
+class Overflows(Toy):
+    """The loss of the third batch is infinite under the scale."""
+
+    def training_step(self, batch, index):
+        loss = super().training_step(batch)
+        return loss * 1e38 if index == 2 else loss
+
+
+def scaler_overflow(run):
+    torch.manual_seed(0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler=scaler)
+    run.fit(Overflows(), plugins=[plugin], max_epochs=1)
+    assert scaler.get_scale() < 2.0**8  # there was an overflow
+
+
+class Clipped(Toy):
+    """Notes the norm that clipping sees."""
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+        masks = state_of(self).masks
+        kept = [p.grad[masks[n]] if n in masks else p.grad for n, p in self.named_parameters()]
+        seen = torch.stack([p.grad.norm() for p in self.parameters()]).norm()
+        torch.testing.assert_close(seen, torch.stack([gradient.norm() for gradient in kept]).norm())
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+
+def clip_norm(run):
+    torch.manual_seed(0)
+    run.fit(Clipped(), gradient_clip_val=0.1)
+
+
+def clip_value(run):
+    torch.manual_seed(0)
+    run.fit(Clipped(), gradient_clip_val=0.01, gradient_clip_algorithm="value")
+
+
+class Gan(pl.LightningModule):
+    def __init__(self, raw=False):
+        super().__init__()
+        self.automatic_optimization = False
+        self.raw = raw
+        self.generator = nn.Sequential(nn.Linear(8, 40), nn.ReLU(), nn.Linear(40, 192))
+        self.critic = nn.Sequential(nn.Flatten(), nn.Linear(192, 40), nn.ReLU(), nn.Linear(40, 1))
+
+    def training_step(self, batch, _):
+        for optimizer, sign in zip(self.optimizers(use_pl_optimizer=not self.raw), (-1, 1), strict=True):
+            if not self.raw:
+                self.toggle_optimizer(optimizer)
+            fake = self.generator(torch.randn(8, 8))
+            loss = sign * (self.critic(fake).mean() - self.critic(batch[0]).mean())
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+            if not self.raw:
+                self.untoggle_optimizer(optimizer)
+
+    def configure_optimizers(self):
+        return [torch.optim.AdamW(net.parameters(), 0.01) for net in (self.generator, self.critic)]
+
+
+def gan(run):
+    torch.manual_seed(0)
+    run.fit(Gan())
+    assert set(state_of(run.toy).masks) == {
+        f"{net}.weight" for net in ("generator.0", "generator.2", "critic.1", "critic.3")
+    }
+
+
+def parameter_groups(run):
+    def make(params):
+        params = list(params)
+        groups = [{"params": params[:1], "lr": 0.1}, {"params": params[1:], "weight_decay": 0.1}]
+        return torch.optim.SGD(groups, 0.05, momentum=0.9)
+
+    run.fit(make_toy(optimizer=make))
+
+
+class Poisoned(Toy):
+    """Gradients of pruned weights are NaN."""
+
+    def on_after_backward(self):
+        for name, mask in state_of(self).masks.items():
+            self.get_parameter(name).grad.masked_fill_(~mask, math.nan)
+
+
+def nan_in_pruned_gradient(run):
+    if run.row not in FIXED:
+        pytest.skip("would grow connections by gradients that are not numbers")
+    torch.manual_seed(0)
+    toy = run.fit(Poisoned())
+    assert all(parameter.isfinite().all() for parameter in toy.parameters())
+
+
+def channels_last(run):
+    toy = make_toy(optimizer=OPTIMIZERS["adam-fused"])
+    run.fit(toy.to(memory_format=torch.channels_last))
+
+
+def compiled(run):
+    torch._dynamo.reset()
+    run.fit(torch.compile(make_toy(dropout=0.0), backend="aot_eager"))
+
+
+SCENARIOS: dict[str, Callable[[Run], object]] = {
+    **{f"optimizer-{name}": optimizer_scenario(name) for name in OPTIMIZERS},
+    **{
+        function.__name__: function
+        for function in (
+            accumulation,
+            bf16,
+            scaler_overflow,
+            clip_norm,
+            clip_value,
+            gan,
+            parameter_groups,
+            nan_in_pruned_gradient,
+            channels_last,
+            compiled,
+        )
+    },
+}
+
+
+class NoNorm(Toy):
+    """No batch statistics and no dropout: a batch in four parts is the whole batch."""
+
+    def __init__(self):
+        super().__init__(optimizer=lambda p: torch.optim.SGD(p, 0.05, momentum=0.9))
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(192, 40), nn.Linear(40, 4))
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_masks_hold(tmp_path, row, scenario):
+    SCENARIOS[scenario](Run(tmp_path, row))
+
+
+@pytest.mark.parametrize("row", FIXED[:1])
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_the_test_above_fails_without_enforcement(tmp_path, row, scenario, monkeypatch):
+    monkeypatch.setattr(SparseState, "mask_gradients_", lambda *_: None)
+    monkeypatch.setattr(SparseState, "mask_weights_", lambda *_: None)
+    with pytest.raises((AssertionError, RuntimeError)):
+        SCENARIOS[scenario](Run(tmp_path, row))
+
+
+@pytest.mark.parametrize("row", FIXED)
+def test_steps_behind_lightnings_back(tmp_path, row):
+    """Nothing masks these gradients, so momentum gathers; the weights are held all the same."""
+    torch.manual_seed(0)
+    holds, callbacks = HoldsMasks(), [PruneAtInit("erk", 0.1)]
+    trainer(tmp_path, *callbacks, holds).fit(Gan(raw=True), loader())
+    assert holds.steps == 8
+
+
+def test_compiled_by_inductor(tmp_path):
+    torch._dynamo.reset()
+    Run(tmp_path, "PruneAtInit-erk").fit(torch.compile(make_toy(dropout=0.0)), max_epochs=1)
+
+
+def test_moving_masks_compile_nothing_again(tmp_path):
+    def frames(*callbacks):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        toy = make_toy(dropout=0.0)
+        toy.net = torch.compile(toy.net, backend="aot_eager")
+        trainer(tmp_path, *callbacks).fit(toy, loader())
+        return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+    assert 0 < frames(Rotate()) == frames()
+
+
+# Lightning's own features.
+
+
+def test_early_stopping(tmp_path):
+    stop = EarlyStopping("val_loss", patience=1, min_delta=10.0)
+    run = Run(tmp_path, "PruneAtInit-erk")
+    run.fit(make_toy(), stop, max_epochs=5)
+    assert run.trainer.current_epoch == 2
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("weights_only", [False, True])
+def test_model_checkpoint(tmp_path, row, weights_only):
+    checkpoint = ModelCheckpoint(tmp_path, monitor="val_loss", save_weights_only=weights_only)
+    run = Run(tmp_path, row)
+    toy = run.fit(make_toy(), checkpoint, enable_checkpointing=True)
+    saved = torch.load(checkpoint.best_model_path, weights_only=True)
+    fresh = Toy()
+    fresh.load_state_dict(saved["state_dict"], strict=True)
+    kept = {name: int(mask.sum()) for name, mask in state_of(toy).masks.items()}
+    for name, count in kept.items():
+        assert int(fresh.get_parameter(name).count_nonzero()) <= count
+
+
+AVERAGING = {
+    "swa": lambda: StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1),
+    "ema": lambda: EMAWeightAveraging(decay=0.9),
+    "wa": lambda: WeightAveraging(use_buffers=False),  # an average of booleans does not exist
+    "ema that never starts": lambda: EMAWeightAveraging(update_starting_at_step=10**6),
+}
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("name", AVERAGING)
+@pytest.mark.parametrize("row", FIXED)
+def test_averages_are_as_sparse_where_evaluated_and_saved(tmp_path, row, name, first):
+    class Evaluated(Toy):
+        def validation_step(self, *arguments):
+            if not self.trainer.sanity_checking:
+                for key, mask in state_of(self.trainer.lightning_module).masks.items():
+                    assert self.get_parameter(key)[~mask].eq(0).all()
+            return super().validation_step(*arguments)
+
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True)
+    pair = [*ROWS[row](), AVERAGING[name]()]
+    torch.manual_seed(0)
+    toy = Evaluated()
+    arguments = {"enable_checkpointing": True, "max_epochs": 3}
+    trainer(tmp_path, *pair[:: 1 if first else -1], checkpoint, **arguments).fit(toy, loader(), loader(2))
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    for key, mask in state_of(toy).masks.items():
+        assert toy.get_parameter(key)[~mask].eq(0).all()
+        assert saved[key][~mask].eq(0).all()
+
+
+@pytest.mark.parametrize("name", AVERAGING)
+@pytest.mark.parametrize("first", [True, False])
+def test_averages_of_moving_masks_are_refused(tmp_path, name, first):
+    pair = [Rotate(), AVERAGING[name]()]
+    with pytest.raises(ValueError, match=r"Rotate cannot run with .*Averaging"):
+        trainer(tmp_path, *pair[:: 1 if first else -1]).fit(make_toy(), loader())
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_finders(tmp_path, row):
+    class Tunable(Toy):
+        def __init__(self):
+            super().__init__()
+            self.lr = 0.1
+            self.batch_size = 2
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), self.lr)
+
+        def train_dataloader(self):
+            return loader(8, self.batch_size)
+
+        def val_dataloader(self):
+            return loader(2)
+
+    finders = [BatchSizeFinder(max_trials=2, steps_per_trial=1), LearningRateFinder(num_training_steps=5)]
+    torch.manual_seed(0)
+    toy, holds = Tunable(), HoldsMasks()
+    runner = trainer(tmp_path, *ROWS[row](), *finders, holds, enable_checkpointing=True)
+    runner.fit(toy)
+    assert toy.batch_size > 2
+    assert holds.steps == 16
+    assert int(sum(mask.sum() for mask in state_of(toy).masks.values())) == 102
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"overfit_batches": 2},
+        {"fast_dev_run": 2},
+        {"barebones": True},
+        {"max_steps": 3, "max_epochs": -1},
+        {"max_time": "00:00:00:02", "max_epochs": -1},
+        {"limit_train_batches": 0.5},
+        {"val_check_interval": 2},
+    ],
+    ids=lambda arguments: next(iter(arguments)),
+)
+def test_trainer_arguments(tmp_path, row, arguments):
+    if "barebones" in arguments:
+        runner = pl.Trainer(
+            callbacks=[*ROWS[row](), holds := HoldsMasks()], accelerator="cpu", max_epochs=1, **arguments
+        )
+        runner.fit(make_toy(), loader())
+        assert holds.steps == 4
+    else:
+        Run(tmp_path, row).fit(make_toy(), **arguments)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_accumulation_scheduler(tmp_path, row):
+    Run(tmp_path, row).fit(make_toy(), GradientAccumulationScheduler({0: 2, 1: 4}))
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_validate_before_fit_changes_nothing(tmp_path, row):
+    plain = Run(tmp_path, row).fit(make_toy())
+    toy = make_toy()
+    runner = trainer(tmp_path, *ROWS[row]())
+    runner.validate(toy, loader(2), verbose=False)
+    assert not state_of(toy).masks
+    torch.manual_seed(0)
+    Toy()  # as make_toy() left the generator
+    Run(tmp_path, row).fit(toy)
+    assert_equal(weights_of(plain), weights_of(toy))
+
+
+# Copies, second fits, other processes' checkpoints.
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_second_fit(tmp_path, row):
+    run = Run(tmp_path, row)
+    toy = run.fit(make_toy())
+    before = state_of(toy).masks
+    trainer(tmp_path, *run.callbacks, HoldsMasks()).fit(toy, loader())
+    if row in FIXED:
+        assert_equal(before, state_of(toy).masks)
+    assert int(sum(mask.sum() for mask in state_of(toy).masks.values())) == 102
+
+
+class Copies(pl.Callback):
+    """Copies module and callbacks in mid-training."""
+
+    def __init__(self, copier):
+        self.copier = copier
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        if trainer.global_step == 5:
+            callbacks = [
+                c for c in trainer.callbacks if type(c).__module__.startswith(("lightning_sparse", "toy"))
+            ]
+            callbacks = [c for c in callbacks if not isinstance(c, HoldsMasks)]
+            module_trainer, pl_module._trainer = pl_module._trainer, None  # Lightning's own rule for pickling
+            self.copies = self.copier((pl_module, callbacks))
+            pl_module._trainer = module_trainer
+            self.masks = state_of(pl_module).masks
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_copies_in_mid_training_go_on(tmp_path, row, copier):
+    copies = Copies(copier)
+    Run(tmp_path, row).fit(make_toy(optimizer=sgd), copies)
+    module, callbacks = copies.copies
+    runner = trainer(
+        tmp_path, *callbacks, HoldsMasks(), max_steps=0 if row not in FIXED else 2, max_epochs=-1
+    )
+    runner.fit(module, loader())
+    if row in FIXED:
+        assert_equal(copies.masks, state_of(module).masks)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_test_on_a_fresh_module(tmp_path, row):
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True)
+    run = Run(tmp_path, row)
+    run.fit(make_toy(), checkpoint, enable_checkpointing=True)
+    expected = run.trainer.test(run.toy, loader(2), verbose=False)
+    torch.manual_seed(9)
+    fresh = Toy()
+    runner = trainer(tmp_path, *ROWS[row]())
+    assert runner.test(fresh, loader(2), ckpt_path=tmp_path / "last.ckpt", verbose=False) == expected
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_changed_model_does_not_resume(tmp_path, row):
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True)
+    Run(tmp_path, row).fit(make_toy(), checkpoint, enable_checkpointing=True)
+    content = (tmp_path / "last.ckpt").read_bytes()
+    changed = Toy()
+    changed.net[6] = nn.Linear(200, 5)
+    with pytest.raises(RuntimeError, match=r"size mismatch for net.6.weight"):
+        trainer(tmp_path, *ROWS[row](), max_epochs=3).fit(changed, loader(), ckpt_path=tmp_path / "last.ckpt")
+    assert (tmp_path / "last.ckpt").read_bytes() == content
+
+
+@pytest.mark.parametrize("row", FIXED[:1])
+@pytest.mark.parametrize("damage", ["truncated", "weights", "masks"])
+def test_damaged_checkpoint(tmp_path, row, damage):
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True)
+    toy = Run(tmp_path, row).fit(make_toy(), checkpoint, enable_checkpointing=True)
+    path = tmp_path / "last.ckpt"
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        content = content[: len(content) // 2]
+    else:
+        state = toy.net[6].weight.detach() if damage == "weights" else None
+        saved = torch.load(path, weights_only=True)["callbacks"]
+        packed = next(value for key, value in saved.items() if key.startswith("PruneAtInit"))
+        needle = state if state is not None else packed["masks"]["net.6.weight"]["bits"]
+        content[content.index(needle.numpy().tobytes()) + 40] ^= 1
+    path.write_bytes(content)
+    error = (RuntimeError, OSError) if damage == "truncated" else ValueError
+    with pytest.raises(error, match=r"`ckpt_path` '.*last.ckpt' is damaged .* Use an earlier checkpoint"):
+        trainer(tmp_path, *ROWS[row](), max_epochs=3).fit(make_toy(), loader(), ckpt_path=path)
+    assert path.read_bytes() == content
+
+
+# Company.
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_masks_are_handed_over(tmp_path, first):
+    class Start(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, *_):
+            self.masks = getattr(self, "masks", state_of(pl_module).masks)
+
+    start, pair = Start(), [PruneAtInit("magnitude", 0.1), Rotate()]
+    toy, alone = make_toy(), make_toy()
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True)
+    runner = trainer(tmp_path, *pair[:: 1 if first else -1], start, checkpoint, enable_checkpointing=True)
+    runner.fit(toy, loader())
+    trainer(tmp_path, PruneAtInit("magnitude", 0.1), max_steps=1).fit(alone, loader())
+    assert_equal(start.masks, state_of(alone).masks)
+    assert state_of(toy).owner is pair[1]
+    assert not torch.equal(state_of(toy).masks["net.6.weight"], start.masks["net.6.weight"])
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]
+    masks = {key.partition("{")[0]: value.get("masks") for key, value in saved.items()}
+    assert masks["PruneAtInit"] == {}  # handed over, not stored twice
+    assert set(masks["Rotate"]) == {"net.0.weight", "net.6.weight"}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_handed_over_masks_resume_with_their_new_owner(tmp_path, first):
+    def fit(epochs, ckpt_path=None):
+        pair = [PruneAtInit("random", 0.1, seed=epochs), Rotate()]
+        checkpoint = ModelCheckpoint(tmp_path, filename=f"{{epoch}}-of-{epochs}", save_top_k=-1)
+        toy = make_toy(dropout=0.0)
+        runner = trainer(
+            tmp_path, *pair[:: 1 if first else -1], checkpoint, max_epochs=epochs, enable_checkpointing=True
+        )
+        runner.fit(toy, loader(), ckpt_path=ckpt_path)
+        return toy
+
+    fit(2)
+    resumed = fit(4, tmp_path / "epoch=1-of-2.ckpt")
+    whole = make_toy(dropout=0.0)
+    trainer(tmp_path, PruneAtInit("random", 0.1, seed=2), Rotate(), max_epochs=4).fit(whole, loader())
+    assert_equal(weights_of(whole), weights_of(resumed))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_two_that_move_are_refused(tmp_path, first):
+    class Other(Rotate):
+        pass
+
+    pair = [Rotate(), Other()]
+    with pytest.raises(ValueError, match="both change masks during training"):
+        trainer(tmp_path, *pair[:: 1 if first else -1]).fit(make_toy(), loader())
+
+
+def test_two_of_a_kind_are_refused(tmp_path):
+    callbacks = [PruneAtInit("erk", 0.1, include=[f"net.{i}.weight"]) for i in (0, 6)]
+    with pytest.raises(ValueError, match="Two PruneAtInit callbacks in one Trainer"):
+        trainer(tmp_path, *callbacks).fit(make_toy(), loader())
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("strategy", ["FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"])
+def test_strategies_that_split_weights_are_refused(tmp_path, row, strategy):
+    runner = trainer(tmp_path, *ROWS[row]())
+    runner.strategy.__class__ = type(strategy, (type(runner.strategy),), {})
+    with pytest.raises(
+        ValueError, match=rf"cannot run under {strategy}.*Use one device, or `strategy='ddp'`"
+    ):
+        runner.fit(make_toy(), loader())
+
+
+# The runtime check itself.
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda toy, state: toy.net[6].weight.data.add_(1), "pruned weights of 'net.6.weight' are not zero"),
+        (
+            lambda toy, state: state._keep["net.0.weight"].view(-1).fill_(1),
+            "'net.0.weight' keeps 216 weights instead",
+        ),
+    ],
+)
+def test_verify_names_the_layer(tmp_path, harm, message, monkeypatch):
+    monkeypatch.setattr(SparseState, "mask_weights_", lambda *_: None)
+
+    class Harms(pl.Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            if trainer.global_step == 2:
+                harm(pl_module, state_of(pl_module))
+
+    with pytest.raises(RuntimeError, match=message):
+        trainer(tmp_path, PruneAtInit("erk", 0.1, verify=True), Harms()).fit(make_toy(), loader())
+
+
+def test_verify_finds_momentum_of_pruned_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(SparseState, "mask_gradients_", lambda *_: None)
+    with pytest.raises(RuntimeError, match=r"'momentum_buffer' of pruned weights of 'net.0.weight' differs"):
+        trainer(tmp_path, PruneAtInit("erk", 0.1, verify=True)).fit(make_toy(), loader())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])
+def test_masks_hold_on_a_gpu(tmp_path, row, precision):
+    Run(tmp_path, row).fit(make_toy(), accelerator="gpu", precision=precision)
