@@ -9,7 +9,7 @@ package only: to the one that the process imported before us, else to ``pytorch_
 import importlib
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -23,6 +23,8 @@ __all__ = [
     "callbacks_of",
     "cli_module",
     "is_lightning",
+    "restart_train_iterator",
+    "train_loaders",
 ]
 
 AVERAGING = ("StochasticWeightAveraging", "WeightAveraging", "EMAWeightAveraging")
@@ -81,6 +83,18 @@ def averaged_copies(trainer: Trainer) -> list[nn.Module]:
             copy: nn.Module | None = getattr(callback, "_average_model", None)
             copies += [] if copy is None else [getattr(copy, "module", copy)]
     return copies
+
+
+def train_loaders(trainer: Trainer) -> list[Any]:
+    """Return the dataloaders that fit draws from, as Lightning has prepared them."""
+    combined = trainer.fit_loop._combined_loader
+    return [] if combined is None else list(combined.flattened)
+
+
+def restart_train_iterator(trainer: Trainer) -> None:
+    """Make the iterator over the training data anew."""
+    if trainer.fit_loop._data_fetcher is not None:
+        iter(trainer.fit_loop._data_fetcher)
 
 
 def cli_module() -> ModuleType:

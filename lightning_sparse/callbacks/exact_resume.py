@@ -1,42 +1,63 @@
 """Random number generators in the checkpoint: a resumed run is the run that was not interrupted."""
 
 import random
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.utils.data import DistributedSampler
 
-from lightning_sparse._lightning import Callback, LightningModule, Trainer
+from lightning_sparse._lightning import (
+    Callback,
+    LightningModule,
+    Trainer,
+    restart_train_iterator,
+    train_loaders,
+)
 
 __all__ = ["ExactResume"]
 
 
 class ExactResume(Callback):
-    """Store every rank's random number generators in checkpoints, and give them back when fit resumes.
+    """Store every process's random number generators in checkpoints, and give them back when fit resumes.
 
     Lightning restores none, so that a resumed run shuffles as in its first epoch and draws other dropout
     masks. With this callback a run resumed at the end of an epoch equals the undisturbed one bit for bit,
     wherever training itself is reproducible. In mid-epoch that also needs a dataloader that knows where it
-    was (one with ``state_dict``). Of a dataloader with a ``generator`` of its own nothing is stored.
+    was, one with ``state_dict`` such as torchdata's ``StatefulDataLoader``.
+
+    Call ``seed_everything`` with the same seed in both runs: Lightning's distributed sampler shuffles by it.
+    In mid-epoch with several processes, give the dataloader a ``DistributedSampler`` of your own
+    (``use_distributed_sampler=False``): the order of Lightning's is lost with the start of the epoch. Of a
+    dataloader with a ``generator`` of its own nothing is stored.
 
     >>> sorted(ExactResume().state_dict()["ranks"][0])
-    ['cuda', 'numpy', 'python', 'torch']
+    ['loaders', 'rng']
     """
 
     def __init__(self) -> None:
+        self._trainer: Trainer | None = None
         self._fitting = False
+        self._resuming: dict[str, Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note whether this is a fit: test and predict load callback states too."""
+        self._trainer = trainer
         self._fitting = stage == "fit"
+        self._resuming = None
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the trainer."""
+        self._trainer = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the generator states of all ranks; Lightning calls this on every rank."""
-        return {"ranks": _gather(_rng_state())}
+        """Return the states of all ranks; Lightning calls this on every rank."""
+        loaders = _loader_states(self._trainer) if self._fitting and self._trainer is not None else []
+        return {"ranks": _gather({"rng": _rng_state(), "loaders": loaders})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Give this rank its states back, before any iterator over the data is made.
+        """Give this rank its states back, before anything draws.
 
         Raises:
             ValueError: If the checkpoint was written by another number of processes.
@@ -49,7 +70,56 @@ class ExactResume(Callback):
                 "with as many (`devices`, `num_nodes`), or without ExactResume."
             )
         if self._fitting:
-            _set_rng_state(ranks[rank])
+            self._resuming = ranks[rank]
+            _set_rng_state(ranks[rank]["rng"])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the iterator over the data anew: Lightning made it before it told samplers the epoch."""
+        if self._resuming is not None:
+            _restart_iterator(trainer, self._resuming)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Undo what a dataloader drew to find its place again, if fit resumes in mid-epoch."""
+        if self._resuming is not None and batch_idx > 0:
+            _set_rng_state(self._resuming["rng"])
+        self._resuming = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Lightning plants `log` and `log_dict`, methods of the module.
+        left_out = ("log", "log_dict", "_trainer")
+        return {**{k: v for k, v in self.__dict__.items() if k not in left_out}, "_trainer": None}
+
+
+@runtime_checkable
+class _Stateful(Protocol):
+    """A dataloader that knows where it is."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
+
+def _loader_states(trainer: Trainer) -> list[dict[str, Any]]:
+    """Return where the training dataloaders are, if that is in mid-epoch and they can tell."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    if progress.is_last_batch or progress.current.ready == 0:
+        return []
+    return [loader.state_dict() for loader in train_loaders(trainer) if isinstance(loader, _Stateful)]
+
+
+def _restart_iterator(trainer: Trainer, saved: dict[str, Any]) -> None:
+    for loader in train_loaders(trainer):
+        batches = getattr(loader, "batch_sampler", None)
+        for sampler in (getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)):
+            if isinstance(sampler, DistributedSampler):
+                sampler.set_epoch(trainer.current_epoch)
+    stateful = [loader for loader in train_loaders(trainer) if isinstance(loader, _Stateful)]
+    for loader, state in zip(stateful, saved["loaders"], strict=False):
+        loader.load_state_dict(state)
+    _set_rng_state(saved["rng"])
+    restart_train_iterator(trainer)
 
 
 def _distributed() -> bool:

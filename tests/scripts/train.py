@@ -1,0 +1,134 @@
+"""Trains the toy net in a process of its own; the tests of resuming and of several processes run it.
+
+Every rank leaves its weights, masks and optimizer state in ``<out>/rank<r>.pt``.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from toy import HoldsMasks, Rotate, Toy, loader
+
+from lightning_sparse import ExactResume, PruneAtInit
+from lightning_sparse.state import state_of
+
+ROWS = {
+    "fixed": lambda: [PruneAtInit("magnitude", 0.2, verify=True)],
+    "random": lambda: [PruneAtInit("random", 0.2, verify=True)],
+    "moving": lambda: [PruneAtInit("magnitude", 0.2), Rotate(0.2, verify=True)],
+    "unverified": lambda: [PruneAtInit("magnitude", 0.2)],
+}
+
+
+class Net(Toy):
+    """No batch norm: a batch on two processes is the joint batch."""
+
+    def __init__(self, dropout):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Flatten(), nn.Linear(192, 40), nn.ReLU(), nn.Dropout(dropout), nn.Linear(40, 4)
+        )
+
+
+class AtStep(pl.Callback):
+    """Does one thing on one rank before a step."""
+
+    def __init__(self, step, rank, action):
+        self.step, self.rank, self.action = step, rank, action
+
+    def on_train_batch_start(self, trainer, pl_module, *_):
+        if trainer.global_step == self.step and trainer.global_rank == self.rank:
+            self.action(pl_module)
+
+
+def kill(_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def flip(module):
+    keep = state_of(module)._keep["net.4.weight"].view(-1)
+    keep[7] = 1 - keep[7]
+
+
+class SameOnAllRanks(pl.Callback):
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        for name, mask in state_of(pl_module).masks.items():
+            every = trainer.strategy.all_gather(mask.to(torch.uint8)).view(trainer.world_size, -1)
+            assert (every == every[0]).all(), name
+
+
+def parse():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--row", default="fixed", choices=ROWS)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--strategy", default="ddp")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--shuffle", action="store_true")
+    parser.add_argument("--stateful", action="store_true")
+    parser.add_argument("--own-sampler", action="store_true", help="without shuffling: samples r, r + R, ...")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--rank-seeds", action="store_true")
+    parser.add_argument("--save-every", type=int)
+    parser.add_argument("--resume", type=Path)
+    parser.add_argument("--kill-at", type=int, nargs=2, metavar=("STEP", "RANK"))
+    parser.add_argument("--flip-at", type=int, nargs=2, metavar=("STEP", "RANK"))
+    return parser.parse_args()
+
+
+def data(options):
+    kind = DataLoader
+    if options.stateful:
+        from torchdata.stateful_dataloader import StatefulDataLoader as kind
+    dataset = loader(64 // options.batch_size, options.batch_size).dataset
+    order = {"shuffle": options.shuffle}
+    if options.own_sampler and options.processes > 1:
+        rank = int(os.environ.get("LOCAL_RANK", 0))
+        order = {"sampler": DistributedSampler(dataset, options.processes, rank, options.shuffle)}
+    return kind(dataset, options.batch_size, num_workers=options.workers, **order)
+
+
+def main():
+    options = parse()
+    rank = int(os.environ.get("LOCAL_RANK", 0))
+    pl.seed_everything(options.seed + (rank if options.rank_seeds else 0), workers=True)
+    module = Net(options.dropout)
+    checkpoint = ModelCheckpoint(options.out, save_last=True, every_n_train_steps=options.save_every)
+    checks = [] if options.row == "unverified" else [HoldsMasks(), SameOnAllRanks()]
+    extra = [AtStep(*options.kill_at, kill)] if options.kill_at else []
+    extra += [AtStep(*options.flip_at, flip)] if options.flip_at else []
+    trainer = pl.Trainer(
+        callbacks=[*ROWS[options.row](), ExactResume(), checkpoint, *checks, *extra],
+        accelerator="cpu",
+        devices=options.processes,
+        strategy=options.strategy if options.processes > 1 else "auto",
+        max_epochs=options.epochs,
+        use_distributed_sampler=not options.own_sampler,
+        logger=False,
+        enable_progress_bar=False,
+        default_root_dir=options.out,
+    )
+    trainer.fit(module, data(options), loader(2), ckpt_path=options.resume)
+    result = {
+        "weights": module.state_dict(),
+        "masks": state_of(module).masks,
+        "optimizer": trainer.optimizers[0].state_dict() if trainer.optimizers else {},
+        "generator": torch.get_rng_state(),
+    }
+    torch.save(result, options.out / f"rank{trainer.global_rank}.pt")
+
+
+if __name__ == "__main__":
+    main()

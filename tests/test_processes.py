@@ -1,0 +1,117 @@
+"""Runs in processes of their own: killed and resumed, and two at a time."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from toy import assert_equal
+
+SCRIPT = Path(__file__).parent / "scripts" / "train.py"
+
+
+def start(out, *arguments):
+    out.mkdir(exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, str(SCRIPT), str(out), *map(str, arguments)]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=240)
+    return process.returncode, output
+
+
+def run(out, *arguments):
+    code, output = finish(start(out, *arguments))
+    assert code == 0, output
+
+
+def result(out, rank=0):
+    return torch.load(out / f"rank{rank}.pt", weights_only=True)
+
+
+def flat(tree, prefix=""):
+    """Return all tensors and numbers of nested dicts and lists, by path."""
+    if isinstance(tree, dict):
+        pairs = tree.items()
+    elif isinstance(tree, list | tuple):
+        pairs = enumerate(tree)
+    else:
+        return {prefix: torch.as_tensor(tree)} if isinstance(tree, torch.Tensor | int | float) else {}
+    return {key: value for name, part in pairs for key, value in flat(part, f"{prefix}.{name}").items()}
+
+
+def assert_same(a, b, ranks):
+    for rank in range(ranks):
+        assert_equal(flat(result(a, rank)), flat(result(b, rank)))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(
+    ("where", "row", "workers"),
+    [
+        ("epoch end", "random", 0),
+        ("epoch end", "moving", 2),
+        ("mid-epoch", "moving", 0),
+        ("mid-epoch", "fixed", 2),
+    ],
+)
+def test_killed_and_resumed_is_undisturbed(tmp_path, processes, where, row, workers):
+    """Four epochs, killed in the third by SIGKILL and resumed: weights, masks, optimizer, generators."""
+    batches = 8 // processes
+    common = ["--row", row, "--workers", workers, "--processes", processes, "--dropout", 0.5, "--shuffle"]
+    common += ["--stateful", "--own-sampler", "--save-every", batches + 1] if where == "mid-epoch" else []
+    whole = start(tmp_path / "whole", *common)
+    killed = start(tmp_path / "killed", *common, "--kill-at", 2 * batches + 3, 0)
+    assert finish(whole)[0] == 0
+    code, output = finish(killed)
+    assert code != 0, output
+    saved = torch.load(tmp_path / "killed" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == (2 * batches + 2 if where == "mid-epoch" else 2 * batches)
+    # Two processes shuffle by Lightning's sampler, which draws from the seed and the epoch alone.
+    seed = 99 if processes == 1 else 7
+    run(tmp_path / "killed", *common, "--resume", tmp_path / "killed" / "last.ckpt", "--seed", seed)
+    assert_same(tmp_path / "whole", tmp_path / "killed", processes)
+
+
+def test_two_processes_are_one_on_the_joint_batch(tmp_path):
+    run(tmp_path / "one", "--batch-size", 16)
+    run(tmp_path / "two", "--batch-size", 8, "--processes", 2, "--rank-seeds", "--own-sampler")
+    one, two = result(tmp_path / "one"), result(tmp_path / "two")
+    assert_equal(one["masks"], two["masks"])
+    assert_equal(two["weights"], result(tmp_path / "two", 1)["weights"])
+    for name, value in one["weights"].items():
+        torch.testing.assert_close(value, two["weights"][name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("row", ["random", "moving"])
+def test_ranks_with_seeds_of_their_own_have_the_same_masks(tmp_path, row):
+    """The script compares them after every step."""
+    run(tmp_path, "--row", row, "--processes", 2, "--rank-seeds", "--dropout", 0.5)
+    assert_equal(result(tmp_path)["masks"], result(tmp_path, 1)["masks"])
+
+
+@pytest.mark.parametrize("row", ["unverified", "fixed"])
+def test_a_flipped_bit_on_one_rank_is_named(tmp_path, row):
+    code, output = finish(start(tmp_path, "--row", row, "--processes", 2, "--flip-at", 3, 1))
+    assert code != 0
+    assert "net.4.weight" in output
+    assert (
+        "The processes have different masks of net.4.weight" in output or "`verify`: 'net.4.weight'" in output
+    )
+
+
+def test_a_killed_rank_ends_the_run(tmp_path):
+    code, output = finish(start(tmp_path, "--processes", 2, "--kill-at", 3, 1))
+    assert code != 0, output
+
+
+def test_spawned_processes_warn_that_masks_stay_behind(tmp_path):
+    code, output = finish(start(tmp_path, "--row", "unverified", "--processes", 2, "--strategy", "ddp_spawn"))
+    assert code == 0, output
+    assert "masks stay in the spawned processes" in output
