@@ -1,13 +1,14 @@
 """The one place that imports Lightning.
 
 Lightning is published twice, as ``pytorch_lightning`` and as ``lightning.pytorch``, with the same code and
-different classes. One :class:`Callback` serves both: it inherits from the bases of every package installed,
+different classes. One ``Callback`` serves both: it inherits from the bases of every package installed,
 so either Trainer and either LightningCLI accepts our callbacks. Modules and data modules can belong to one
 package only: to the one that the process imported before us, else to ``pytorch_lightning``.
 """
 
 import importlib
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ __all__ = [
     "callbacks_of",
     "cli_module",
     "is_lightning",
+    "rank_zero_warn",
     "restart_train_iterator",
     "train_loaders",
 ]
@@ -49,12 +51,14 @@ def _import_installed() -> list[ModuleType]:
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 
+    rank_zero_warn: Callable[[str], None]
     _installed: list[ModuleType] = []
 else:
     _installed = _import_installed()
     LightningModule = _installed[0].LightningModule
     LightningDataModule = _installed[0].LightningDataModule
     Trainer = _installed[0].Trainer
+    rank_zero_warn = _installed[0].utilities.rank_zero.rank_zero_warn
     Callback = type("Callback", tuple(package.Callback for package in _installed), {})
 
 

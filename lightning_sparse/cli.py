@@ -105,7 +105,9 @@ def _plan_table(model: LightningModule, callback: SparsityCallback | None) -> st
     shapes = {name: weight.shape for name, weight in weights.items()}
     sizes = {name: shape.numel() for name, shape in shapes.items()}
     budgets = callback.planned_budgets(shapes) if callback else sizes
-    kept = total_budget(sum(sizes.values()), callback.density) if callback else sum(sizes.values())
+    kept = sum(budgets.values())
+    if callback and budgets.keys() != sizes.keys():  # scores will share out the total
+        kept = total_budget(sum(sizes.values()), callback.density)
     costs = [LayerCost(layer_name(name), tuple(shape), budgets.get(name)) for name, shape in shapes.items()]
     return cost_table(costs, kept)
 

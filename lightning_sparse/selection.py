@@ -41,7 +41,7 @@ def select_weights(
 
     Args:
         module: Any module; not changed.
-        include: Patterns (:mod:`fnmatch`) on parameter names: only weights that match one of them. They may
+        include: Patterns (``fnmatch``) on parameter names: only weights that match one of them. They may
             name any floating-point parameter of two or more dimensions, such as ``*.in_proj_weight``.
         exclude: Patterns of weights to leave dense.
 

@@ -34,6 +34,8 @@ class _Plan:
     """Number of parameters the optimizer had when the plan was made: it may be given more later."""
     weights: list[Tensor]
     keep: list[Tensor]
+    announced: bool = False
+    """Whether the gradients of the coming step were masked."""
 
 
 class SparseState:
@@ -61,6 +63,11 @@ class SparseState:
     @owner.setter
     def owner(self, owner: object) -> None:
         self._owner = weakref.ref(owner)
+
+    @property
+    def enforced(self) -> bool:
+        """Whether the masks are in force; after a fit they are only known."""
+        return bool(self._handles)
 
     @property
     def masks(self) -> Masks:
@@ -169,13 +176,13 @@ class SparseState:
         something else, without a word.
         """
         plan = self._plan(optimizer)
+        plan.announced = True
         gradients = [w.grad for w in plan.weights if w.grad is not None]
         keeps = [k for w, k in zip(plan.weights, plan.keep, strict=True) if w.grad is not None]
         if gradients:
             _keep_only_(gradients, keeps)
             if keeps[0].is_floating_point() and not _all_finite(gradients):  # 0 * NaN is NaN
-                for gradient, keep in zip(gradients, keeps, strict=True):
-                    gradient.masked_fill_(keep == 0, 0)
+                _fill_pruned_(gradients, keeps)
 
     @torch.no_grad()
     def mask_weights_(self, optimizer: Optimizer) -> None:
@@ -186,6 +193,9 @@ class SparseState:
         plan = self._plan(optimizer)
         if plan.weights:
             _keep_only_(plan.weights, plan.keep)
+            if not plan.announced:
+                _fill_pruned_(plan.weights, plan.keep)
+        plan.announced = False
 
     def _plan(self, optimizer: Optimizer) -> _Plan:
         size = sum(len(group["params"]) for group in optimizer.param_groups)
@@ -202,7 +212,7 @@ _states: "weakref.WeakKeyDictionary[nn.Module, SparseState]" = weakref.WeakKeyDi
 
 
 def state_of(module: nn.Module) -> SparseState:
-    """Return the one :class:`SparseState` of ``module``, an empty one at first."""
+    """Return the one ``SparseState`` of ``module``, an empty one at first."""
     return _states.setdefault(module, SparseState())
 
 
@@ -212,7 +222,7 @@ def pack_masks(masks: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
 
 
 def unpack_masks(packed: Mapping[str, Mapping[str, Any]]) -> Masks:
-    """Return the masks that :func:`pack_masks` packed.
+    """Return the masks that ``pack_masks`` packed.
 
     Raises:
         ValueError: If the bits of a mask are not those that were packed.
@@ -265,6 +275,12 @@ def _keep_only_(tensors: list[Tensor], keeps: list[Tensor]) -> None:
     else:
         for tensor, pruned in zip(tensors, keeps, strict=True):
             tensor.masked_fill_(pruned, 0)
+
+
+def _fill_pruned_(tensors: list[Tensor], keeps: list[Tensor]) -> None:
+    """Set pruned entries to zero whatever they are."""
+    for tensor, keep in zip(tensors, keeps, strict=True):
+        tensor.masked_fill_(~_kept(keep), 0)
 
 
 def _all_finite(tensors: list[Tensor]) -> bool:

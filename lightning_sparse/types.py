@@ -27,4 +27,4 @@ Shapes: TypeAlias = Mapping[str, torch.Size]
 """Weight shape per layer: ``(out, in)`` or ``(out, in / groups, *kernel)``."""
 
 AllocationName: TypeAlias = Literal["uniform", "erk", "epl", "epf"]
-"""How a layerwise budget is shared out; see :mod:`lightning_sparse.functional.allocation`."""
+"""How a layerwise budget is shared out; see ``lightning_sparse.functional.allocation``."""

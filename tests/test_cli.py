@@ -28,6 +28,11 @@ def test_quickstart_logs_checkpoints_and_tests(tmp_path, capsys):
     assert kept == 2510
 
 
+def test_density_from_the_command_line(capsys):
+    main(["plan", "--config", QUICKSTART, "--trainer.callbacks.density=0.01"])
+    assert "502" in capsys.readouterr().out
+
+
 def test_dense_overlay(tmp_path, capsys):
     main(["fit", "--config", QUICKSTART, "--config", DENSE, "--trainer.max_epochs", "1"])
     assert "test/acc" in capsys.readouterr().out
@@ -55,8 +60,8 @@ def test_plan_trains_nothing_and_names_every_layer(tmp_path, capsys):
 def test_plan_of_a_dense_net_and_of_a_global_ranking(capsys):
     main(["plan", "--config", QUICKSTART, "--config", DENSE])
     assert "the net stays dense" in capsys.readouterr().out
-    arguments = ["--trainer.callbacks+=PruneAtInit", "--trainer.callbacks.method=magnitude"]
-    main(["plan", "--config", QUICKSTART, "--config", DENSE, *arguments, "--trainer.callbacks.density=0.05"])
+    arguments = ["--trainer.callbacks.method=magnitude"]
+    main(["plan", "--config", QUICKSTART, *arguments])
     printed = capsys.readouterr().out
     assert "by score" in printed
     assert "2,510" in printed
@@ -64,26 +69,23 @@ def test_plan_of_a_dense_net_and_of_a_global_ranking(capsys):
 
 def test_method_objects_by_class_path(capsys):
     method = "{class_path: Magnitude, init_args: {allocation: epl}}"
-    prune = ["--trainer.callbacks+=PruneAtInit", f"--trainer.callbacks.method={method}"]
-    main(["plan", "--config", QUICKSTART, "--config", DENSE, *prune])
+    main(["plan", "--config", QUICKSTART, f"--trainer.callbacks.method={method}"])
     assert "Magnitude(allocation='epl')" in capsys.readouterr().out
 
 
-PRUNE = ["--config", DENSE, "--trainer.callbacks+=PruneAtInit"]
-
-
+# Dotted keys go to the last callback of a recipe, which is PruneAtInit.
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--trainer.callbacks+=PruneAtInt"], "There is no class 'PruneAtInt'; did you mean PruneAtInit?"),
-        ([*PRUNE, "--trainer.callbacks.method=snpi"], "must be one of 'random', 'uniform', 'erk'"),
-        ([*PRUNE, "--trainer.callbacks.density=0"], "`density` must be in (0, 1], got 0"),
-        ([*PRUNE, "--trainer.callbacks.density=1.5"], "`density` must be in (0, 1], got 1.5"),
-        ([*PRUNE, "--trainer.callbacks.density=abc"], "Expected a <class 'float'>. Got value: abc"),
-        ([*PRUNE, "--trainer.callbacks.densty=0.1"], "Option 'densty' is not accepted"),
-        ([*PRUNE, "--trainer.callbacks.exclude=[nope]"], "`exclude` pattern 'nope' matches no parameter"),
+        (["--trainer.callbacks.method=snpi"], "must be one of 'random', 'uniform', 'erk'"),
+        (["--trainer.callbacks.density=0"], "`density` must be in (0, 1], got 0"),
+        (["--trainer.callbacks.density=1.5"], "`density` must be in (0, 1], got 1.5"),
+        (["--trainer.callbacks.density=abc"], "Expected a <class 'float'>. Got value: abc"),
+        (["--trainer.callbacks.densty=0.1"], "Option 'densty' is not accepted"),
+        (["--trainer.callbacks.exclude=[nope]"], "`exclude` pattern 'nope' matches no parameter"),
         (
-            [*PRUNE, "--trainer.callbacks.density_overrides={net.fcs.0.weight: 1.0}"],
+            ["--trainer.callbacks.density_overrides={net.fcs.0.weight: 1.0}"],
             "`density_overrides` must leave the other 2 layers between",
         ),
         (["--trainer.nope=3"], "--trainer.nope=3"),

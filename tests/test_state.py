@@ -119,6 +119,16 @@ def test_the_hook_guards_steps_that_nobody_announced():
     assert net.weight[~masks["weight"]].eq(0).all()
 
 
+def test_an_unannounced_step_with_bad_gradients_leaves_pruned_weights_at_zero():
+    net, masks = net_and_mask()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    state_of(net).install_(net, masks, OWNER)
+    state_of(net).attach([optimizer])
+    net.weight.grad = torch.where(masks["weight"], 1.0, float("nan"))
+    optimizer.step()
+    assert net.weight[~masks["weight"]].eq(0).all()
+
+
 def test_attach_twice_hooks_once_and_detach_removes():
     net, masks = net_and_mask()
     optimizer = torch.optim.SGD(net.parameters(), 0.1)

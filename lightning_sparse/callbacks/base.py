@@ -21,11 +21,13 @@ from lightning_sparse.callbacks.monitor import SparsityMonitor
 from lightning_sparse.callbacks.processes import agree, masks_of_rank_zero, seed_of_rank_zero, verify_step
 from lightning_sparse.callbacks.refusals import (
     check_density,
+    check_patterns,
     explain_damage,
     refuse_averaging,
     refuse_company,
     refuse_damaged_checkpoint,
     refuse_strategy,
+    warn_of_spawned_processes,
 )
 from lightning_sparse.callbacks.reports import log_sparsity, print_table
 from lightning_sparse.selection import select_weights
@@ -66,6 +68,8 @@ class SparsityCallback(Callback, ABC):
         verify: bool = False,
     ) -> None:
         check_density("density", density)
+        check_patterns("include", include)
+        check_patterns("exclude", exclude)
         for pattern, override in (density_overrides or {}).items():
             check_density(f"density_overrides[{pattern!r}]", override)
         self.density = density
@@ -85,7 +89,7 @@ class SparsityCallback(Callback, ABC):
 
     @abstractmethod
     def config(self) -> dict[str, str | int | float | None]:
-        """Return the arguments that a resumed run must share with the first, by name."""
+        """Return the arguments of its own that a resumed run must share with the first, by name."""
 
     @abstractmethod
     def planned_budgets(self, shapes: Shapes) -> Budgets:
@@ -107,6 +111,7 @@ class SparsityCallback(Callback, ABC):
         self._restored, self._was_finished = {}, False
         self._state = state_of(pl_module)
         refuse_strategy(type(self).__name__, trainer)
+        warn_of_spawned_processes(type(self).__name__, trainer)
         refuse_company(self, sparsity_callbacks(trainer))
         if self.moves:
             refuse_averaging(type(self).__name__, trainer)
@@ -172,18 +177,13 @@ class SparsityCallback(Callback, ABC):
 
     # Checkpoints.
 
-    @property
-    def state_key(self) -> str:
-        """What identifies the callback in a checkpoint: the weights it is for, not their density."""
-        return self._generate_state_key(include=self.include, exclude=self.exclude)
-
     def state_dict(self) -> dict[str, Any]:
         """Return masks (packed bits) and arguments; tensors and plain values only."""
         state = self._state
         if state is None or self not in state.finished:
             return {}
         masks = state.masks if state.owner is self else {}
-        return {"config": self.config(), "finished": True, "masks": pack_masks(masks)}
+        return {"config": self._full_config(), "finished": True, "masks": pack_masks(masks)}
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -225,7 +225,9 @@ class SparsityCallback(Callback, ABC):
 
     def describe(self) -> str:
         """Return name and arguments on one line."""
-        arguments = ", ".join(f"{name}={value}" for name, value in self.config().items())
+        arguments = ", ".join(
+            f"{name}={value}" for name, value in self._full_config().items() if value is not None
+        )
         return f"{type(self).__name__}: {arguments}"
 
     def new_masks(self, module: LightningModule, optimizer: Optimizer) -> Masks:
@@ -268,8 +270,12 @@ class SparsityCallback(Callback, ABC):
         )
         return self._carried if same else {}
 
+    def _full_config(self) -> dict[str, str | int | float | None]:
+        shared = {name: getattr(self, name) for name in ("include", "exclude", "density_overrides")}
+        return {**self.config(), **{name: str(value) if value else None for name, value in shared.items()}}
+
     def _check_config(self, saved: Mapping[str, Any]) -> None:
-        for name, value in self.config().items():
+        for name, value in self._full_config().items():
             if name in saved and saved[name] != value:
                 raise ValueError(
                     f"`{name}` is {value!r}, but the checkpoint was made with {saved[name]!r}. Resume with "
@@ -283,5 +289,5 @@ def sparsity_callbacks(trainer: Trainer) -> list[SparsityCallback]:
 
 
 def monitored(trainer: Trainer) -> bool:
-    """Tell whether a :class:`SparsityMonitor` does the logging."""
+    """Tell whether a ``SparsityMonitor`` does the logging."""
     return any(isinstance(callback, SparsityMonitor) for callback in callbacks_of(trainer))

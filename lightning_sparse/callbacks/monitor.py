@@ -3,9 +3,8 @@
 from typing import Any
 
 from lightning_sparse._lightning import Callback, LightningModule, Trainer, is_lightning
-from lightning_sparse.callbacks.reports import log_sparsity, print_table
-from lightning_sparse.selection import layer_name, select_weights
-from lightning_sparse.state import state_of
+from lightning_sparse.callbacks.reports import log_sparsity, print_table, weights_and_masks
+from lightning_sparse.selection import layer_name
 
 __all__ = ["SparsityMonitor"]
 
@@ -49,13 +48,12 @@ class SparsityMonitor(Callback):
             self._write_histograms(trainer, pl_module)
 
     def _write_histograms(self, trainer: Trainer, module: LightningModule) -> None:
-        state = state_of(module)
-        weights = state.weights or select_weights(module)
+        weights, masks = weights_and_masks(module)
         for logger in trainer.loggers:
             if is_lightning(logger, "loggers.TensorBoardLogger"):
                 writer: Any = logger.experiment  # type: ignore[attr-defined]
                 for name, weight in weights.items():
-                    mask = state.masks.get(name, weight != 0)
+                    mask = masks.get(name, weight != 0)
                     writer.add_histogram(
                         f"weights/{layer_name(name)}", weight.detach()[mask], trainer.global_step
                     )

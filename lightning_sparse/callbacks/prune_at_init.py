@@ -43,8 +43,8 @@ class PruneAtInit(SparsityCallback):
 
     def __init__(
         self,
-        method: MethodName | PruningMethod = "erk",
-        density: float = 0.1,
+        method: MethodName | PruningMethod,
+        density: float,
         *,
         min_weights_per_layer: int = 1,
         include: list[str] | None = None,
@@ -72,7 +72,6 @@ class PruneAtInit(SparsityCallback):
             "method": repr(self.method),
             "density": self.density,
             "min_weights_per_layer": self.min_weights_per_layer,
-            "density_overrides": repr(self.density_overrides),
         }
 
     def planned_budgets(self, shapes: Shapes) -> Budgets:

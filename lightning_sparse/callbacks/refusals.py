@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_sparse._lightning import AVERAGING, Trainer, callbacks_of, is_lightning
+from lightning_sparse._lightning import AVERAGING, Trainer, callbacks_of, is_lightning, rank_zero_warn
 
 if TYPE_CHECKING:
     from lightning_sparse.callbacks.base import SparsityCallback
 
 __all__ = [
     "check_density",
+    "check_patterns",
     "explain_damage",
     "refuse_averaging",
     "refuse_company",
     "refuse_damaged_checkpoint",
     "refuse_strategy",
+    "warn_of_spawned_processes",
 ]
 
 SPLITS_WEIGHTS = ("fsdp", "deepspeed", "modelparallel", "xla")
@@ -29,6 +31,21 @@ def check_density(argument: str, density: float) -> None:
     if not 0 < density <= 1:
         raise ValueError(
             f"`{argument}` must be in (0, 1], got {density}. It is the share of weights kept: 0.1 keeps 10%."
+        )
+
+
+def check_patterns(argument: str, patterns: object) -> None:
+    """Raise ValueError if ``patterns`` is one string instead of a list of them."""
+    if isinstance(patterns, str):
+        raise ValueError(f"`{argument}` must be a list of patterns, got {patterns!r}. Write [{patterns!r}].")
+
+
+def warn_of_spawned_processes(callback: str, trainer: Trainer) -> None:
+    """Warn that Lightning hands weights back to the parent process, but no callback's state."""
+    if "spawn" in str(getattr(trainer.strategy, "_start_method", "")):
+        rank_zero_warn(
+            f"{callback}: masks stay in the spawned processes; after fit, this one has the sparse weights "
+            "but no masks. Use `strategy='ddp'`, or go on from a checkpoint."
         )
 
 

@@ -18,7 +18,7 @@ Labelled: TypeAlias = tuple[Tensor, Tensor]
 
 
 def collate(batch: Any) -> Any:
-    """Pass a batch on that :class:`InMemoryImages` has already put together; stack a list of samples."""
+    """Pass a batch on that ``InMemoryImages`` has already put together; stack a list of samples."""
     return batch if isinstance(batch, tuple) else default_collate(batch)
 
 
@@ -103,8 +103,8 @@ class ImageDataModule(LightningDataModule, ABC):
     """Loads a data set once, splits a validation share off, normalises and batches.
 
     All images are normalised with the channel means and standard deviations measured on the training share.
-    Children say where the images come from: :meth:`load_train`, :meth:`load_test` and, for a data set with
-    validation images of its own, :meth:`load_val`.
+    Children say where the images come from: ``load_train``, ``load_test`` and, for a data set with
+    validation images of its own, ``load_val``.
 
     Args:
         batch_size: Images per batch.

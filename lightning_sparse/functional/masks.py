@@ -125,7 +125,7 @@ def pack_bits(mask: Tensor) -> Tensor:
 
 
 def unpack_bits(packed: Tensor, shape: Sequence[int]) -> Tensor:
-    """Unpack what :func:`pack_bits` packed.
+    """Unpack what ``pack_bits`` packed.
 
     Args:
         packed: uint8 tensor of length ``ceil(prod(shape) / 8)``.

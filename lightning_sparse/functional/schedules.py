@@ -6,7 +6,7 @@ __all__ = ["cosine", "cubic", "exponential", "linear", "sigmoid"]
 
 
 def cosine(step: float, total: float, initial: float) -> float:
-    r"""Let the share of connections that move fall to zero: :math:`\frac{f_0}{2} (1 + \cos(\pi t / T))`.
+    """Let the share of connections that move fall to zero: ``f0 / 2 (1 + cos(pi t / T))``.
 
     Args:
         step: Time t; past ``total`` the fraction stays at zero.
@@ -32,7 +32,7 @@ def cosine(step: float, total: float, initial: float) -> float:
 
 
 def exponential(step: float, total: float, final: float) -> float:
-    r"""Let the density fall by the same factor at each step: :math:`d^{t / T}`.
+    """Let the density fall by the same factor at each step: ``d ** (t / T)``.
 
     Args:
         step: Time t, counted from 0 (dense); past ``total`` the density stays at ``final``.
@@ -59,7 +59,7 @@ def exponential(step: float, total: float, final: float) -> float:
 
 
 def linear(step: float, total: float, final: float) -> float:
-    r"""Let the density fall by the same amount at each step: :math:`1 - (1 - d) t / T`.
+    """Let the density fall by the same amount at each step: ``1 - (1 - d) t / T``.
 
     Args:
         step: Time t, counted from 0 (dense); past ``total`` the density stays at ``final``.
@@ -85,7 +85,7 @@ def linear(step: float, total: float, final: float) -> float:
 
 
 def cubic(step: float, total: float, final: float, initial: float = 1.0) -> float:
-    r"""Let the density fall fast at first and slowly at the end: :math:`d + (d_0 - d) (1 - t / T)^3`.
+    """Let the density fall fast at first and slowly at the end: ``d + (d0 - d) (1 - t / T) ** 3``.
 
     Args:
         step: Time t, counted from 0; past ``total`` the density stays at ``final``.
@@ -112,7 +112,7 @@ def cubic(step: float, total: float, final: float, initial: float = 1.0) -> floa
 
 
 def sigmoid(epoch: float, total: float, alpha: float, beta: float, gamma: float) -> float:
-    r"""Let the sparsity rise along an S: :math:`\alpha / (1 + \exp(-(e - \beta E) / \gamma))` percent.
+    """Let the sparsity rise along an S: ``alpha / (1 + exp(-(e - beta E) / gamma))`` percent.
 
     Args:
         epoch: Epoch e.

@@ -22,7 +22,7 @@ LRSchedulerCallable: TypeAlias = Callable[[Optimizer], LRScheduler]
 """Makes a learning rate scheduler from an optimizer; a class path with ``init_args`` in YAML."""
 
 WeightInit: TypeAlias = Literal["default", "kaiming_normal"]
-"""How the weights start; see :class:`ImageClassifier`."""
+"""How the weights start; see ``ImageClassifier``."""
 
 _LIVE_OBJECTS = ("net", "optimizer", "lr_scheduler")
 

@@ -50,6 +50,16 @@ def test_alone_it_counts_zeros(tmp_path, capsys):
     assert "616" in capsys.readouterr().out
 
 
+def test_masks_of_an_earlier_fit_do_not_count(tmp_path):
+    toy = make_toy()
+    trainer(tmp_path, PruneAtInit("erk", 0.1)).fit(toy, loader())
+    runner = trainer(tmp_path, SparsityMonitor())
+    runner.fit(toy, loader())
+    zeros = int((toy.net[6].weight == 0).sum())
+    assert zeros < 400  # trained densely, and said so
+    assert float(runner.callback_metrics["sparsity/net.6"]) == pytest.approx(zeros / 800)
+
+
 def test_tensorboard_has_scalars_and_histograms(tmp_path):
     logger = TensorBoardLogger(tmp_path)
     callbacks = [PruneAtInit("erk", 0.1), SparsityMonitor(log_histograms=True)]

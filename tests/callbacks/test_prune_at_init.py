@@ -137,6 +137,8 @@ def test_without_exact_resume_it_is_another_run(tmp_path):
         ({"density": 0.2}, "`density` is 0.2, but the checkpoint was made with 0.1"),
         ({"method": "epl"}, "`method` is .*epl.*erk"),
         ({"density_overrides": {"net.0.weight": 0.3}}, "`density_overrides` is"),
+        ({"include": ["net.6.weight"]}, r"`include` is .*net.6.* made with None"),
+        ({"exclude": ["net.0.weight"]}, r"`exclude` is .*net.0.* made with None"),
     ],
 )
 def test_changed_arguments_do_not_resume(tmp_path, changed, message):
@@ -234,6 +236,8 @@ def test_monitored_by_model_checkpoint(tmp_path):
         ({"density": 1.5}, r"`density` must be in \(0, 1\], got 1.5"),
         ({"density_overrides": {"net.0.*": 2.0}}, r"`density_overrides\['net.0.\*'\]` must be in .* got 2.0"),
         ({"min_weights_per_layer": -1}, "`min_weights_per_layer` must be .*, got -1"),
+        ({"include": "net.*"}, r"`include` must be a list of patterns, got 'net.\*'. Write \['net.\*'\]"),
+        ({"exclude": "net.*"}, "`exclude` must be a list of patterns"),
     ],
 )
 def test_wrong_arguments_fail_in_the_constructor(arguments, message):
