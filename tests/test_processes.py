@@ -79,6 +79,13 @@ def test_killed_and_resumed_is_undisturbed(tmp_path, processes, where, row, work
     assert_same(tmp_path / "whole", tmp_path / "killed", processes)
 
 
+@pytest.mark.parametrize("row", ["fixed", "moving"])
+def test_a_new_process_tests_the_net_that_was_trained(tmp_path, row):
+    run(tmp_path, "--row", row, "--epochs", 2)
+    run(tmp_path, "--row", row, "--test-only", "--resume", tmp_path / "last.ckpt", "--seed", 99)
+    assert torch.load(tmp_path / "metrics.pt") == result(tmp_path)["metrics"]
+
+
 def test_two_processes_are_one_on_the_joint_batch(tmp_path):
     run(tmp_path / "one", "--batch-size", 16)
     run(tmp_path / "two", "--batch-size", 8, "--processes", 2, "--rank-seeds", "--own-sampler")

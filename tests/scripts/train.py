@@ -83,6 +83,7 @@ def parse():
     parser.add_argument("--rank-seeds", action="store_true")
     parser.add_argument("--save-every", type=int)
     parser.add_argument("--resume", type=Path)
+    parser.add_argument("--test-only", action="store_true")
     parser.add_argument("--kill-at", type=int, nargs=2, metavar=("STEP", "RANK"))
     parser.add_argument("--flip-at", type=int, nargs=2, metavar=("STEP", "RANK"))
     return parser.parse_args()
@@ -120,8 +121,13 @@ def main():
         enable_progress_bar=False,
         default_root_dir=options.out,
     )
+    if options.test_only:
+        metrics = trainer.test(module, loader(2), ckpt_path=options.resume)
+        torch.save(metrics, options.out / "metrics.pt")
+        return
     trainer.fit(module, data(options), loader(2), ckpt_path=options.resume)
     result = {
+        "metrics": trainer.test(module, loader(2)) if options.processes == 1 else [],
         "weights": module.state_dict(),
         "masks": state_of(module).masks,
         "optimizer": trainer.optimizers[0].state_dict() if trainer.optimizers else {},
