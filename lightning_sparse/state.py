@@ -52,7 +52,7 @@ class SparseState:
         self._owner: weakref.ReferenceType[Any] | None = None
         self._keep: dict[str, Tensor] = {}
         self._counts: Budgets = {}
-        self._plans: dict[int, _Plan] = {}
+        self._plans: weakref.WeakKeyDictionary[Optimizer, _Plan] = weakref.WeakKeyDictionary()
         self._handles: list[RemovableHandle] = []
 
     @property
@@ -199,12 +199,12 @@ class SparseState:
 
     def _plan(self, optimizer: Optimizer) -> _Plan:
         size = sum(len(group["params"]) for group in optimizer.param_groups)
-        plan = self._plans.get(id(optimizer))
+        plan = self._plans.get(optimizer)
         if plan is None or plan.size != size:
             held = {id(p) for group in optimizer.param_groups for p in group["params"]}
             names = [name for name, weight in self.weights.items() if id(weight) in held]
             plan = _Plan(size, [self.weights[n] for n in names], [self._keep[n] for n in names])
-            self._plans[id(optimizer)] = plan
+            self._plans[optimizer] = plan
         return plan
 
 
