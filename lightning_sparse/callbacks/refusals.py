@@ -60,17 +60,16 @@ def refuse_strategy(callback: str, trainer: Trainer) -> None:
 
 
 def refuse_company(callback: "SparsityCallback", callbacks: Sequence["SparsityCallback"]) -> None:
-    """Raise ValueError if two callbacks of a Trainer would own the same masks."""
-    name = type(callback).__name__
-    if sum(type(other) is type(callback) for other in callbacks) > 1:
-        raise ValueError(
-            f"Two {name} callbacks in one Trainer. Use one: `density_overrides` and `exclude` give layers a "
-            "density of their own."
-        )
+    """Raise ValueError if two callbacks of a Trainer would own the same masks.
+
+    Two of one class never get here: the Trainer refuses them, as they would share a key in the checkpoint.
+    """
     for other in callbacks:
         if other is not callback and other.moves == callback.moves:
             both = "change masks during training" if callback.moves else "make masks to start from"
-            raise ValueError(f"{name} and {type(other).__name__} both {both}. Use one of them.")
+            raise ValueError(
+                f"{type(callback).__name__} and {type(other).__name__} both {both}. Use one of them."
+            )
 
 
 def refuse_averaging(callback: str, trainer: Trainer) -> None:
