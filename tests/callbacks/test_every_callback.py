@@ -574,7 +574,7 @@ def test_two_that_move_are_refused(tmp_path, first):
 
 def test_two_of_a_kind_are_refused(tmp_path):
     callbacks = [PruneAtInit("erk", 0.1, include=[f"net.{i}.weight"]) for i in (0, 6)]
-    with pytest.raises(RuntimeError, match="more than one stateful callback of type PruneAtInit"):
+    with pytest.raises(RuntimeError, match="more than one stateful callback of type `PruneAtInit`"):
         trainer(tmp_path, *callbacks)
 
 
