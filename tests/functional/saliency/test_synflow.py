@@ -1,0 +1,138 @@
+import copy
+import math
+from functools import partial
+
+import pytest
+import torch
+from saliency_golden import case
+from torch import nn
+
+from lightning_sparse.functional.masks import global_masks
+from lightning_sparse.functional.saliency.iterative import check_scores, density_path, prune_along
+from lightning_sparse.functional.saliency.synflow import synflow
+
+NAMES = ["synflow_mlp_fresh", "synflow_conv_fresh", "synflow_conv_warm"]
+
+
+def rank_as_the_reference(scores, density):
+    """Keep N - floor((1 - d) N)."""
+    total = sum(score.numel() for score in scores.values())
+    return global_masks(scores, total - int((1 - density) * total))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_reference_conformance(name, dtype):
+    reference = case(name)
+    net = reference.net()
+    before = copy.deepcopy(net.state_dict())
+    example = torch.zeros(4, *reference.about["input_shape"])
+    score = partial(synflow, net, reference.weights(net), example, conformance="reference", dtype=dtype)
+    key, tolerance = ("score_first", 1e-5) if dtype == torch.float32 else ("score_first_f64", 1e-8)
+    for layer, values in score().items():
+        expected = reference.tensor(f"{key}.{layer}")
+        assert (values - expected).abs().max() <= tolerance * expected.max(), layer
+    for run, about in reference.about["runs"].items():
+        density, steps = about["density"], about["iterations"]
+        path = density_path(density, steps)
+        if about["schedule"] == "linear":  # in the reference's arithmetic, whose rounding the floor shows
+            path = [1 - (1 - density) * ((step + 1) / steps) for step in range(steps)]
+        for step, masks in enumerate(prune_along(path, score, rank_as_the_reference)):
+            expected = reference.masks(f"{run}.maskbits_steps", net, step)
+            assert all(torch.equal(masks[layer], expected[layer]) for layer in masks), (run, step)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def weights_of(net):
+    return {name: p for name, p in net.named_parameters() if p.ndim > 1}
+
+
+def test_two_layers_by_hand():
+    """R = sum of |b| |a| 1: with a = (1, -2; 3, 4), b = (-5, 6): R = 5 * 3 + 6 * 7."""
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[1.0, -2.0], [3.0, 4.0]]))
+        net[1].weight.copy_(torch.tensor([[-5.0, 6.0]]))
+        net[0].bias.fill_(100.0)
+    scores = synflow(net, weights_of(net), torch.zeros(1, 2))
+    assert scores["0.weight"].tolist() == [[5.0, 10.0], [18.0, 24.0]]
+    assert scores["1.weight"].tolist() == [[15.0, 42.0]]
+
+
+def test_flow_is_conserved_between_layers():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 3))
+    totals = [score.sum() for score in synflow(net, weights_of(net), torch.zeros(1, 9)).values()]
+    torch.testing.assert_close(totals, [totals[0]] * 3)
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [nn.BatchNorm1d(8), nn.LayerNorm(8), nn.GroupNorm(2, 8), nn.RMSNorm(8), nn.LayerNorm(8, bias=False)],
+)
+def test_norms_scale_and_do_nothing_else(norm):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), norm, nn.Linear(8, 2)).double()
+    with torch.no_grad():
+        for parameter in norm.parameters():
+            parameter.uniform_(-2, 2)
+        gamma = norm.weight.abs()
+        if isinstance(norm, nn.BatchNorm1d):
+            norm.running_var.uniform_(0.5, 2)
+            gamma = gamma / (norm.running_var + norm.eps).sqrt()
+    a, b = net[0].weight.detach().abs(), net[2].weight.detach().abs()
+    scores = synflow(net, {"0.weight": net[0].weight, "2.weight": net[2].weight}, torch.zeros(1, 4))
+    torch.testing.assert_close(scores["0.weight"], (b.sum(0) * gamma)[:, None] * a)
+    torch.testing.assert_close(scores["2.weight"], b * (gamma * a.sum(1)))
+    assert not norm._forward_hooks
+
+
+def test_buffers_of_any_type_are_left_alone():
+    class Buffers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3, 3)
+            self.register_buffer("causal_mask", torch.tensor([True, False, True]))
+            self.register_buffer("index", torch.tensor([2, 0, 1]), persistent=False)
+            self.register_buffer("shift", torch.tensor([-1.0, -1.0, -1.0]))
+
+        def forward(self, x):
+            return (self.fc(x)[:, self.index] * self.causal_mask, self.shift)
+
+    net = Buffers()
+    before = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    scores = synflow(net, weights_of(net), torch.zeros(1, 3))
+    assert scores["fc.weight"][0].eq(0).all()  # output 0 is placed where the mask is off
+    assert scores["fc.weight"][1:].gt(0).all()
+    assert all(torch.equal(buffer, before[name]) for name, buffer in net.named_buffers())
+
+
+def test_half_precision_nets_are_scored_in_float64():
+    net = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2)).bfloat16()
+    scores = synflow(net, weights_of(net), torch.zeros(1, 4))
+    assert all(score.dtype == torch.float64 for score in scores.values())
+    assert net[0].weight.dtype == torch.bfloat16
+
+
+def test_pruned_weights_never_return():
+    net = nn.Linear(3, 2)
+    mask = torch.tensor([[True, False, True], [True, True, False]])
+    scores = synflow(net, {"weight": net.weight}, torch.zeros(1, 3), {"weight": mask})
+    assert scores["weight"][~mask].eq(-math.inf).all()
+    assert scores["weight"][mask].gt(0).all()
+
+
+def test_density_path():
+    assert density_path(0.1, 1) == [0.1]
+    assert density_path(0.5, 2, "linear") == [0.75, 0.5]
+    with pytest.raises(ValueError, match="`iterations` must be at least 1, got 0"):
+        density_path(0.1, 0)
+
+
+def test_scores_that_cannot_rank():
+    with pytest.raises(ValueError, match="1 scores of 'w' are not finite"):
+        check_scores({"w": torch.tensor([1.0, math.inf])}, 1)
+    with pytest.raises(ValueError, match="Only 0 scores are not zero, but 2"):
+        check_scores({"w": torch.zeros(4)}, 2)
+    with pytest.warns(UserWarning, match="Only 1 scores are not zero, but 2 weights are kept"):
+        check_scores({"w": torch.tensor([1.0, 0.0, -math.inf])}, 2)
