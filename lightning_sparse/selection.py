@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.parametrize import is_parametrized
 
 from lightning_sparse.types import Densities
 
@@ -54,6 +55,7 @@ def select_weights(
         _check_patterns(argument, patterns, candidates)
     wanted = [c for c in candidates if (c.by_default if include is None else c.matches(include))]
     if include is None:
+        _warn_parametrized(module)
         _warn_frozen([c.name for c in wanted if not c.parameter.requires_grad])
         wanted = [c for c in wanted if c.parameter.requires_grad]
     chosen = {c.name: c.parameter for c in wanted if c.maskable and not c.matches(exclude)}
@@ -138,6 +140,17 @@ def _check_patterns(argument: str, patterns: Iterable[str], candidates: Sequence
                 f"`include` pattern {pattern!r} matches only parameters that cannot be sparse "
                 f"({matched[0].name}); name floating-point weights of two or more dimensions."
             )
+
+
+def _warn_parametrized(module: nn.Module) -> None:
+    layers = [path for path, layer in module.named_modules() if isinstance(layer, SPARSE_LAYERS)]
+    layers = [path for path in layers if is_parametrized(module.get_submodule(path), "weight")]
+    if layers:
+        warnings.warn(
+            f"Layers whose weight is computed (torch.nn.utils.parametrize) stay dense: "
+            f"{', '.join(layers[:3])} ({len(layers)} in all); `include` what it is computed from.",
+            stacklevel=3,
+        )
 
 
 def _warn_frozen(names: Sequence[str]) -> None:

@@ -31,8 +31,8 @@ AfterStep = Callable[[Optimizer], None]
 class _Plan:
     """What one optimizer holds of the masked weights."""
 
-    size: int
-    """Number of parameters the optimizer had when the plan was made: it may be given more later."""
+    parameters: list[int]
+    """Which parameters the optimizer held when the plan was made: it may be given others later."""
     weights: list[Tensor]
     keep: list[Tensor]
     announced: bool = False
@@ -44,17 +44,20 @@ class SparseState:
 
     Attributes:
         weights: The masked weights by name.
+        enforced: Whether the masks are in force; after a fit they are only known.
         finished: Callbacks that have done their part for this module, and do nothing in a second fit.
     """
 
     def __init__(self) -> None:
         self.weights: dict[str, nn.Parameter] = {}
+        self.enforced = False
         self.finished: weakref.WeakSet[Any] = weakref.WeakSet()
         self._owner: weakref.ReferenceType[Any] | None = None
         self._keep: dict[str, Tensor] = {}
         self._counts: Budgets = {}
         self._plans: weakref.WeakKeyDictionary[Optimizer, _Plan] = weakref.WeakKeyDictionary()
-        self._handles: list[RemovableHandle] = []
+        self._handles: weakref.WeakKeyDictionary[Optimizer, RemovableHandle] = weakref.WeakKeyDictionary()
+        self._after_step: AfterStep | None = None
 
     @property
     def owner(self) -> Any:
@@ -64,11 +67,6 @@ class SparseState:
     @owner.setter
     def owner(self, owner: object) -> None:
         self._owner = weakref.ref(owner)
-
-    @property
-    def enforced(self) -> bool:
-        """Whether the masks are in force; after a fit they are only known."""
-        return bool(self._handles)
 
     @property
     def masks(self) -> Masks:
@@ -96,11 +94,12 @@ class SparseState:
                     + ("none of that name." if found is None else f"one of shape {tuple(found)}.")
                     + " Build the module as it was when the masks were made."
                 )
-        self.weights = {name: parameters[name] for name in masks}
-        self._keep = {name: _keeper(weight) for name, weight in self.weights.items()}
-        self._plans.clear()
-        self.owner = owner
-        self.move_(masks, optimizers)
+        with torch.inference_mode(False):  # masks may be taken up while testing, and trained with later
+            self.weights = {name: parameters[name] for name in masks}
+            self._keep = {name: _keeper(weight) for name, weight in self.weights.items()}
+            self._plans.clear()
+            self.owner = owner
+            self.move_(masks, optimizers)
 
     @torch.no_grad()
     def move_(self, masks: Mapping[str, Tensor], optimizers: Iterable[Optimizer]) -> None:
@@ -154,20 +153,27 @@ class SparseState:
     def attach(self, optimizers: Sequence[Optimizer], after_step: AfterStep | None = None) -> None:
         """Keep pruned weights at zero after every step of ``optimizers``, in whatever loop they are used."""
         self.detach()
-
-        def hook(optimizer: Optimizer, *_: Any) -> None:
-            self.mask_weights_(optimizer)
-            if after_step is not None:
-                after_step(optimizer)
-
-        self._handles = [optimizer.register_step_post_hook(hook) for optimizer in optimizers]
+        self.enforced = True
+        self._after_step = after_step
+        for optimizer in optimizers:
+            self._hook(optimizer)
 
     def detach(self) -> None:
         """Remove the hooks; the masks stay known for a later fit."""
-        for handle in self._handles:
+        for handle in self._handles.values():
             handle.remove()
-        self._handles = []
+        self._handles.clear()
         self._plans.clear()
+        self._after_step = None
+        self.enforced = False
+
+    def _hook(self, optimizer: Optimizer) -> None:
+        def after_step(optimizer: Optimizer, *_: Any) -> None:
+            self.mask_weights_(optimizer)
+            if self._after_step is not None:
+                self._after_step(optimizer)
+
+        self._handles[optimizer] = optimizer.register_step_post_hook(after_step)
 
     @torch.no_grad()
     def mask_gradients_(self, optimizer: Optimizer) -> None:
@@ -176,6 +182,8 @@ class SparseState:
         In place only: fused optimizers on CPU take a gradient whose strides differ from its weight's for
         something else, without a word.
         """
+        if self.enforced and optimizer not in self._handles:  # made anew while fit was running
+            self._hook(optimizer)
         plan = self._plan(optimizer)
         plan.announced = True
         gradients = [w.grad for w in plan.weights if w.grad is not None]
@@ -199,12 +207,11 @@ class SparseState:
         plan.announced = False
 
     def _plan(self, optimizer: Optimizer) -> _Plan:
-        size = sum(len(group["params"]) for group in optimizer.param_groups)
+        held = [id(p) for group in optimizer.param_groups for p in group["params"]]
         plan = self._plans.get(optimizer)
-        if plan is None or plan.size != size:
-            held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-            names = [name for name, weight in self.weights.items() if id(weight) in held]
-            plan = _Plan(size, [self.weights[n] for n in names], [self._keep[n] for n in names])
+        if plan is None or plan.parameters != held:
+            names = [name for name, weight in self.weights.items() if id(weight) in set(held)]
+            plan = _Plan(held, [self.weights[n] for n in names], [self._keep[n] for n in names])
             self._plans[optimizer] = plan
         return plan
 

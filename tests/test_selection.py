@@ -75,6 +75,14 @@ def test_frozen_weights_stay_dense_with_a_warning_unless_named():
     assert list(select_weights(net, include=["*"])) == ["0.weight", "1.weight"]
 
 
+def test_parametrized_layers_stay_dense_with_a_warning():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    nn.utils.parametrizations.weight_norm(net[0])
+    with pytest.warns(UserWarning, match=r"stay dense: 0 \(1 in all\)"):
+        assert list(select_weights(net)) == ["1.weight"]
+    assert list(select_weights(net, include=["0.*original1"])) == ["0.parametrizations.weight.original1"]
+
+
 def test_weights_that_are_not_floating_point_are_skipped():
     net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     net[0].weight = nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)

@@ -21,6 +21,7 @@ from lightning_sparse.callbacks.monitor import SparsityMonitor
 from lightning_sparse.callbacks.processes import agree, masks_of_rank_zero, seed_of_rank_zero, verify_step
 from lightning_sparse.callbacks.refusals import (
     check_density,
+    check_integer,
     check_patterns,
     explain_damage,
     refuse_averaging,
@@ -70,6 +71,7 @@ class SparsityCallback(Callback, ABC):
         check_density("density", density)
         check_patterns("include", include)
         check_patterns("exclude", exclude)
+        check_integer("seed", seed)
         for pattern, override in (density_overrides or {}).items():
             check_density(f"density_overrides[{pattern!r}]", override)
         self.density = density
@@ -123,14 +125,7 @@ class SparsityCallback(Callback, ABC):
         callbacks = sparsity_callbacks(trainer)
         self._leads = callbacks[0] is self
         self._state = state = state_of(pl_module)
-        if masks := self._restored or self._carried_for(pl_module):
-            state.install_(pl_module, masks, self, trainer.optimizers)
-            state.finished.add(self)
-        elif state.owner is self:  # a second fit: parameters may have moved to another device
-            state.install_(pl_module, state.masks, self, trainer.optimizers)
-        if self._was_finished:
-            state.finished.add(self)
-        self._restored = self._carried = {}
+        self._take_up(trainer, pl_module)
         if self._leads:
             verify = any(callback.verify for callback in callbacks)
             state.attach(trainer.optimizers, partial(verify_step, trainer, state) if verify else None)
@@ -159,17 +154,27 @@ class SparsityCallback(Callback, ABC):
             agree(trainer, state)
         state.mask_gradients_(optimizer)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare masks between processes."""
-        if self._leads and not trainer.sanity_checking:
-            agree(trainer, state_of(pl_module))
-
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare masks between processes, and log the sparsity of every layer."""
         if self._leads:
             agree(trainer, state_of(pl_module))
         if self._leads and not monitored(trainer):
             log_sparsity(pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare masks between processes, or take up those that came with the weights to validate."""
+        if not self._fitting:
+            self._take_up(trainer, pl_module)
+        elif self._leads and not trainer.sanity_checking:
+            agree(trainer, state_of(pl_module))
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take up the masks that came with the weights to test."""
+        self._take_up(trainer, pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take up the masks that came with the weights to predict with."""
+        self._take_up(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remove the hooks from the optimizers."""
@@ -233,6 +238,20 @@ class SparsityCallback(Callback, ABC):
     def new_masks(self, module: LightningModule, optimizer: Optimizer) -> Masks:
         """Return the masks that change before this step; gradients are those of all weights, pruned too."""
         return {}
+
+    def _take_up(self, trainer: Trainer, module: LightningModule) -> None:
+        """Install masks that came with a checkpoint or a copy, or once more those of an earlier fit."""
+        state = state_of(module)
+        masks = self._restored or (self._carried_for(module) if self._fitting else {})
+        if masks or self._was_finished:
+            state.finished.add(self)
+        if not masks and state.owner is self:
+            masks = state.masks  # parameters may have moved to another device
+        if masks:
+            state.install_(module, masks, self, trainer.optimizers)
+        self._restored, self._was_finished = {}, False
+        if self._fitting:
+            self._carried = {}
 
     def _start(self, trainer: Trainer, module: LightningModule) -> None:
         """Make masks or take over those that are there, unless that is done for this module already."""

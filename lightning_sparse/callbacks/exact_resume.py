@@ -1,6 +1,7 @@
 """Random number generators in the checkpoint: a resumed run is the run that was not interrupted."""
 
 import random
+import weakref
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -37,23 +38,20 @@ class ExactResume(Callback):
     """
 
     def __init__(self) -> None:
-        self._trainer: Trainer | None = None
+        self._trainer: weakref.ReferenceType[Trainer] | None = None
         self._fitting = False
         self._resuming: dict[str, Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note whether this is a fit: test and predict load callback states too."""
-        self._trainer = trainer
+        self._trainer = weakref.ref(trainer)
         self._fitting = stage == "fit"
         self._resuming = None
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the trainer."""
-        self._trainer = None
-
     def state_dict(self) -> dict[str, Any]:
         """Return the states of all ranks; Lightning calls this on every rank."""
-        loaders = _loader_states(self._trainer) if self._fitting and self._trainer is not None else []
+        trainer = self._trainer() if self._trainer is not None else None
+        loaders = _loader_states(trainer) if self._fitting and trainer is not None else []
         return {"ranks": _gather({"rng": _rng_state(), "loaders": loaders})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import torch
 
 from lightning_sparse._lightning import LightningModule
 from lightning_sparse.callbacks.base import SparsityCallback
+from lightning_sparse.callbacks.refusals import check_integer
 from lightning_sparse.functional.pruning import masks_from_scores, plan_budgets
 from lightning_sparse.functional.saliency import MethodName, PruningMethod, method_from_name
 from lightning_sparse.selection import match_overrides
@@ -53,8 +54,7 @@ class PruneAtInit(SparsityCallback):
         seed: int | None = None,
         verify: bool = False,
     ) -> None:
-        if min_weights_per_layer < 0:
-            raise ValueError(f"`min_weights_per_layer` must be at least 0, got {min_weights_per_layer}.")
+        check_integer("min_weights_per_layer", min_weights_per_layer)
         super().__init__(
             density,
             include=include,

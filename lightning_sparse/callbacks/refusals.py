@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_density",
+    "check_integer",
     "check_patterns",
     "explain_damage",
     "refuse_averaging",
@@ -26,12 +27,18 @@ __all__ = [
 SPLITS_WEIGHTS = ("fsdp", "deepspeed", "modelparallel", "xla")
 
 
-def check_density(argument: str, density: float) -> None:
-    """Raise ValueError unless ``density`` is in (0, 1]."""
-    if not 0 < density <= 1:
+def check_density(argument: str, density: object) -> None:
+    """Raise ValueError unless ``density`` is a number in (0, 1]."""
+    if not isinstance(density, int | float) or not 0 < density <= 1:
         raise ValueError(
-            f"`{argument}` must be in (0, 1], got {density}. It is the share of weights kept: 0.1 keeps 10%."
+            f"`{argument}` must be in (0, 1], got {density!r}. It is the share kept: 0.1 keeps 10%."
         )
+
+
+def check_integer(argument: str, value: object) -> None:
+    """Raise ValueError unless ``value`` is an integer of at least 0, or None."""
+    if value is not None and not (isinstance(value, int) and value >= 0):
+        raise ValueError(f"`{argument}` must be an integer of at least 0, got {value!r}.")
 
 
 def check_patterns(argument: str, patterns: object) -> None:
@@ -104,6 +111,9 @@ def _damage(path: object) -> str | None:
     """Say what is wrong with a local checkpoint, if anything is."""
     if not isinstance(path, str | Path) or not Path(path).is_file():
         return None
+    with Path(path).open("rb") as file:
+        if file.read(2) != b"PK":  # the format before torch 1.6 is no archive and has no checksums
+            return None
     try:
         with zipfile.ZipFile(path) as archive:
             # Without checksums in it, by the user's own choice, there is nothing to compare.

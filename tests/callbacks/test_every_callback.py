@@ -486,6 +486,53 @@ def test_test_on_a_fresh_module(tmp_path, row):
 
 
 @pytest.mark.parametrize("row", ROWS)
+def test_masks_follow_the_weights_of_a_tested_checkpoint(tmp_path, row):
+    """After `test(ckpt_path="best")` module and masks are those of the checkpoint; a fit goes on from there."""
+    checkpoint = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    run = Run(tmp_path, row)
+    toy = run.fit(make_toy(), checkpoint, enable_checkpointing=True)
+    run.trainer.test(toy, loader(2), ckpt_path=tmp_path / "epoch=0.ckpt", verbose=False)
+    before = weights_of(toy)
+    for name, mask in state_of(toy).masks.items():
+        assert toy.get_parameter(name)[~mask].eq(0).all()
+    frozen = {"limit_train_batches": 1, "max_epochs": 1}
+    toy.make_optimizer = lambda p: torch.optim.SGD(p, 0.0)
+    callbacks = [callback for callback in run.callbacks if not isinstance(callback, Rotate)] or run.callbacks
+    if row in FIXED:
+        trainer(tmp_path, *callbacks, **frozen).fit(toy, loader())
+        assert all(torch.equal(toy.get_parameter(name), before[name]) for name in state_of(toy).masks)
+
+
+def test_an_optimizer_rebuilt_in_mid_fit_is_guarded_too(tmp_path):
+    class Rebuilds(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                trainer.strategy.setup_optimizers(trainer)
+
+    Run(tmp_path, "PruneAtInit-erk").fit(make_toy(optimizer=Mixing), Rebuilds(), max_epochs=3)
+
+
+def test_a_group_that_swaps_its_parameters_is_noticed(tmp_path):
+    class Swaps(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            net = pl_module.net
+            layer = net[0] if trainer.current_epoch else net[6]
+            trainer.optimizers[0].param_groups[0]["params"] = [layer.weight, layer.bias]
+
+    Run(tmp_path, "PruneAtInit-erk").fit(make_toy(optimizer=lambda p: torch.optim.SGD(p, 0.1)), Swaps())
+
+
+def test_checkpoints_in_the_old_format_are_not_called_damaged(tmp_path):
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True)
+    Run(tmp_path, "PruneAtInit-erk").fit(make_toy(), checkpoint, enable_checkpointing=True)
+    path = tmp_path / "last.ckpt"
+    torch.save(torch.load(path, weights_only=True), path, _use_new_zipfile_serialization=False)
+    run = Run(tmp_path, "PruneAtInit-erk")
+    run.callbacks = ROWS["PruneAtInit-erk"]()
+    trainer(tmp_path, *run.callbacks, max_epochs=3).fit(make_toy(), loader(), ckpt_path=path)
+
+
+@pytest.mark.parametrize("row", ROWS)
 def test_changed_model_does_not_resume(tmp_path, row):
     checkpoint = ModelCheckpoint(tmp_path, save_last=True)
     Run(tmp_path, row).fit(make_toy(), checkpoint, enable_checkpointing=True)

@@ -14,8 +14,8 @@ def draws():
 
 
 def test_state_round_trip_through_a_safe_checkpoint(tmp_path):
-    resume = ExactResume()
-    resume.setup(None, None, "fit")
+    runner, resume = trainer(tmp_path), ExactResume()
+    resume.setup(runner, None, "fit")
     torch.save(resume.state_dict(), tmp_path / "state.pt")
     expected = draws()
     draws()
@@ -24,19 +24,19 @@ def test_state_round_trip_through_a_safe_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
-def test_other_stages_leave_the_generators_alone(stage):
-    resume = ExactResume()
+def test_other_stages_leave_the_generators_alone(stage, tmp_path):
+    runner, resume = trainer(tmp_path), ExactResume()
     state = resume.state_dict()
     expected = draws()
     resume.load_state_dict(state)
-    resume.setup(None, None, stage)
+    resume.setup(runner, None, stage)
     resume.load_state_dict(state)
     assert draws() != expected
 
 
-def test_another_number_of_processes_is_an_error():
-    resume = ExactResume()
-    resume.setup(None, None, "fit")
+def test_another_number_of_processes_is_an_error(tmp_path):
+    runner, resume = trainer(tmp_path), ExactResume()
+    resume.setup(runner, None, "fit")
     ranks = resume.state_dict()["ranks"]
     with pytest.raises(ValueError, match="2 processes wrote the checkpoint, this run has 1"):
         resume.load_state_dict({"ranks": ranks * 2})
