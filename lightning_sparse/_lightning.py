@@ -21,12 +21,15 @@ __all__ = [
     "LightningModule",
     "Trainer",
     "averaged_copies",
+    "builds_layers_late",
     "callbacks_of",
     "cli_module",
     "is_lightning",
     "rank_zero_warn",
     "restart_train_iterator",
+    "starts_other_processes",
     "train_loaders",
+    "without_module",
 ]
 
 AVERAGING = ("StochasticWeightAveraging", "WeightAveraging", "EMAWeightAveraging")
@@ -59,7 +62,24 @@ else:
     LightningDataModule = _installed[0].LightningDataModule
     Trainer = _installed[0].Trainer
     rank_zero_warn = _installed[0].utilities.rank_zero.rank_zero_warn
-    Callback = type("Callback", tuple(package.Callback for package in _installed), {})
+    _bases = tuple(package.Callback for package in _installed)
+    Callback = type("Callback", _bases, {"__getstate__": lambda self: without_module(self)})
+
+
+def without_module(callback: Callback) -> dict[str, Any]:
+    """Return a callback's attributes but ``log`` and ``log_dict``, methods of the module put there."""
+    return {key: value for key, value in vars(callback).items() if key not in ("log", "log_dict")}
+
+
+def builds_layers_late(module: LightningModule) -> bool:
+    """Tell whether a module makes layers in ``configure_model``, after the callbacks are set up."""
+    plain = [package.LightningModule.configure_model for package in _installed]
+    return type(module).configure_model not in plain
+
+
+def starts_other_processes(trainer: Trainer) -> bool:
+    """Tell whether fit runs in processes of its own that hand back weights, but no callback's state."""
+    return getattr(trainer.strategy, "_start_method", None) in ("spawn", "fork", "forkserver")
 
 
 def is_lightning(thing: object, *kinds: str) -> bool:

@@ -97,6 +97,7 @@ def _make_cli(base: type) -> type:
 def _has_test_set(datamodule: LightningDataModule) -> bool:
     if type(datamodule).test_dataloader is LightningDataModule.test_dataloader:
         return False
+    datamodule.setup("test")
     return bool(datamodule.test_dataloader())
 
 

@@ -16,7 +16,15 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from lightning_sparse.types import Densities
 
-__all__ = ["layer_name", "match_overrides", "plain_name", "select_weights"]
+__all__ = [
+    "countable_weights",
+    "dense_weights",
+    "layer_name",
+    "match_overrides",
+    "matches",
+    "plain_name",
+    "select_weights",
+]
 
 SPARSE_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
@@ -31,12 +39,22 @@ def layer_name(name: str) -> str:
     return name.removesuffix(".weight")
 
 
+def matches(name: str, pattern: str) -> bool:
+    """Tell whether a pattern matches a parameter's name, or that of its layer, as tables show it.
+
+    >>> matches("net.fc.weight", "net.fc"), matches("net.fc.bias", "net.fc")
+    (True, False)
+    """
+    return fnmatchcase(name, pattern) or fnmatchcase(layer_name(name), pattern)
+
+
 def select_weights(
     module: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = ()
 ) -> dict[str, nn.Parameter]:
     """Return the weights that may become sparse, each once, in the order of ``named_parameters()``.
 
-    A weight shared by several layers counts once, under its first name; a pattern may use any of its names.
+    A weight shared by several layers counts once, under its first name; ``include`` and ``exclude`` may use
+    any of its names.
     Without ``include`` it must be the weight of linear or convolutional layers in all of them, and frozen
     weights are left out with a warning.
 
@@ -63,6 +81,19 @@ def select_weights(
     return chosen
 
 
+def countable_weights(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return all weights of linear and convolutional layers, frozen ones too; there may be none."""
+    candidates = [c for c in _candidates(module) if c.by_default and c.maskable]
+    return {c.name: c.parameter for c in candidates if not isinstance(c.parameter, UninitializedParameter)}
+
+
+def dense_weights(module: nn.Module, chosen: Iterable[str]) -> dict[str, nn.Parameter]:
+    """Return what could be sparse beside the ``chosen`` weights: all other matrices and tensors."""
+    chosen = set(chosen)
+    candidates = [c for c in _candidates(module) if c.maskable and c.name not in chosen]
+    return {c.name: c.parameter for c in candidates if not isinstance(c.parameter, UninitializedParameter)}
+
+
 def match_overrides(names: Iterable[str], overrides: Mapping[str, float] | None) -> Densities:
     """Return the density of each name that a pattern of ``overrides`` matches; the last match wins.
 
@@ -79,7 +110,7 @@ def match_overrides(names: Iterable[str], overrides: Mapping[str, float] | None)
             raise ValueError(
                 f"`density_overrides` must hold densities in (0, 1], got {pattern!r}: {density}."
             )
-        matched = [name for name in names if fnmatchcase(name, pattern)]
+        matched = [name for name in names if matches(name, pattern)]
         if not matched:
             raise ValueError(
                 f"`density_overrides` pattern {pattern!r} matches none of the selected weights."
@@ -106,10 +137,10 @@ class _Candidate:
         """Whether it can be masked at all; a lazy one is judged when it is chosen."""
         if isinstance(self.parameter, UninitializedParameter):
             return True
-        return self.parameter.ndim >= 2 and self.parameter.is_floating_point()
+        return self.parameter.ndim >= 2 and self.parameter.is_floating_point() and self.parameter.numel() > 0
 
     def matches(self, patterns: Iterable[str]) -> bool:
-        return any(fnmatchcase(name, pattern) for name in self.names for pattern in patterns)
+        return any(matches(name, pattern) for name in self.names for pattern in patterns)
 
 
 def _candidates(module: nn.Module) -> list[_Candidate]:
@@ -170,7 +201,9 @@ def _check_chosen(chosen: Mapping[str, nn.Parameter], include: Sequence[str] | N
                 "fit, or name it in `exclude`."
             )
     if not chosen:
-        found = "no linear or convolutional layer is left" if include is None else "`exclude` takes all of it"
+        found = "there is no linear or convolutional layer, or `exclude` takes them all"
+        if include is not None:
+            found = "`exclude` takes all that `include` names" if include else "`include` is empty"
         raise ValueError(f"No weight is selected: {found}. Name weights in `include`, or shorten `exclude`.")
 
 

@@ -92,7 +92,7 @@ class SparseState:
                 raise ValueError(
                     f"The mask of {name!r} is for a weight of shape {tuple(mask.shape)}, but the module has "
                     + ("none of that name." if found is None else f"one of shape {tuple(found)}.")
-                    + " Build the module as it was when the masks were made."
+                    + " Build the module as it was when the masks were made, or start with a new callback."
                 )
         with torch.inference_mode(False):  # masks may be taken up while testing, and trained with later
             self.weights = {name: parameters[name] for name in masks}
@@ -188,10 +188,8 @@ class SparseState:
         plan.announced = True
         gradients = [w.grad for w in plan.weights if w.grad is not None]
         keeps = [k for w, k in zip(plan.weights, plan.keep, strict=True) if w.grad is not None]
-        if gradients:
-            _keep_only_(gradients, keeps)
-            if keeps[0].is_floating_point() and not _all_finite(gradients):  # 0 * NaN is NaN
-                _fill_pruned_(gradients, keeps)
+        if gradients and not _keep_only_(gradients, keeps, check=True):  # 0 * NaN is NaN
+            _fill_pruned_(gradients, keeps)
 
     @torch.no_grad()
     def mask_weights_(self, optimizer: Optimizer) -> None:
@@ -221,6 +219,7 @@ _states: "weakref.WeakKeyDictionary[nn.Module, SparseState]" = weakref.WeakKeyDi
 
 def state_of(module: nn.Module) -> SparseState:
     """Return the one ``SparseState`` of ``module``, an empty one at first."""
+    module = getattr(module, "_orig_mod", module)  # Lightning trains what `torch.compile` wrapped
     return _states.setdefault(module, SparseState())
 
 
@@ -277,12 +276,16 @@ def _state_like(weight: Tensor, optimizers: Iterable[Optimizer]) -> Iterator[tup
                 yield key, value
 
 
-def _keep_only_(tensors: list[Tensor], keeps: list[Tensor]) -> None:
-    if keeps[0].is_floating_point():
-        torch._foreach_mul_(tensors, keeps)
-    else:
-        for tensor, pruned in zip(tensors, keeps, strict=True):
+def _keep_only_(tensors: list[Tensor], keeps: list[Tensor], check: bool = False) -> bool:
+    """Set pruned entries to zero, the fast way; tell, if asked, whether what was multiplied is finite."""
+    factors = [(t, k) for t, k in zip(tensors, keeps, strict=True) if k.is_floating_point()]
+    if factors:
+        multiplied = [tensor for tensor, _ in factors]
+        torch._foreach_mul_(multiplied, [keep for _, keep in factors])
+    for tensor, pruned in zip(tensors, keeps, strict=True) if len(factors) < len(tensors) else ():
+        if not pruned.is_floating_point():
             tensor.masked_fill_(pruned, 0)
+    return not check or not factors or _all_finite(multiplied)
 
 
 def _fill_pruned_(tensors: list[Tensor], keeps: list[Tensor]) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lightning_sparse import data
-from lightning_sparse.cli import main, shorten
+from lightning_sparse.cli import _has_test_set, main, shorten
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "recipes" / "quickstart.yaml")
@@ -115,6 +115,19 @@ def test_an_error_in_training_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", fails)
     with pytest.raises(ValueError, match="the user's own"):
         main(["fit", "--config", QUICKSTART])
+
+
+def test_a_test_set_made_in_setup_is_found():
+    class Late(data.SyntheticDataModule):
+        def setup(self, stage="fit"):
+            super().setup(stage)
+            self.stages = [*getattr(self, "stages", []), stage]
+
+        def test_dataloader(self):
+            assert "test" in self.stages
+            return super().test_dataloader()
+
+    assert _has_test_set(Late())
 
 
 def test_shorten_keeps_what_it_does_not_know():

@@ -121,4 +121,4 @@ def test_a_killed_rank_ends_the_run(tmp_path):
 def test_spawned_processes_warn_that_masks_stay_behind(tmp_path):
     code, output = finish(start(tmp_path, "--row", "unverified", "--processes", 2, "--strategy", "ddp_spawn"))
     assert code == 0, output
-    assert "masks stay in the spawned processes" in output
+    assert "masks stay in the processes it starts" in output

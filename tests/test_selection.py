@@ -134,6 +134,22 @@ def test_override_errors():
         match_overrides(["a.w"], {"a.w": 0.0})
 
 
+def test_patterns_may_use_the_names_of_tables():
+    net = Net()
+    assert list(select_weights(net, exclude=["head", "conv"])) == ["attention.out_proj.weight"]
+    assert list(select_weights(net, include=["rnn.weight_ih_l0", "head"])) == [
+        "rnn.weight_ih_l0",
+        "head.weight",
+    ]
+    assert match_overrides(["head.weight"], {"head": 0.5}) == {"head.weight": 0.5}
+
+
+def test_layers_without_weights_are_left_out():
+    with pytest.warns(UserWarning, match="zero-element"):
+        net = nn.Sequential(nn.Linear(0, 5), nn.Linear(5, 2))
+    assert list(select_weights(net)) == ["1.weight"]
+
+
 def test_layer_names():
     assert layer_name("net.fc.weight") == "net.fc"
     assert layer_name("rnn.weight_ih_l0") == "rnn.weight_ih_l0"

@@ -129,6 +129,38 @@ def test_an_unannounced_step_with_bad_gradients_leaves_pruned_weights_at_zero():
     assert net.weight[~masks["weight"]].eq(0).all()
 
 
+def test_grown_weights_start_without_a_past():
+    net, masks = net_and_mask()
+    optimizer = torch.optim.Adam(net.parameters())
+    state = state_of(net)
+    state.install_(net, masks, OWNER, [optimizer])
+    net(torch.randn(2, 32, 5, 5)).sum().backward()
+    optimizer.step()  # nothing masks this gradient: moments gather where weights are pruned
+    moved = ~masks["weight"]
+    assert optimizer.state[net.weight]["exp_avg"][moved].ne(0).any()
+    state.move_({"weight": moved}, [optimizer])
+    for key in ("exp_avg", "exp_avg_sq"):
+        assert optimizer.state[net.weight][key].eq(0).all()  # dropped and grown: all of them moved
+    assert torch.equal(state.masks["weight"], moved)
+
+
+def test_weights_on_several_kinds_of_devices():
+    """The mask of a weight that is not on the CPU says what is pruned, not what is kept."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    masks = {name: torch.eye(4, dtype=torch.bool) for name in ("0.weight", "1.weight")}
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    state = state_of(net)
+    state.install_(net, masks, OWNER)
+    state._keep["1.weight"] = ~masks["1.weight"]
+    state._plans.clear()
+    net(torch.randn(2, 4)).sum().backward()
+    state.mask_gradients_(optimizer)
+    for layer in net:
+        assert layer.weight.grad[~masks["0.weight"]].eq(0).all()
+        assert layer.weight.grad[masks["0.weight"]].ne(0).any()
+
+
 def test_attach_twice_hooks_once_and_detach_removes():
     net, masks = net_and_mask()
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
@@ -163,6 +195,7 @@ def test_state_dies_with_its_module_and_is_not_copied():
     net, masks = net_and_mask()
     state_of(net).install_(net, masks, OWNER)
     assert not state_of(copy.deepcopy(net)).masks
+    assert state_of(torch.compile(net)) is state_of(net)
     state = weakref.ref(state_of(net))
     del net
     gc.collect()

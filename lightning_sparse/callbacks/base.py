@@ -1,6 +1,6 @@
 """The one base of all callbacks that own masks: hooks, enforcement, checkpoints, logging."""
 
-import warnings
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import partial
@@ -14,8 +14,11 @@ from lightning_sparse._lightning import (
     LightningModule,
     Trainer,
     averaged_copies,
+    builds_layers_late,
     callbacks_of,
     is_lightning,
+    rank_zero_warn,
+    without_module,
 )
 from lightning_sparse.callbacks.monitor import SparsityMonitor
 from lightning_sparse.callbacks.processes import agree, masks_of_rank_zero, seed_of_rank_zero, verify_step
@@ -27,6 +30,7 @@ from lightning_sparse.callbacks.refusals import (
     refuse_averaging,
     refuse_company,
     refuse_damaged_checkpoint,
+    refuse_missing_owner,
     refuse_strategy,
     warn_of_spawned_processes,
 )
@@ -80,12 +84,14 @@ class SparsityCallback(Callback, ABC):
         self.density_overrides = density_overrides or {}
         self.seed = seed
         self.verify = verify
-        self._state: SparseState | None = None
+        self._module: weakref.ReferenceType[LightningModule] | None = None
         self._restored: Masks = {}
         self._was_finished = False
         self._carried: Masks = {}
+        self._handed_over = False
         self._leads = False
         self._fitting = False
+        self._loading = False
 
     # What children fill in.
 
@@ -111,21 +117,25 @@ class SparsityCallback(Callback, ABC):
         """Refuse what cannot work, before any batch is drawn."""
         self._fitting = stage == "fit"
         self._restored, self._was_finished = {}, False
-        self._state = state_of(pl_module)
+        self._loading = True
+        self._module = weakref.ref(pl_module)
         refuse_strategy(type(self).__name__, trainer)
         warn_of_spawned_processes(type(self).__name__, trainer)
         refuse_company(self, sparsity_callbacks(trainer))
         if self.moves:
             refuse_averaging(type(self).__name__, trainer)
-        if self._fitting and next(pl_module.parameters(), None) is not None:
-            self.planned_budgets({name: w.shape for name, w in self.select(pl_module).items()})
+        if self._fitting and not builds_layers_late(pl_module):
+            self._plan(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up restored masks; let the leader keep pruned weights at zero from the first step on."""
         callbacks = sparsity_callbacks(trainer)
         self._leads = callbacks[0] is self
-        self._state = state = state_of(pl_module)
+        self._loading = False
+        state = state_of(pl_module)
         self._take_up(trainer, pl_module)
+        if self not in state.finished:
+            self._plan(pl_module)
         if self._leads:
             verify = any(callback.verify for callback in callbacks)
             state.attach(trainer.optimizers, partial(verify_step, trainer, state) if verify else None)
@@ -136,6 +146,7 @@ class SparsityCallback(Callback, ABC):
             return
         for callback in sorted(sparsity_callbacks(trainer), key=lambda callback: callback.moves):
             callback._start(trainer, pl_module)
+        refuse_missing_owner(state_of(pl_module))
         agree(trainer, state_of(pl_module))
         if not monitored(trainer):
             log_sparsity(pl_module)
@@ -184,8 +195,9 @@ class SparsityCallback(Callback, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return masks (packed bits) and arguments; tensors and plain values only."""
-        state = self._state
-        if state is None or self not in state.finished:
+        module = self._module() if self._module is not None else None
+        state = state_of(module) if module is not None else SparseState()
+        if self not in state.finished:
             return {}
         masks = state.masks if state.owner is self else {}
         return {"config": self._full_config(), "finished": True, "masks": pack_masks(masks)}
@@ -194,12 +206,15 @@ class SparsityCallback(Callback, ABC):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Refuse a checkpoint with a flipped bit; Lightning has read it by now, but changed no file."""
+        self._loading = False
         if sparsity_callbacks(trainer)[0] is self:
             refuse_damaged_checkpoint(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say in plain words that a checkpoint is cut short."""
-        explain_damage(trainer, exception)
+        """Say in plain words that a checkpoint is cut short; remove the hooks, as no teardown follows."""
+        if self._loading:
+            explain_damage(trainer, exception)
+        state_of(pl_module).detach()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the masks of a checkpoint until the module is there.
@@ -213,20 +228,20 @@ class SparsityCallback(Callback, ABC):
         self._was_finished = bool(state_dict.get("finished", False))
 
     def __getstate__(self) -> dict[str, Any]:
-        # `log` and `log_dict` are methods of the module that Lightning plants here.
-        left_out = {"log", "log_dict", "_state", "_carried"}
-        kept = {key: value for key, value in self.__dict__.items() if key not in left_out}
-        owned = self._state is not None and self._state.owner is self
-        return {**kept, "_carried": dict(self._state.masks) if owned and self._state else self._carried}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _state=None)
+        module = self._module() if self._module is not None else None
+        state = state_of(module) if module is not None else None
+        carried = state.masks if state is not None and state.owner is self else self._carried
+        handed_over = state is not None and self in state.finished and state.owner is not self
+        return {**without_module(self), "_module": None, "_carried": carried, "_handed_over": handed_over}
 
     # Steps of the above.
 
     def select(self, module: LightningModule) -> dict[str, torch.nn.Parameter]:
         """Return the weights this callback is for."""
         return select_weights(module, self.include, self.exclude)
+
+    def _plan(self, module: LightningModule) -> None:
+        self.planned_budgets({name: weight.shape for name, weight in self.select(module).items()})
 
     def describe(self) -> str:
         """Return name and arguments on one line."""
@@ -256,13 +271,16 @@ class SparsityCallback(Callback, ABC):
     def _start(self, trainer: Trainer, module: LightningModule) -> None:
         """Make masks or take over those that are there, unless that is done for this module already."""
         state = state_of(module)
+        if self._handed_over and state.owner in sparsity_callbacks(trainer):
+            state.finished.add(self)  # a copy, beside the copy of who took the masks over
         if self in state.finished:
+            if state.owner not in sparsity_callbacks(trainer) and state.masks:
+                state.owner = self  # who moved them is not in this Trainer
             return
         if trainer.global_step > 0:
-            warnings.warn(
+            rank_zero_warn(
                 f"{type(self).__name__} found no masks of its own in the checkpoint, and starts at step "
-                f"{trainer.global_step}.",
-                stacklevel=2,
+                f"{trainer.global_step}."
             )
         if self.moves and state.masks:
             state.owner = self
@@ -290,7 +308,11 @@ class SparsityCallback(Callback, ABC):
         return self._carried if same else {}
 
     def _full_config(self) -> dict[str, str | int | float | None]:
-        shared = {name: getattr(self, name) for name in ("include", "exclude", "density_overrides")}
+        shared = {
+            "include": sorted(self.include or []),
+            "exclude": sorted(self.exclude),
+            "density_overrides": {name: float(density) for name, density in self.density_overrides.items()},
+        }
         return {**self.config(), **{name: str(value) if value else None for name, value in shared.items()}}
 
     def _check_config(self, saved: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from lightning_sparse._lightning import (
     Trainer,
     restart_train_iterator,
     train_loaders,
+    without_module,
 )
 
 __all__ = ["ExactResume"]
@@ -30,11 +31,12 @@ class ExactResume(Callback):
 
     Call ``seed_everything`` with the same seed in both runs: Lightning's distributed sampler shuffles by it.
     In mid-epoch with several processes, give the dataloader a ``DistributedSampler`` of your own
-    (``use_distributed_sampler=False``): the order of Lightning's is lost with the start of the epoch. Of a
-    dataloader with a ``generator`` of its own nothing is stored.
+    (``use_distributed_sampler=False``): the order of Lightning's is lost with the start of the epoch. Two
+    things Lightning itself does not bring back: a validation that was due after the step of a mid-epoch
+    checkpoint, with what its dataloader draws, and the batch that it fetches ahead from data without length.
 
     >>> sorted(ExactResume().state_dict()["ranks"][0])
-    ['loaders', 'rng']
+    ['generators', 'loaders', 'rng']
     """
 
     def __init__(self) -> None:
@@ -52,7 +54,8 @@ class ExactResume(Callback):
         """Return the states of all ranks; Lightning calls this on every rank."""
         trainer = self._trainer() if self._trainer is not None else None
         loaders = _loader_states(trainer) if self._fitting and trainer is not None else []
-        return {"ranks": _gather({"rng": _rng_state(), "loaders": loaders})}
+        own = [g.get_state() for g in _generators(trainer)] if self._fitting and trainer is not None else []
+        return {"ranks": _gather({"rng": _rng_state(), "generators": own, "loaders": loaders})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Give this rank its states back, before anything draws.
@@ -67,7 +70,7 @@ class ExactResume(Callback):
                 f"ExactResume: {len(ranks)} processes wrote the checkpoint, this run has {world}. Resume "
                 "with as many (`devices`, `num_nodes`), or without ExactResume."
             )
-        if self._fitting:
+        if self._fitting and self._resuming is None:  # a finder loads a checkpoint of its own in between
             self._resuming = ranks[rank]
             _set_rng_state(ranks[rank]["rng"])
 
@@ -84,10 +87,14 @@ class ExactResume(Callback):
             _set_rng_state(self._resuming["rng"])
         self._resuming = None
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Undo what ended an epoch that had no batch left, if its validation wrote the checkpoint."""
+        if self._resuming is not None:
+            _restore(trainer, self._resuming)
+            self._resuming = None
+
     def __getstate__(self) -> dict[str, Any]:
-        # Lightning plants `log` and `log_dict`, methods of the module.
-        left_out = ("log", "log_dict", "_trainer")
-        return {**{k: v for k, v in self.__dict__.items() if k not in left_out}, "_trainer": None}
+        return {**without_module(self), "_trainer": None}
 
 
 @runtime_checkable
@@ -97,6 +104,18 @@ class _Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
+
+def _generators(trainer: Trainer) -> list[torch.Generator]:
+    """Return the generators that training dataloaders and their samplers have of their own, each once."""
+    found: dict[int, torch.Generator] = {}
+    for loader in train_loaders(trainer):
+        batches = getattr(loader, "batch_sampler", None)
+        for owner in (loader, getattr(loader, "sampler", None), getattr(batches, "sampler", None)):
+            generator = getattr(owner, "generator", None)
+            if isinstance(generator, torch.Generator):
+                found[id(generator)] = generator
+    return list(found.values())
 
 
 def _loader_states(trainer: Trainer) -> list[dict[str, Any]]:
@@ -116,8 +135,14 @@ def _restart_iterator(trainer: Trainer, saved: dict[str, Any]) -> None:
     stateful = [loader for loader in train_loaders(trainer) if isinstance(loader, _Stateful)]
     for loader, state in zip(stateful, saved["loaders"], strict=False):
         loader.load_state_dict(state)
-    _set_rng_state(saved["rng"])
+    _restore(trainer, saved)
     restart_train_iterator(trainer)
+
+
+def _restore(trainer: Trainer, saved: dict[str, Any]) -> None:
+    for generator, state in zip(_generators(trainer), saved["generators"], strict=False):
+        generator.set_state(state)
+    _set_rng_state(saved["rng"])
 
 
 def _distributed() -> bool:

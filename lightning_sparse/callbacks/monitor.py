@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lightning_sparse._lightning import Callback, LightningModule, Trainer, is_lightning
+from lightning_sparse._lightning import Callback, LightningModule, Trainer, is_lightning, rank_zero_warn
 from lightning_sparse.callbacks.reports import log_sparsity, print_table, weights_and_masks
 from lightning_sparse.selection import layer_name
 
@@ -31,6 +31,8 @@ class SparsityMonitor(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the first epoch show the table: only then all masks are made."""
         self._shown = False
+        if not weights_and_masks(pl_module)[0]:
+            rank_zero_warn("SparsityMonitor found no linear or convolutional weights: it logs nothing.")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table, and log, before the first batch."""

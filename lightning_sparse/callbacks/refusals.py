@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_sparse._lightning import AVERAGING, Trainer, callbacks_of, is_lightning, rank_zero_warn
+from lightning_sparse._lightning import (
+    AVERAGING,
+    Trainer,
+    callbacks_of,
+    is_lightning,
+    rank_zero_warn,
+    starts_other_processes,
+)
+from lightning_sparse.state import SparseState
 
 if TYPE_CHECKING:
     from lightning_sparse.callbacks.base import SparsityCallback
@@ -20,6 +28,7 @@ __all__ = [
     "refuse_averaging",
     "refuse_company",
     "refuse_damaged_checkpoint",
+    "refuse_missing_owner",
     "refuse_strategy",
     "warn_of_spawned_processes",
 ]
@@ -49,9 +58,9 @@ def check_patterns(argument: str, patterns: object) -> None:
 
 def warn_of_spawned_processes(callback: str, trainer: Trainer) -> None:
     """Warn that Lightning hands weights back to the parent process, but no callback's state."""
-    if "spawn" in str(getattr(trainer.strategy, "_start_method", "")):
+    if starts_other_processes(trainer):
         rank_zero_warn(
-            f"{callback}: masks stay in the spawned processes; after fit, this one has the sparse weights "
+            f"{callback}: masks stay in the processes it starts; after fit, this one has the sparse weights "
             "but no masks. Use `strategy='ddp'`, or go on from a checkpoint."
         )
 
@@ -79,6 +88,15 @@ def refuse_company(callback: "SparsityCallback", callbacks: Sequence["SparsityCa
             )
 
 
+def refuse_missing_owner(state: SparseState) -> None:
+    """Raise ValueError if a resumed run has no masks, as the callback that took them over is not there."""
+    if not state.masks:
+        raise ValueError(
+            "The checkpoint's masks belong to a callback that is not in `callbacks`. Add the one that "
+            "changed them during training, or load only the weights (`load_state_dict`) and start a new run."
+        )
+
+
 def refuse_averaging(callback: str, trainer: Trainer) -> None:
     """Raise ValueError for weight averaging beside masks that move: the average would be dense."""
     for other in callbacks_of(trainer):
@@ -103,7 +121,7 @@ def explain_damage(trainer: Trainer, error: BaseException) -> None:
     damage = _damage(trainer.ckpt_path) if isinstance(error, RuntimeError | OSError | EOFError) else None
     if damage is not None and isinstance(error, OSError):
         error.strerror = damage
-    elif damage is not None:
+    if damage is not None:
         error.args = (damage,)
 
 

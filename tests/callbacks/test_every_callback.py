@@ -1,8 +1,10 @@
 """What every callback that owns masks must withstand. A new callback joins by a row in ``ROWS``."""
 
 import copy
+import gc
 import math
 import pickle
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -18,10 +20,11 @@ from pytorch_lightning.callbacks import (
 )
 from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging, WeightAveraging
 from pytorch_lightning.plugins.precision import MixedPrecision
+from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
 from toy import HoldsMasks, Rotate, Toy, assert_equal, loader, make_toy, sgd, trainer, weights_of
 
-from lightning_sparse import PruneAtInit
+from lightning_sparse import ExactResume, PruneAtInit, SparsityMonitor
 from lightning_sparse.state import SparseState, state_of
 
 ROWS: dict[str, Callable[[], list]] = {
@@ -264,8 +267,35 @@ def test_masks_hold(tmp_path, row, scenario):
 def test_the_test_above_fails_without_enforcement(tmp_path, row, scenario, monkeypatch):
     monkeypatch.setattr(SparseState, "mask_gradients_", lambda *_: None)
     monkeypatch.setattr(SparseState, "mask_weights_", lambda *_: None)
+    monkeypatch.setitem(ROWS, row, lambda: [PruneAtInit("erk", 0.1)])  # `verify` would find it by itself
     with pytest.raises((AssertionError, RuntimeError)):
         SCENARIOS[scenario](Run(tmp_path, row))
+
+
+@pytest.mark.parametrize(
+    ("part", "scenario"),
+    [
+        ("mask_gradients_", "clip_norm"),
+        ("mask_gradients_", "nan_in_pruned_gradient"),
+        ("mask_gradients_", "optimizer-adam"),  # its moments gather
+        ("mask_gradients_", "optimizer-sgd-fused"),
+        ("mask_weights_", "optimizer-mixes-coordinates"),
+    ],
+)
+def test_each_half_of_the_enforcement_is_needed(tmp_path, part, scenario, monkeypatch):
+    monkeypatch.setattr(SparseState, part, lambda *_: None)
+    with pytest.raises((AssertionError, RuntimeError)):
+        SCENARIOS[scenario](Run(tmp_path, "PruneAtInit-erk"))
+
+
+@pytest.mark.parametrize("row", FIXED)
+def test_lbfgs(tmp_path, row):
+    Run(tmp_path, row).fit(make_toy(optimizer=lambda p: torch.optim.LBFGS(p, max_iter=3), dropout=0.0))
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_double_precision(tmp_path, row):
+    Run(tmp_path, row).fit(make_toy(), precision="64-true")
 
 
 @pytest.mark.parametrize("row", FIXED)
@@ -459,18 +489,20 @@ class Copies(pl.Callback):
             self.masks = state_of(pl_module).masks
 
 
+class MasksAtStart(pl.Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 0:
+            self.masks = state_of(pl_module).masks
+
+
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("copier", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
 def test_copies_in_mid_training_go_on(tmp_path, row, copier):
-    copies = Copies(copier)
+    copies, start = Copies(copier), MasksAtStart()
     Run(tmp_path, row).fit(make_toy(optimizer=sgd), copies)
     module, callbacks = copies.copies
-    runner = trainer(
-        tmp_path, *callbacks, HoldsMasks(), max_steps=0 if row not in FIXED else 2, max_epochs=-1
-    )
-    runner.fit(module, loader())
-    if row in FIXED:
-        assert_equal(copies.masks, state_of(module).masks)
+    trainer(tmp_path, *callbacks, HoldsMasks(), start, max_epochs=1).fit(module, loader())
+    assert_equal(copies.masks, start.masks)
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -487,7 +519,7 @@ def test_test_on_a_fresh_module(tmp_path, row):
 
 @pytest.mark.parametrize("row", ROWS)
 def test_masks_follow_the_weights_of_a_tested_checkpoint(tmp_path, row):
-    """After `test(ckpt_path="best")` module and masks are those of the checkpoint; a fit goes on from there."""
+    """After `test(ckpt_path="best")` module and masks are the checkpoint's; a fit goes on from there."""
     checkpoint = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
     run = Run(tmp_path, row)
     toy = run.fit(make_toy(), checkpoint, enable_checkpointing=True)
@@ -609,6 +641,73 @@ def test_handed_over_masks_resume_with_their_new_owner(tmp_path, first):
     assert_equal(weights_of(whole), weights_of(resumed))
 
 
+def test_masks_return_to_who_is_there(tmp_path):
+    """A later fit without the callback that moved masks: they stay put, and are in the checkpoint."""
+    start, move, toy = PruneAtInit("magnitude", 0.1), Rotate(), make_toy()
+    trainer(tmp_path, start, move).fit(toy, loader())
+    masks, calls = state_of(toy).masks, move.calls
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True)
+    trainer(tmp_path, start, checkpoint, HoldsMasks(), enable_checkpointing=True).fit(toy, loader())
+    assert move.calls == calls
+    assert_equal(state_of(toy).masks, masks)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]
+    assert set(saved["PruneAtInit"]["masks"]) == set(masks)
+
+
+def test_resuming_without_the_owner_of_the_masks(tmp_path):
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True)
+    pair = [PruneAtInit("magnitude", 0.1), Rotate()]
+    trainer(tmp_path, *pair, checkpoint, enable_checkpointing=True).fit(make_toy(), loader())
+    runner = trainer(tmp_path, PruneAtInit("magnitude", 0.1), max_epochs=3)
+    with pytest.raises(ValueError, match="masks belong to a callback that is not in `callbacks`"):
+        runner.fit(make_toy(), loader(), ckpt_path=tmp_path / "last.ckpt")
+
+
+def test_an_exception_leaves_no_hook_behind(tmp_path):
+    class Fails(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, *_):
+            if trainer.global_step == 3:
+                raise KeyboardInterrupt if trainer.max_epochs == 2 else ArithmeticError
+
+    toy = make_toy()
+    optimizer = sgd(toy.parameters())
+    toy.make_optimizer = lambda _: optimizer
+    runner = trainer(tmp_path, PruneAtInit("erk", 0.1), Fails(), max_epochs=3)
+    with pytest.raises(ArithmeticError):
+        runner.fit(toy, loader())
+    assert not optimizer._optimizer_step_post_hooks
+    assert not state_of(toy).enforced
+    trainer(tmp_path).fit(toy, loader())  # dense
+    assert toy.net[6].weight.count_nonzero() > 400
+
+
+def test_layers_made_late_may_be_named(tmp_path):
+    class Late(Toy):
+        def configure_model(self):
+            self.head = getattr(self, "head", None) or nn.Linear(4, 4)
+
+    callback = PruneAtInit("uniform", 0.5, density_overrides={"head.weight": 1.0}, verify=True)
+    toy = Late()
+    trainer(tmp_path, callback).fit(toy, loader())
+    assert int(state_of(toy).masks["head.weight"].sum()) == 16
+    callback = PruneAtInit("erk", 0.5, density_overrides={"hed": 1.0})
+    with pytest.raises(ValueError, match="pattern 'hed' matches none"):
+        trainer(tmp_path, callback).fit(Late(), loader())
+
+
+def test_callbacks_kept_after_fit_do_not_keep_the_net(tmp_path):
+    callbacks = [*ROWS["PruneAtInit-erk"](), ExactResume(), SparsityMonitor()]
+    toy = make_toy()
+    trainer(tmp_path, *callbacks).fit(toy, loader())
+    for callback in callbacks:  # Lightning's own doing
+        callback.__dict__.pop("log", None)
+        callback.__dict__.pop("log_dict", None)
+    weight = weakref.ref(toy.net[6].weight)
+    del toy
+    gc.collect()
+    assert weight() is None
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_two_that_move_are_refused(tmp_path, first):
     class Other(Rotate):
@@ -623,6 +722,21 @@ def test_two_of_a_kind_are_refused(tmp_path):
     callbacks = [PruneAtInit("erk", 0.1, include=[f"net.{i}.weight"]) for i in (0, 6)]
     with pytest.raises(RuntimeError, match="more than one stateful callback of type `PruneAtInit`"):
         trainer(tmp_path, *callbacks)
+
+
+def test_the_real_model_parallel_strategy_is_refused(tmp_path):
+    runner = pl.Trainer(
+        strategy=ModelParallelStrategy(), accelerator="cpu", devices=1, default_root_dir=tmp_path
+    )
+    with pytest.raises(ValueError, match="cannot run under ModelParallelStrategy"):
+        PruneAtInit("erk", 0.1).setup(runner, make_toy(), "fit")
+
+
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
+def test_strategies_that_leave_masks_behind_warn(tmp_path, strategy):
+    runner = pl.Trainer(strategy=strategy, accelerator="cpu", devices=2, default_root_dir=tmp_path)
+    with pytest.warns(UserWarning, match="masks stay in the processes it starts"):
+        PruneAtInit("erk", 0.1).setup(runner, make_toy(), "fit")
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -1,9 +1,11 @@
 import csv
+import pickle
 
 import pytest
+import torch
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toy import loader, make_toy, trainer
+from toy import Toy, loader, make_toy, trainer
 
 from lightning_sparse import PruneAtInit, SparsityMonitor
 
@@ -41,7 +43,7 @@ def test_the_monitor_takes_over_in_either_order(tmp_path, first, capsys):
 
 
 def test_alone_it_counts_zeros(tmp_path, capsys):
-    toy = make_toy(optimizer=lambda p: __import__("torch").optim.SGD(p, 0.0))
+    toy = make_toy(optimizer=lambda p: torch.optim.SGD(p, 0.0))
     toy.net[6].weight.data[:2] = 0
     runner = trainer(tmp_path, SparsityMonitor())
     runner.fit(toy, loader())
@@ -71,6 +73,46 @@ def test_tensorboard_has_scalars_and_histograms(tmp_path):
     assert (
         sum(h.num for h in (events.Histograms(f"weights/net.{i}")[-1].histogram_value for i in (0, 6))) == 102
     )
+
+
+class Recurrent(Toy):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Flatten(2), torch.nn.LSTM(64, 4, batch_first=True))
+
+    def training_step(self, batch, *_):
+        return self.net(batch[0])[0].square().mean()
+
+
+def test_a_net_without_layers_to_watch_trains_on_with_a_warning(tmp_path, capsys):
+    with pytest.warns(UserWarning, match="SparsityMonitor found no linear or convolutional weights"):
+        trainer(tmp_path, SparsityMonitor()).fit(Recurrent(), loader())
+    assert "Weights kept" not in capsys.readouterr().out
+
+
+def test_frozen_layers_are_watched_without_a_word(tmp_path, recwarn):
+    toy = make_toy()
+    toy.net[0].requires_grad_(False)
+    runner = trainer(tmp_path, SparsityMonitor())
+    runner.fit(toy, loader())
+    assert "sparsity/net.0" in runner.callback_metrics
+    assert not [w for w in recwarn if "rozen" in str(w.message)]
+
+
+def test_the_table_says_what_is_large_and_dense(tmp_path, capsys):
+    toy = make_toy()
+    toy.rnn = torch.nn.LSTM(3, 4)
+    trainer(tmp_path, PruneAtInit("erk", 0.1), enable_model_summary=True).fit(toy, loader())
+    assert (
+        "Dense and not counted: 112 weights in rnn.weight_ih_l0, rnn.weight_hh_l0." in capsys.readouterr().out
+    )
+
+
+def test_pickles_without_the_module(tmp_path):
+    monitor = SparsityMonitor()
+    size = len(pickle.dumps(monitor))
+    trainer(tmp_path, monitor).fit(make_toy(), loader())
+    assert len(pickle.dumps(monitor)) < size + 100
 
 
 @pytest.mark.parametrize(("summary", "count"), [(True, 1), (False, 0)])

@@ -32,6 +32,8 @@ def method_from_name(method: MethodName | PruningMethod) -> PruningMethod:
     """
     if isinstance(method, PruningMethod):
         return method
-    if method not in METHODS:
+    if isinstance(method, type):
+        raise ValueError(f"`method` must be a name or an object, got the class; write {method.__name__}().")
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"`method` must be one of {', '.join(get_args(MethodName))}, got {method!r}.")
     return METHODS[method]()
