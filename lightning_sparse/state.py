@@ -10,11 +10,11 @@ import math
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -23,6 +23,9 @@ from lightning_sparse.selection import plain_name
 from lightning_sparse.types import Budgets, Masks
 
 __all__ = ["SparseState", "pack_masks", "state_of", "unpack_masks"]
+
+APART = (optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop, optim.Adagrad)
+"""Optimizers that treat every coordinate by itself and leave zero weights with zero gradients at zero."""
 
 AfterStep = Callable[[Optimizer], None]
 
@@ -37,6 +40,11 @@ class _Plan:
     keep: list[Tensor]
     announced: bool = False
     """Whether the gradients of the coming step were masked."""
+    stays_zero: bool = False
+    """Whether such a step leaves pruned weights at zero by itself, the optimizer's state being clean."""
+    versions: list[int] = field(default_factory=list)
+    """Versions of the weights after the last step: others mean that somebody has written to them."""
+    untouched: bool = False
 
 
 class SparseState:
@@ -122,6 +130,11 @@ class SparseState:
         for name, mask in self.masks.items():
             parameters[name].masked_fill_(~mask.to(parameters[name].device), 0)
 
+    @torch.no_grad()
+    def clean_(self, optimizers: Iterable[Optimizer]) -> None:
+        """Set what ``optimizers`` keep for pruned weights to zero."""
+        self.move_(self.masks, optimizers)
+
     def digests(self) -> dict[str, int]:
         """Return a checksum of every mask, to compare between processes."""
         return {name: _checksum(pack_bits(mask)) for name, mask in self.masks.items()}
@@ -186,6 +199,7 @@ class SparseState:
             self._hook(optimizer)
         plan = self._plan(optimizer)
         plan.announced = True
+        plan.untouched = plan.versions == [weight._version for weight in plan.weights]
         gradients = [w.grad for w in plan.weights if w.grad is not None]
         keeps = [k for w, k in zip(plan.weights, plan.keep, strict=True) if w.grad is not None]
         if gradients and not _keep_only_(gradients, keeps, check=True):  # 0 * NaN is NaN
@@ -195,13 +209,16 @@ class SparseState:
     def mask_weights_(self, optimizer: Optimizer) -> None:
         """Set the pruned weights that ``optimizer`` holds to zero.
 
-        Needed after optimizers that mix coordinates, and after steps that Lightning did not see.
+        Needed after optimizers that mix coordinates, after steps that Lightning did not see, and if somebody
+        has written to the weights; else it is left out, as it costs as much as masking gradients.
         """
         plan = self._plan(optimizer)
-        if plan.weights:
+        if not plan.announced:
+            plan.stays_zero = False  # momentum of pruned weights may have gathered
+            _fill_pruned_(plan.weights, plan.keep)
+        elif plan.weights and not (plan.stays_zero and plan.untouched):
             _keep_only_(plan.weights, plan.keep)
-            if not plan.announced:
-                _fill_pruned_(plan.weights, plan.keep)
+        plan.versions = [weight._version for weight in plan.weights]
         plan.announced = False
 
     def _plan(self, optimizer: Optimizer) -> _Plan:
@@ -210,6 +227,7 @@ class SparseState:
         if plan is None or plan.parameters != held:
             names = [name for name, weight in self.weights.items() if id(weight) in set(held)]
             plan = _Plan(held, [self.weights[n] for n in names], [self._keep[n] for n in names])
+            plan.stays_zero = type(optimizer) in APART
             self._plans[optimizer] = plan
         return plan
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import lightning_sparse.state as sparsity_state
 from lightning_sparse.state import pack_masks, state_of, unpack_masks
 
 
@@ -159,6 +160,66 @@ def test_weights_on_several_kinds_of_devices():
     for layer in net:
         assert layer.weight.grad[~masks["0.weight"]].eq(0).all()
         assert layer.weight.grad[masks["0.weight"]].ne(0).any()
+
+
+@pytest.mark.parametrize("through_data", [False, True])
+def test_weights_that_somebody_swaps_in(through_data):
+    """Writing to a parameter is noticed at the next step; to its `.data`, when all weights are masked."""
+    net, masks = net_and_mask()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+    state = state_of(net)
+    state.install_(net, masks, OWNER, [optimizer])
+    state.attach([optimizer])
+
+    def step():
+        optimizer.zero_grad()
+        net(torch.randn(2, 32, 5, 5)).sum().backward()
+        state.mask_gradients_(optimizer)
+        optimizer.step()
+
+    step()
+    step()
+    if through_data:
+        net.weight.data.fill_(1.0)
+        step()
+        state.zero_pruned_of_(net)
+    else:
+        net.load_state_dict({"weight": torch.ones_like(net.weight), "bias": net.bias})
+        step()
+    assert net.weight[~masks["weight"]].eq(0).all()
+
+
+def test_momentum_gathered_in_an_unannounced_step_cannot_revive_weights_later():
+    net, masks = net_and_mask()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+    state = state_of(net)
+    state.install_(net, masks, OWNER, [optimizer])
+    state.attach([optimizer])
+    for announced in (True, False, True, True):
+        optimizer.zero_grad()
+        net(torch.randn(2, 32, 5, 5)).sum().backward()
+        if announced:
+            state.mask_gradients_(optimizer)
+        optimizer.step()
+        assert net.weight[~masks["weight"]].eq(0).all()
+
+
+def test_common_optimizers_need_no_second_pass(monkeypatch):
+    """The masking of weights is left out where it changes nothing."""
+    net, masks = net_and_mask()
+    optimizer = torch.optim.AdamW(net.parameters(), 0.1)
+    state = state_of(net)
+    state.install_(net, masks, OWNER, [optimizer])
+    state.attach([optimizer])
+    calls = []
+    original = sparsity_state._keep_only_
+    monkeypatch.setattr(sparsity_state, "_keep_only_", lambda *a, **k: calls.append(a) or original(*a, **k))
+    for _ in range(4):
+        net(torch.randn(2, 32, 5, 5)).sum().backward()
+        state.mask_gradients_(optimizer)
+        optimizer.step()
+    assert len(calls) == 5  # gradients at each step, weights after the first
+    assert net.weight[~masks["weight"]].eq(0).all()
 
 
 def test_attach_twice_hooks_once_and_detach_removes():

@@ -147,6 +147,7 @@ class SparsityCallback(Callback, ABC):
         for callback in sorted(sparsity_callbacks(trainer), key=lambda callback: callback.moves):
             callback._start(trainer, pl_module)
         refuse_missing_owner(state_of(pl_module))
+        state_of(pl_module).clean_(trainer.optimizers)  # a checkpoint's optimizers come after its masks
         agree(trainer, state_of(pl_module))
         if not monitored(trainer):
             log_sparsity(pl_module)
@@ -168,6 +169,7 @@ class SparsityCallback(Callback, ABC):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare masks between processes, and log the sparsity of every layer."""
         if self._leads:
+            state_of(pl_module).zero_pruned_of_(pl_module)  # in case somebody wrote to `weight.data`
             agree(trainer, state_of(pl_module))
         if self._leads and not monitored(trainer):
             log_sparsity(pl_module)
