@@ -8,7 +8,6 @@ a registry that forgets a module when the program does.
 
 import math
 import weakref
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,11 +17,11 @@ from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lightning_sparse.functional.masks import pack_bits, unpack_bits
+from lightning_sparse.functional.packing import checksums
 from lightning_sparse.selection import plain_name
 from lightning_sparse.types import Budgets, Masks
 
-__all__ = ["SparseState", "pack_masks", "state_of", "unpack_masks"]
+__all__ = ["SparseState", "state_of"]
 
 APART = (optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop, optim.Adagrad)
 """Optimizers that treat every coordinate by itself and leave zero weights with zero gradients at zero."""
@@ -42,9 +41,12 @@ class _Plan:
     """Whether the gradients of the coming step were masked."""
     stays_zero: bool = False
     """Whether such a step leaves pruned weights at zero by itself, the optimizer's state being clean."""
-    versions: list[int] = field(default_factory=list)
-    """Versions of the weights after the last step: others mean that somebody has written to them."""
-    untouched: bool = False
+    seen: list[int] = field(default_factory=list)
+    """The weights as they were after the last step; see ``_written``."""
+    masked: list[int] = field(default_factory=list)
+    """The gradients as they were when they were masked."""
+    divides_by_zero: bool = False
+    """Whether a zero gradient may be divided by a zero: a product would keep the NaN."""
 
 
 class SparseState:
@@ -137,7 +139,7 @@ class SparseState:
 
     def digests(self) -> dict[str, int]:
         """Return a checksum of every mask, to compare between processes."""
-        return {name: _checksum(pack_bits(mask)) for name, mask in self.masks.items()}
+        return checksums(self.masks)
 
     @torch.no_grad()
     def verify(self, optimizer: Optimizer) -> None:
@@ -199,26 +201,28 @@ class SparseState:
             self._hook(optimizer)
         plan = self._plan(optimizer)
         plan.announced = True
-        plan.untouched = plan.versions == [weight._version for weight in plan.weights]
+        plan.stays_zero &= plan.seen in ([], _written(plan.weights))
         gradients = [w.grad for w in plan.weights if w.grad is not None]
         keeps = [k for w, k in zip(plan.weights, plan.keep, strict=True) if w.grad is not None]
         if gradients and not _keep_only_(gradients, keeps, check=True):  # 0 * NaN is NaN
             _fill_pruned_(gradients, keeps)
+        plan.masked = _written(gradients)
 
     @torch.no_grad()
     def mask_weights_(self, optimizer: Optimizer) -> None:
         """Set the pruned weights that ``optimizer`` holds to zero.
 
-        Needed after optimizers that mix coordinates, after steps that Lightning did not see, and if somebody
-        has written to the weights; else it is left out, as it costs as much as masking gradients.
+        Needed after optimizers that mix coordinates, after steps that Lightning did not see, and once someone
+        has written to weights or masked gradients; else left out, as it costs as much as masking gradients.
         """
         plan = self._plan(optimizer)
-        if not plan.announced:
-            plan.stays_zero = False  # momentum of pruned weights may have gathered
+        gradients = [w.grad for w in plan.weights if w.grad is not None]
+        plan.stays_zero &= plan.announced and plan.masked == _written(gradients)
+        if not plan.announced or plan.divides_by_zero:
             _fill_pruned_(plan.weights, plan.keep)
-        elif plan.weights and not (plan.stays_zero and plan.untouched):
+        elif plan.weights and not (plan.stays_zero and plan.seen):
             _keep_only_(plan.weights, plan.keep)
-        plan.versions = [weight._version for weight in plan.weights]
+        plan.seen = _written(plan.weights)
         plan.announced = False
 
     def _plan(self, optimizer: Optimizer) -> _Plan:
@@ -228,6 +232,7 @@ class SparseState:
             names = [name for name, weight in self.weights.items() if id(weight) in set(held)]
             plan = _Plan(held, [self.weights[n] for n in names], [self._keep[n] for n in names])
             plan.stays_zero = type(optimizer) in APART
+            plan.divides_by_zero = any(group.get("eps") == 0 for group in optimizer.param_groups)
             self._plans[optimizer] = plan
         return plan
 
@@ -241,36 +246,6 @@ def state_of(module: nn.Module) -> SparseState:
     return _states.setdefault(module, SparseState())
 
 
-def pack_masks(masks: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
-    """Return masks as a checkpoint holds them: eight weights a byte, with shape, count and checksum."""
-    return {name: _pack(mask) for name, mask in masks.items()}
-
-
-def unpack_masks(packed: Mapping[str, Mapping[str, Any]]) -> Masks:
-    """Return the masks that ``pack_masks`` packed.
-
-    Raises:
-        ValueError: If the bits of a mask are not those that were packed.
-    """
-    masks: Masks = {}
-    for name, entry in packed.items():
-        if _checksum(entry["bits"]) != entry["crc32"]:
-            raise ValueError(
-                f"The checkpoint's mask of {name!r} is corrupt (wrong checksum). Use another checkpoint."
-            )
-        masks[name] = unpack_bits(entry["bits"], torch.Size(entry["shape"]))
-    return masks
-
-
-def _pack(mask: Tensor) -> dict[str, Any]:
-    bits = pack_bits(mask)
-    return {"bits": bits, "shape": list(mask.shape), "crc32": _checksum(bits)}
-
-
-def _checksum(bits: Tensor) -> int:
-    return zlib.crc32(bits.numpy().tobytes())
-
-
 def _keeper(weight: Tensor) -> Tensor:
     """Return what masks ``weight`` fastest, laid out in memory like it, with everything kept.
 
@@ -280,6 +255,11 @@ def _keeper(weight: Tensor) -> Tensor:
     if weight.device.type == "cpu":
         return torch.ones_like(weight, requires_grad=False)
     return torch.zeros_like(weight, dtype=torch.bool)
+
+
+def _written(tensors: list[Tensor]) -> list[int]:
+    """Return what changes when somebody writes to tensors in place, or puts others in their place."""
+    return [number for tensor in tensors for number in (id(tensor), tensor._version)]
 
 
 def _kept(keep: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import lightning_sparse.state as sparsity_state
-from lightning_sparse.state import pack_masks, state_of, unpack_masks
+from lightning_sparse.functional.packing import pack_masks, unpack_masks
+from lightning_sparse.state import state_of
 
 
 class Owner:

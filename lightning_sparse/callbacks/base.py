@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_sparse._lightning import (
@@ -28,6 +29,7 @@ from lightning_sparse.callbacks.refusals import (
     check_patterns,
     explain_damage,
     refuse_averaging,
+    refuse_changed_config,
     refuse_company,
     refuse_damaged_checkpoint,
     refuse_missing_owner,
@@ -35,8 +37,9 @@ from lightning_sparse.callbacks.refusals import (
     warn_of_spawned_processes,
 )
 from lightning_sparse.callbacks.reports import log_sparsity, print_table
+from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.selection import select_weights
-from lightning_sparse.state import SparseState, pack_masks, state_of, unpack_masks
+from lightning_sparse.state import SparseState, state_of
 from lightning_sparse.types import Budgets, Masks, Shapes
 
 __all__ = ["SparsityCallback"]
@@ -182,12 +185,10 @@ class SparsityCallback(Callback, ABC):
             agree(trainer, state_of(pl_module))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take up the masks that came with the weights to test."""
+        """Take up the masks that came with the weights to test, or to predict with."""
         self._take_up(trainer, pl_module)
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take up the masks that came with the weights to predict with."""
-        self._take_up(trainer, pl_module)
+    on_predict_start = on_test_start
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remove the hooks from the optimizers."""
@@ -225,7 +226,7 @@ class SparsityCallback(Callback, ABC):
             ValueError: If the arguments are not those that the checkpoint was made with.
         """
         if self._fitting and state_dict:
-            self._check_config(state_dict["config"])
+            refuse_changed_config(self._full_config(), state_dict["config"])
         self._restored = unpack_masks(state_dict.get("masks", {}))
         self._was_finished = bool(state_dict.get("finished", False))
 
@@ -300,14 +301,7 @@ class SparsityCallback(Callback, ABC):
         A callback copied in mid-training goes on with the module that was copied with it, whose pruned
         weights are zero; before any other module it starts afresh.
         """
-        weights = self.select(module) if self._carried else {}
-        if self._carried.keys() != weights.keys():
-            return {}
-        same = all(
-            weights[name].shape == mask.shape and not weights[name].detach().cpu()[~mask.cpu()].any()
-            for name, mask in self._carried.items()
-        )
-        return self._carried if same else {}
+        return self._carried if self._carried and prunes_nothing(self._carried, self.select(module)) else {}
 
     def _full_config(self) -> dict[str, str | int | float | None]:
         shared = {
@@ -316,14 +310,6 @@ class SparsityCallback(Callback, ABC):
             "density_overrides": {name: float(density) for name, density in self.density_overrides.items()},
         }
         return {**self.config(), **{name: str(value) if value else None for name, value in shared.items()}}
-
-    def _check_config(self, saved: Mapping[str, Any]) -> None:
-        for name, value in self._full_config().items():
-            if name in saved and saved[name] != value:
-                raise ValueError(
-                    f"`{name}` is {value!r}, but the checkpoint was made with {saved[name]!r}. Resume with "
-                    "that value, or load only the weights (`load_state_dict`) and start a new run."
-                )
 
 
 def sparsity_callbacks(trainer: Trainer) -> list[SparsityCallback]:
@@ -334,3 +320,11 @@ def sparsity_callbacks(trainer: Trainer) -> list[SparsityCallback]:
 def monitored(trainer: Trainer) -> bool:
     """Tell whether a ``SparsityMonitor`` does the logging."""
     return any(isinstance(callback, SparsityMonitor) for callback in callbacks_of(trainer))
+
+
+def prunes_nothing(masks: Masks, weights: Mapping[str, Tensor]) -> bool:
+    """Tell whether masks are for these weights, which are zero already wherever they prune."""
+    return masks.keys() == weights.keys() and all(
+        weights[name].shape == mask.shape and not weights[name].detach().cpu()[~mask.cpu()].any()
+        for name, mask in masks.items()
+    )

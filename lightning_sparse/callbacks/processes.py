@@ -6,7 +6,8 @@ import torch
 from torch.optim import Optimizer
 
 from lightning_sparse._lightning import Trainer
-from lightning_sparse.state import SparseState, pack_masks, unpack_masks
+from lightning_sparse.functional.packing import pack_masks, unpack_masks
+from lightning_sparse.state import SparseState
 from lightning_sparse.types import Masks
 
 __all__ = ["agree", "masks_of_rank_zero", "seed_of_rank_zero", "verify_step"]

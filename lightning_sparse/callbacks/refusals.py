@@ -1,7 +1,7 @@
 """What our callbacks refuse to do, with the way out, before anything is lost."""
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ __all__ = [
     "check_patterns",
     "explain_damage",
     "refuse_averaging",
+    "refuse_changed_config",
     "refuse_company",
     "refuse_damaged_checkpoint",
     "refuse_missing_owner",
@@ -85,6 +86,16 @@ def refuse_company(callback: "SparsityCallback", callbacks: Sequence["SparsityCa
             both = "change masks during training" if callback.moves else "make masks to start from"
             raise ValueError(
                 f"{type(callback).__name__} and {type(other).__name__} both {both}. Use one of them."
+            )
+
+
+def refuse_changed_config(config: Mapping[str, object], saved: Mapping[str, object]) -> None:
+    """Raise ValueError if a resumed run has other arguments than the checkpoint was made with."""
+    for name, value in config.items():
+        if name in saved and saved[name] != value:
+            raise ValueError(
+                f"`{name}` is {value!r}, but the checkpoint was made with {saved[name]!r}. Resume with "
+                "that value, or load only the weights (`load_state_dict`) and start a new run."
             )
 
 

@@ -202,6 +202,28 @@ def parameter_groups(run):
     run.fit(make_toy(optimizer=make))
 
 
+class Centralised(Toy):
+    """Changes gradients after the callbacks have seen them."""
+
+    def on_before_optimizer_step(self, optimizer):
+        for parameter in self.parameters():
+            parameter.grad.sub_(parameter.grad.mean())
+
+
+def gradients_changed_late(run):
+    torch.manual_seed(0)
+    toy, holds = Centralised(), HoldsMasks()
+    trainer(run.tmp_path, PruneAtInit("erk", 0.1), holds).fit(toy, loader())
+    assert holds.steps == 8
+
+
+def no_epsilon(run):
+    def make(params):
+        return torch.optim.Adam(params, 0.01, eps=0.0)
+
+    run.fit(make_toy(optimizer=make), max_epochs=1)
+
+
 class Poisoned(Toy):
     """Gradients of pruned weights are NaN."""
 
@@ -241,6 +263,8 @@ SCENARIOS: dict[str, Callable[[Run], object]] = {
             gan,
             parameter_groups,
             nan_in_pruned_gradient,
+            gradients_changed_late,
+            no_epsilon,
             channels_last,
             compiled,
         )
