@@ -3,16 +3,35 @@
 from importlib.metadata import version
 
 from lightning_sparse.callbacks import ExactResume, PruneAtInit, SparsityCallback, SparsityMonitor
-from lightning_sparse.functional.saliency import Magnitude, PruningMethod, Random
+from lightning_sparse.functional.saliency import (
+    FORCE,
+    SNIP,
+    GraSP,
+    IterativeSNIP,
+    Magnitude,
+    PruningMethod,
+    PruningProblem,
+    Random,
+    SynFlow,
+)
+from lightning_sparse.mask_files import load_masks, save_masks
 
 __version__ = version("lightning-sparse")
 
 __all__ = [
+    "FORCE",
+    "SNIP",
     "ExactResume",
+    "GraSP",
+    "IterativeSNIP",
     "Magnitude",
     "PruneAtInit",
     "PruningMethod",
+    "PruningProblem",
     "Random",
     "SparsityCallback",
     "SparsityMonitor",
+    "SynFlow",
+    "load_masks",
+    "save_masks",
 ]

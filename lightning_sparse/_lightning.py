@@ -8,11 +8,13 @@ package only: to the one that the process imported before us, else to ``pytorch_
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.utils._pytree import tree_map
 
 __all__ = [
     "AVERAGING",
@@ -22,19 +24,24 @@ __all__ = [
     "Trainer",
     "averaged_copies",
     "builds_layers_late",
+    "callable_net",
     "callbacks_of",
     "cli_module",
+    "copied_train_loader",
+    "for_the_step",
     "is_lightning",
     "rank_zero_warn",
     "restart_train_iterator",
     "starts_other_processes",
     "train_loaders",
+    "unlogged",
     "without_module",
 ]
 
 AVERAGING = ("StochasticWeightAveraging", "WeightAveraging", "EMAWeightAveraging")
 """Lightning's callbacks that average weights."""
 
+_LOGS = ("log", "log_dict")
 _PACKAGES = ("pytorch_lightning", "lightning.pytorch")
 
 
@@ -77,6 +84,14 @@ def builds_layers_late(module: LightningModule) -> bool:
     return type(module).configure_model not in plain
 
 
+def callable_net(module: LightningModule, weights: Iterable[nn.Parameter]) -> nn.Module | None:
+    """Return the module, if it has a ``forward``, or else the one child that holds all these weights."""
+    if type(module).forward not in [package.LightningModule.forward for package in _installed]:
+        return module
+    wanted = {id(weight) for weight in weights}
+    return next((c for c in module.children() if wanted <= {id(p) for p in c.parameters()}), None)
+
+
 def starts_other_processes(trainer: Trainer) -> bool:
     """Tell whether fit runs in processes of its own that hand back weights, but no callback's state."""
     return getattr(trainer.strategy, "_start_method", None) in ("spawn", "fork", "forkserver")
@@ -113,6 +128,47 @@ def train_loaders(trainer: Trainer) -> list[Any]:
     """Return the dataloaders that fit draws from, as Lightning has prepared them."""
     combined = trainer.fit_loop._combined_loader
     return [] if combined is None else list(combined.flattened)
+
+
+def copied_train_loader(trainer: Trainer, copy: Callable[[Any], Any]) -> Iterable[tuple[Any, int, int]]:
+    """Return what fit draws from, over copies of its dataloaders; yields ``(batch, batch_idx, loader)``."""
+    combined = trainer.fit_loop._combined_loader
+    assert combined is not None, "made before training starts"
+    again: Iterable[tuple[Any, int, int]] = type(combined)(tree_map(copy, combined.iterables), combined._mode)
+    return again
+
+
+def for_the_step(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
+    """Return a batch as ``training_step`` gets it: converted, by the module's hooks, on the device."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+@contextmanager
+def unlogged(trainer: Trainer, module: LightningModule) -> Iterator[None]:
+    """Let steps log as they like; nothing of it arrives anywhere."""
+    loggers, logging = (
+        trainer.loggers,
+        [m for m in module.modules() if is_lightning(m, "core.LightningModule")],
+    )
+    found = [{name: vars(m)[name] for name in _LOGS if name in vars(m)} for m in logging]
+    package = next(package for package in _installed if isinstance(trainer, package.Trainer))
+    try:
+        trainer.loggers = [package.loggers.logger.DummyLogger() for _ in loggers]
+        for m in logging:
+            vars(m).update(dict.fromkeys(_LOGS, _log_nothing))
+        yield
+    finally:
+        trainer.loggers = loggers
+        for m, own in zip(logging, found, strict=True):
+            for name in _LOGS:
+                del vars(m)[name]
+            vars(m).update(own)
+
+
+def _log_nothing(*_: Any, **__: Any) -> None:
+    """Stand in for ``log`` and ``log_dict``."""
 
 
 def restart_train_iterator(trainer: Trainer) -> None:

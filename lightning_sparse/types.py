@@ -3,13 +3,13 @@
 *Density* is the share of weights kept, a fraction in (0, 1]; *sparsity* is one minus density.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["AllocationName", "Budgets", "Densities", "Masks", "Scores", "Shapes"]
+__all__ = ["AllocationName", "Budgets", "Densities", "Loss", "Masks", "Scores", "Shapes"]
 
 Scores: TypeAlias = dict[str, Tensor]
 """A score per weight, shaped like the weight; the highest are kept."""
@@ -28,3 +28,6 @@ Shapes: TypeAlias = Mapping[str, torch.Size]
 
 AllocationName: TypeAlias = Literal["uniform", "erk", "epl", "epf"]
 """How a layerwise budget is shared out; see ``lightning_sparse.functional.allocation``."""
+
+Loss: TypeAlias = Callable[[], Tensor]
+"""Runs one batch through a module as it is now and returns the batch's mean loss."""

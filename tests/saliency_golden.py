@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lightning_sparse import PruningProblem
 from lightning_sparse.functional.masks import unpack_bits
 
 FOLDER = Path(__file__).parent / "golden"
@@ -79,6 +80,20 @@ class Case:
             packed = torch.from_numpy(bits if step is None else bits[step])
             masks[name] = unpack_bits(packed, weight.shape)
         return masks
+
+    def problem(self, net, batches=1, loss=F.cross_entropy, dtype=torch.float32):
+        """Return the reference's weights, data and loss; the same batches at every step."""
+        pairs = []
+        if "x" in self.arrays:
+            x, y = self.tensor("x").to(dtype), self.tensor("y")
+            pairs = list(zip(x.chunk(batches), y.chunk(batches), strict=True))
+        return PruningProblem(
+            net,
+            self.weights(net),
+            torch.Generator(),
+            losses=lambda _: [lambda x=x, y=y: loss(net(x), y) for x, y in pairs],
+            inputs=lambda: torch.empty(1, *self.about["input_shape"]),
+        )
 
 
 @lru_cache

@@ -114,6 +114,9 @@ class SparsityCallback(Callback, ABC):
     def make_masks(self, module: LightningModule, generator: torch.Generator) -> Masks:
         """Return the masks to start from."""
 
+    def check_module(self, module: LightningModule) -> None:
+        """Refuse a module that masks cannot be made for, before any batch is drawn."""
+
     # When: Lightning's hooks.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -244,6 +247,7 @@ class SparsityCallback(Callback, ABC):
         return select_weights(module, self.include, self.exclude)
 
     def _plan(self, module: LightningModule) -> None:
+        self.check_module(module)
         self.planned_budgets({name: weight.shape for name, weight in self.select(module).items()})
 
     def describe(self) -> str:

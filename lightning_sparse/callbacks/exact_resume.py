@@ -1,11 +1,8 @@
 """Random number generators in the checkpoint: a resumed run is the run that was not interrupted."""
 
-import random
 import weakref
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-import torch
 import torch.distributed as dist
 from torch.utils.data import DistributedSampler
 
@@ -17,6 +14,7 @@ from lightning_sparse._lightning import (
     train_loaders,
     without_module,
 )
+from lightning_sparse.callbacks.randomness import generators_of_loaders, rng_state, set_rng_state
 
 __all__ = ["ExactResume"]
 
@@ -54,8 +52,12 @@ class ExactResume(Callback):
         """Return the states of all ranks; Lightning calls this on every rank."""
         trainer = self._trainer() if self._trainer is not None else None
         loaders = _loader_states(trainer) if self._fitting and trainer is not None else []
-        own = [g.get_state() for g in _generators(trainer)] if self._fitting and trainer is not None else []
-        return {"ranks": _gather({"rng": _rng_state(), "generators": own, "loaders": loaders})}
+        own = (
+            [g.get_state() for g in generators_of_loaders(trainer)]
+            if self._fitting and trainer is not None
+            else []
+        )
+        return {"ranks": _gather({"rng": rng_state(), "generators": own, "loaders": loaders})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Give this rank its states back, before anything draws.
@@ -72,7 +74,7 @@ class ExactResume(Callback):
             )
         if self._fitting and self._resuming is None:  # a finder loads a checkpoint of its own in between
             self._resuming = ranks[rank]
-            _set_rng_state(ranks[rank]["rng"])
+            set_rng_state(ranks[rank]["rng"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the iterator over the data anew: Lightning made it before it told samplers the epoch."""
@@ -84,7 +86,7 @@ class ExactResume(Callback):
     ) -> None:
         """Undo what a dataloader drew to find its place again, if fit resumes in mid-epoch."""
         if self._resuming is not None and batch_idx > 0:
-            _set_rng_state(self._resuming["rng"])
+            set_rng_state(self._resuming["rng"])
         self._resuming = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -104,18 +106,6 @@ class _Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
-
-
-def _generators(trainer: Trainer) -> list[torch.Generator]:
-    """Return the generators that training dataloaders and their samplers have of their own, each once."""
-    found: dict[int, torch.Generator] = {}
-    for loader in train_loaders(trainer):
-        batches = getattr(loader, "batch_sampler", None)
-        for owner in (loader, getattr(loader, "sampler", None), getattr(batches, "sampler", None)):
-            generator = getattr(owner, "generator", None)
-            if isinstance(generator, torch.Generator):
-                found[id(generator)] = generator
-    return list(found.values())
 
 
 def _loader_states(trainer: Trainer) -> list[dict[str, Any]]:
@@ -140,33 +130,13 @@ def _restart_iterator(trainer: Trainer, saved: dict[str, Any]) -> None:
 
 
 def _restore(trainer: Trainer, saved: dict[str, Any]) -> None:
-    for generator, state in zip(_generators(trainer), saved["generators"], strict=False):
+    for generator, state in zip(generators_of_loaders(trainer), saved["generators"], strict=False):
         generator.set_state(state)
-    _set_rng_state(saved["rng"])
+    set_rng_state(saved["rng"])
 
 
 def _distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
-
-
-def _rng_state() -> dict[str, Any]:
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002 - the global generator is what users draw from
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
-        "python": random.getstate(),
-    }
-
-
-def _set_rng_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
 
 
 def _gather(mine: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """One run, several processes: the same masks on all of them."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -7,10 +8,11 @@ from torch.optim import Optimizer
 
 from lightning_sparse._lightning import Trainer
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
+from lightning_sparse.functional.saliency.base import Average, one_process
 from lightning_sparse.state import SparseState
 from lightning_sparse.types import Masks
 
-__all__ = ["agree", "masks_of_rank_zero", "seed_of_rank_zero", "verify_step"]
+__all__ = ["agree", "masks_of_rank_zero", "mean_over_processes", "seed_of_rank_zero", "verify_step"]
 
 
 def agree(trainer: Trainer, state: SparseState) -> None:
@@ -34,6 +36,13 @@ def masks_of_rank_zero(trainer: Trainer, masks: Masks) -> Masks:
         return masks
     packed: dict[str, dict[str, Any]] = trainer.strategy.broadcast(pack_masks(masks))
     return unpack_masks(packed)
+
+
+def mean_over_processes(trainer: Trainer) -> Average:
+    """Return a function that takes the mean of a tensor over all ranks."""
+    if trainer.world_size == 1:
+        return one_process
+    return partial(trainer.strategy.reduce, reduce_op="mean")
 
 
 def seed_of_rank_zero(trainer: Trainer, seed: int | None) -> int:

@@ -1,31 +1,59 @@
 """Fixed masks, made before the first step."""
 
-import torch
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
 
-from lightning_sparse._lightning import LightningModule
+import torch
+from torch import nn
+
+from lightning_sparse._lightning import LightningModule, callable_net, rank_zero_warn
 from lightning_sparse.callbacks.base import SparsityCallback
+from lightning_sparse.callbacks.processes import mean_over_processes
+from lightning_sparse.callbacks.progress import with_progress
+from lightning_sparse.callbacks.randomness import left_undisturbed
 from lightning_sparse.callbacks.refusals import check_integer
-from lightning_sparse.functional.pruning import masks_from_scores, plan_budgets
-from lightning_sparse.functional.saliency import MethodName, PruningMethod, method_from_name
-from lightning_sparse.selection import match_overrides
+from lightning_sparse.callbacks.training_losses import LossFunction, TrainingLosses, refuse_without_loss
+from lightning_sparse.functional.ablation import redraw_, shuffled
+from lightning_sparse.functional.pruning import plan_budgets, prune_along
+from lightning_sparse.functional.saliency import (
+    MethodName,
+    PruningMethod,
+    PruningProblem,
+    method_from_name,
+)
+from lightning_sparse.functional.saliency.base import check_choice
+from lightning_sparse.mask_files import load_masks
+from lightning_sparse.selection import match_overrides, plain_name
 from lightning_sparse.types import Budgets, Masks, Shapes
 
 __all__ = ["PruneAtInit"]
+
+Ablation: TypeAlias = Literal["shuffle", "reinit", "invert"]
 
 
 class PruneAtInit(SparsityCallback):
     """Prune a net once, when training starts, and train what is left.
 
-    The masks are made after the sanity validation, on the weights as they are then. A run resumed from a
-    checkpoint takes its masks from there.
+    The masks are made after the sanity validation, on the weights as they are then. Methods with data draw
+    batches of the training data; training then sees the batches that it would have seen without. A run
+    resumed from a checkpoint takes its masks from there.
 
     Args:
         method: ``"random"`` (drawn from all weights at once), ``"uniform"``, ``"erk"``, ``"epl"``, ``"epf"``
-            (drawn at random within a budget per layer), ``"magnitude"``, or a method object with options of
-            its own, such as ``Magnitude(allocation="erk")``.
+            (drawn at random within a budget per layer), ``"magnitude"``, ``"snip"``, ``"iterative_snip"``,
+            ``"force"``, ``"grasp"``, ``"synflow"``, or a method object with options of its own, such as
+            ``Magnitude(allocation="erk")`` or ``SNIP(num_batches=10)``.
         density: Share of the selected weights to keep, a fraction in (0, 1]; ``floor(density * N + 0.5)`` of
             N are kept, exactly.
-        min_weights_per_layer: No layer keeps fewer than this (or all, if it is smaller).
+        min_weights_per_layer: No layer keeps fewer than this (or all, if it is smaller). ``None``: 1, or 0
+            for a method with ``conformance="reference"``.
+        loss_fn: Takes the place of the module's ``training_step`` for methods with data:
+            ``loss_fn(module, batch)`` returns the batch's mean loss. Manual optimization needs it.
+        mask_path: A file of ``save_masks``, or a checkpoint of a sparse run: take its masks instead of making
+            some. ``method`` and ``density`` are then left out, and the file says which weights.
+        mask_ablation: Changes the masks as a check of what they are worth: ``"shuffle"`` draws new places
+            within each layer, ``"reinit"`` keeps the masks but permutes each layer's weights, ``"invert"``
+            keeps what scores lowest.
         include: Patterns on parameter names: only weights that match one of them. ``None``: the weights of
             linear and convolutional layers.
         exclude: Patterns of weights to leave dense; they do not count towards the density.
@@ -35,8 +63,8 @@ class PruneAtInit(SparsityCallback):
             gathered nothing for pruned weights, and all processes have the same masks.
 
     Raises:
-        ValueError: If an argument is out of range, or, when fit starts, if a pattern matches nothing or the
-            budget cannot be met.
+        ValueError: If an argument is out of range, or, when fit starts, if a pattern matches nothing, the
+            budget cannot be met, or scores cannot be had.
 
     >>> PruneAtInit("erk", density=0.05).method
     Random(allocation='erk')
@@ -44,10 +72,13 @@ class PruneAtInit(SparsityCallback):
 
     def __init__(
         self,
-        method: MethodName | PruningMethod,
-        density: float,
+        method: MethodName | PruningMethod | None = None,
+        density: float | None = None,
         *,
-        min_weights_per_layer: int = 1,
+        min_weights_per_layer: int | None = None,
+        loss_fn: LossFunction | None = None,
+        mask_path: str | None = None,
+        mask_ablation: Ablation | None = None,
         include: list[str] | None = None,
         exclude: list[str] | None = None,
         density_overrides: dict[str, float] | None = None,
@@ -55,42 +86,146 @@ class PruneAtInit(SparsityCallback):
         verify: bool = False,
     ) -> None:
         check_integer("min_weights_per_layer", min_weights_per_layer)
+        check_choice("mask_ablation", mask_ablation, ("shuffle", "reinit", "invert", None))
+        if mask_path is not None:
+            selecting = (method, density, min_weights_per_layer, include, exclude, density_overrides)
+            _refuse_beside_mask_path(selecting, mask_ablation)
+        elif method is None or density is None:
+            missing = "method" if method is None else "density"
+            raise ValueError(f"`{missing}` is required, got None. Set it, or give masks in `mask_path`.")
         super().__init__(
-            density,
+            1.0 if density is None else density,
             include=include,
             exclude=exclude,
             density_overrides=density_overrides,
             seed=seed,
             verify=verify,
         )
-        self.method = method_from_name(method)
+        self.method = None if method is None else method_from_name(method)
         self.min_weights_per_layer = min_weights_per_layer
+        self.loss_fn = loss_fn
+        self.mask_path = mask_path
+        self.mask_ablation = mask_ablation
 
     def config(self) -> dict[str, str | int | float | None]:
         """Return what decides the masks."""
+        ablation = {"mask_ablation": self.mask_ablation} if self.mask_ablation else {}
+        if self.method is None:
+            return {"mask_path": self.mask_path, **ablation}
+        minimum = self._min_weights
         return {
             "method": repr(self.method),
             "density": self.density,
-            "min_weights_per_layer": self.min_weights_per_layer,
+            "min_weights_per_layer": minimum,
+            **ablation,
         }
+
+    def check_module(self, module: LightningModule) -> None:
+        """Refuse a module whose loss or output the method cannot have, or that the file has no masks for."""
+        if self.mask_path is not None and module.trainer.ckpt_path is None:
+            _refuse_other_shapes(load_masks(self.mask_path), module, self.mask_path)
+        if self.method is not None and self.method.needs_loss and self.loss_fn is None:
+            refuse_without_loss(self.method, module)
+        if self.method is not None and self.method.needs_forward:
+            _refuse_without_net(self.method, module, self.select(module))
 
     def planned_budgets(self, shapes: Shapes) -> Budgets:
         """Return each layer's budget; under global ranking only those that are overridden."""
+        if self.method is None:
+            return {}
         return plan_budgets(
             shapes,
             self.density,
             self.method.allocation,
             fixed=match_overrides(shapes, self.density_overrides),
-            min_weights=self.min_weights_per_layer,
+            min_weights=self._min_weights,
         )
 
     def make_masks(self, module: LightningModule, generator: torch.Generator) -> Masks:
-        """Score the weights and keep the best."""
-        scores = self.method.scores(self.select(module), generator)
-        return masks_from_scores(
-            scores,
+        """Score the weights and keep the best, or read the masks from the file."""
+        if self.method is None:
+            assert self.mask_path is not None, "checked in __init__"
+            masks = load_masks(self.mask_path)
+        else:
+            masks = self._score(self.method, module, generator)
+        _warn_of_empty_layers(masks)
+        if self.mask_ablation == "shuffle":
+            return shuffled(masks, generator)
+        if self.mask_ablation == "reinit":
+            redraw_({name: module.get_parameter(name) for name in masks}, generator)
+        return masks
+
+    def _score(self, method: PruningMethod, module: LightningModule, generator: torch.Generator) -> Masks:
+        trainer, weights = module.trainer, self.select(module)
+        losses = TrainingLosses(trainer, module, self.loss_fn)
+        problem = PruningProblem(
+            module,
+            weights,
+            generator,
+            losses=losses.next,
+            net=callable_net(module, weights.values()),
+            inputs=losses.inputs,
+            average=mean_over_processes(trainer),
+            cools=self.loss_fn is None,
+        )
+        iterations = prune_along(
+            method,
+            problem,
             self.density,
-            self.method.allocation,
-            fixed=match_overrides(scores, self.density_overrides),
-            min_weights=self.min_weights_per_layer,
+            fixed=match_overrides(weights, self.density_overrides),
+            min_weights=self._min_weights,
+            keep_lowest=self.mask_ablation == "invert",
+        )
+        total, name = len(method.path(self.density)), type(method).__name__
+        with left_undisturbed(trainer):
+            *_, masks = with_progress(trainer, iterations, total, name)
+        return masks
+
+    @property
+    def _min_weights(self) -> int:
+        if self.min_weights_per_layer is not None:
+            return self.min_weights_per_layer
+        return 1 if self.method is None or self.method.conformance == "paper" else 0
+
+
+def _refuse_without_net(
+    method: PruningMethod, module: LightningModule, weights: Mapping[str, nn.Parameter]
+) -> None:
+    if callable_net(module, weights.values()) is None:
+        raise ValueError(
+            f"{type(method).__name__} calls the net, and {type(module).__name__} has no `forward`, nor one "
+            "child that holds all selected weights. Define it, or choose another method (`snip`, `erk`)."
+        )
+
+
+def _refuse_beside_mask_path(selecting: tuple[object, ...], ablation: Ablation | None) -> None:
+    names = ("method", "density", "min_weights_per_layer", "include", "exclude", "density_overrides")
+    given = [f"`{name}`" for name, value in zip(names, selecting, strict=True) if value]
+    if given:
+        raise ValueError(
+            f"`mask_path` says what is kept, got {', '.join(given)} beside it. Leave out one or the other."
+        )
+    if ablation == "invert":
+        raise ValueError(
+            "`mask_ablation` 'invert' needs scores, and `mask_path` has none. Use 'shuffle' or 'reinit'."
+        )
+
+
+def _refuse_other_shapes(masks: Masks, module: LightningModule, path: str) -> None:
+    shapes = {plain_name(name): parameter.shape for name, parameter in module.named_parameters()}
+    for name, mask in masks.items():
+        if shapes.get(name) != mask.shape:
+            found = f"one of shape {tuple(shapes[name])}" if name in shapes else "none of that name"
+            raise ValueError(
+                f"`mask_path` {path!r} has a mask of shape {tuple(mask.shape)} for {name!r}, and the module "
+                f"{found}. Build the module as it was when the masks were made."
+            )
+
+
+def _warn_of_empty_layers(masks: Masks) -> None:
+    empty = [name for name, mask in masks.items() if not mask.any()]
+    if empty:
+        rank_zero_warn(
+            f"Nothing is kept of {', '.join(empty[:3])} ({len(empty)} layers): no signal passes. Set "
+            "`min_weights_per_layer` to 1, or raise `density`."
         )

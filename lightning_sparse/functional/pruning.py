@@ -1,13 +1,67 @@
-"""From scores to masks, for every way of sharing out a budget."""
+"""From scores to masks, for every way of sharing out a budget, along a path of densities."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
-from lightning_sparse.functional.allocation import allocate, total_budget
+import torch
+
+from lightning_sparse.functional.allocation import allocate, layer_budget, total_budget
 from lightning_sparse.functional.masks import global_masks, layerwise_masks
-from lightning_sparse.functional.saliency import Ranking
-from lightning_sparse.types import Budgets, Masks, Scores, Shapes
+from lightning_sparse.functional.saliency import PruningMethod, PruningProblem, Ranking
+from lightning_sparse.functional.saliency.iterative import (
+    check_scores,
+    warn_of_few_scores,
+    warn_of_silent_layers,
+)
+from lightning_sparse.types import Budgets, Densities, Masks, Scores, Shapes
 
-__all__ = ["masks_from_scores", "plan_budgets"]
+__all__ = ["masks_from_scores", "plan_budgets", "prune_along"]
+
+
+def prune_along(
+    method: PruningMethod,
+    problem: PruningProblem,
+    density: float,
+    *,
+    fixed: Mapping[str, float] | None = None,
+    min_weights: int = 1,
+    keep_lowest: bool = False,
+) -> Iterator[Masks]:
+    """Yield the masks after each of the method's iterations: score what is left, rank at the next density.
+
+    Args:
+        method: Gives scores, path, ranking and rounding.
+        problem: What it looks at.
+        density: Share of all the problem's weights to keep at last, a fraction in (0, 1].
+        fixed: Densities of single layers, which have a path of their own; the others share what remains.
+        min_weights: Every layer keeps at least this many (all, if it is smaller).
+        keep_lowest: Keep what scores lowest instead, as a check that scores mean something.
+
+    Raises:
+        ValueError: If the budget cannot be met, or scores are not finite or mostly zero.
+
+    Warns:
+        UserWarning: If all scores of a layer are zero in the first iteration, or fewer scores than weights to
+            keep are not zero in the last.
+    """
+    shapes = {name: weight.shape for name, weight in problem.weights.items()}
+    size = sum(shape.numel() for shape in shapes.values())
+    for share, shares in _paths(method, shapes, density, fixed or {}, min_weights):
+        scores = method.scores(problem)
+        check_scores(scores, total_budget(size, share))
+        if problem.masks is None:
+            warn_of_silent_layers(scores)
+        masks = masks_from_scores(
+            {name: _turned(score) for name, score in scores.items()} if keep_lowest else scores,
+            share,
+            method.allocation,
+            fixed=shares,
+            min_weights=min_weights,
+            budget=method.budget,
+        )
+        problem = replace(problem, masks=masks)
+        yield masks
+    warn_of_few_scores(scores, total_budget(size, density))
 
 
 def masks_from_scores(
@@ -17,6 +71,7 @@ def masks_from_scores(
     *,
     fixed: Mapping[str, float] | None = None,
     min_weights: int = 1,
+    budget: Callable[[int, float], int] = total_budget,
 ) -> Masks:
     """Keep exactly ``floor(density * N + 0.5)`` of the N weights, those with the highest scores.
 
@@ -26,6 +81,7 @@ def masks_from_scores(
         ranking: ``"global"``, or the allocation that gives each layer its own budget.
         fixed: Densities of single layers; the others share what remains.
         min_weights: Every layer keeps at least this many (all, if it is smaller).
+        budget: Rounds a global budget in another way.
 
     Raises:
         ValueError: If the budget cannot be met.
@@ -34,7 +90,7 @@ def masks_from_scores(
     budgets = plan_budgets(shapes, density, ranking, fixed=fixed, min_weights=min_weights)
     if ranking != "global":
         return layerwise_masks(scores, {name: budgets[name] for name in scores})
-    total = total_budget(sum(shape.numel() for shape in shapes.values()), density)
+    total = budget(sum(shape.numel() for shape in shapes.values()), density)
     return global_masks(scores, total, min_weights=min_weights, fixed=budgets)
 
 
@@ -56,3 +112,31 @@ def plan_budgets(
     # Whether a global budget can be met, and what is fixed, does not depend on the allocation of the rest.
     budgets = allocate(shapes, density, "uniform", fixed=fixed, min_weights=min_weights)
     return {name: budgets[name] for name in fixed or {}}
+
+
+def _paths(
+    method: PruningMethod, shapes: Shapes, density: float, fixed: Mapping[str, float], min_weights: int
+) -> Iterator[tuple[float, Densities]]:
+    """Yield the density of all weights, and those of layers that have their own, at every iteration.
+
+    Each layer of its own, and the rest, falls along the method's path to its own end: so a budget that can be
+    met at the end can be met on the way there.
+    """
+    if not fixed:
+        yield from ((share, {}) for share in method.path(density))
+        return
+    sizes = {name: shape.numel() for name, shape in shapes.items()}
+    everything, rest = sum(sizes.values()), sum(n for name, n in sizes.items() if name not in fixed)
+    kept = plan_budgets(shapes, density, "global", fixed=fixed, min_weights=min_weights)
+    left = total_budget(everything, density) - sum(kept.values())
+    paths = {name: method.path(share) for name, share in fixed.items()}
+    for step, share in enumerate(method.path(max(left, 1) / max(rest, 1))[:-1]):
+        shares = {name: path[step] for name, path in paths.items()}
+        own = sum(layer_budget(sizes[name], d, min_weights) for name, d in shares.items())
+        yield (own + share * rest) / everything, shares
+    yield density, dict(fixed)
+
+
+def _turned(scores: torch.Tensor) -> torch.Tensor:
+    """Turn the order round, but for what may not return."""
+    return torch.where(scores == -torch.inf, scores, -scores)

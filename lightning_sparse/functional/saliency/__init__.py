@@ -3,12 +3,39 @@
 from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
-from lightning_sparse.functional.saliency.base import PruningMethod, Ranking
+from lightning_sparse.functional.saliency.base import PruningMethod, PruningProblem, Ranking
+from lightning_sparse.functional.saliency.methods import FORCE, SNIP, GraSP, IterativeSNIP, SynFlow
 from lightning_sparse.functional.saliency.weights import Magnitude, Random
 
-__all__ = ["METHODS", "Magnitude", "MethodName", "PruningMethod", "Random", "Ranking", "method_from_name"]
+__all__ = [
+    "FORCE",
+    "METHODS",
+    "SNIP",
+    "GraSP",
+    "IterativeSNIP",
+    "Magnitude",
+    "MethodName",
+    "PruningMethod",
+    "PruningProblem",
+    "Random",
+    "Ranking",
+    "SynFlow",
+    "method_from_name",
+]
 
-MethodName: TypeAlias = Literal["random", "uniform", "erk", "epl", "epf", "magnitude"]
+MethodName: TypeAlias = Literal[
+    "random",
+    "uniform",
+    "erk",
+    "epl",
+    "epf",
+    "magnitude",
+    "snip",
+    "iterative_snip",
+    "force",
+    "grasp",
+    "synflow",
+]
 """Names of the methods with their default options."""
 
 METHODS: dict[MethodName, Callable[[], PruningMethod]] = {
@@ -18,6 +45,11 @@ METHODS: dict[MethodName, Callable[[], PruningMethod]] = {
     "epl": lambda: Random("epl"),
     "epf": lambda: Random("epf"),
     "magnitude": Magnitude,
+    "snip": SNIP,
+    "iterative_snip": IterativeSNIP,
+    "force": FORCE,
+    "grasp": GraSP,
+    "synflow": SynFlow,
 }
 
 

@@ -1,37 +1,109 @@
-"""What every pruning method is: scores, and over what they are ranked."""
+"""What every pruning method is: scores, over what they are ranked, and along which path of densities."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Literal, TypeAlias, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_sparse.types import AllocationName, Scores
+from lightning_sparse.functional.allocation import total_budget
+from lightning_sparse.types import AllocationName, Loss, Masks, Scores
 
-__all__ = ["PruningMethod", "Ranking"]
+__all__ = [
+    "Average",
+    "Conformance",
+    "PruningMethod",
+    "PruningProblem",
+    "Ranking",
+    "check_choice",
+    "check_count",
+    "one_process",
+]
 
 Ranking: TypeAlias = AllocationName | Literal["global"]
 """``"global"`` ranks the scores of all layers together; else each layer has its own budget."""
 
+Conformance: TypeAlias = Literal["paper", "reference"]
+"""Whether a method keeps to its paper and to exact counts, or to the authors' code, rounding and all."""
+
+Average: TypeAlias = Callable[[Tensor], Tensor]
+"""Takes the mean of a tensor over all processes."""
+
+
+def one_process(tensor: Tensor) -> Tensor:
+    """Return the mean over one process."""
+    return tensor
+
+
+def _no_losses(_: int) -> Sequence[Loss]:
+    raise ValueError("This method needs a loss; give `losses` to the problem.")
+
+
+def _no_inputs() -> Any:
+    raise ValueError("This method needs an input of the net; give `inputs` to the problem.")
+
+
+@dataclass(frozen=True)
+class PruningProblem:
+    """What a method may look at.
+
+    Args:
+        module: The net. Leave it as found.
+        weights: The weights to score, parameters of ``module``, by name.
+        generator: For random draws; they are made on its device.
+        masks: What earlier iterations have left; ``None`` in the first.
+        losses: Gives the losses of the next so many batches.
+        net: The part of ``module`` to call with ``inputs``. ``None``: ``module`` itself.
+        inputs: Gives an input of the net: a tensor, a tuple (positional) or a dict (by keyword).
+        average: Takes the mean of a tensor over all processes.
+        cools: Whether outputs of the last layer may be divided by a temperature: they are logits of a loss
+            that is the net's own.
+    """
+
+    module: nn.Module
+    weights: Mapping[str, Tensor]
+    generator: torch.Generator
+    masks: Masks | None = None
+    losses: Callable[[int], Sequence[Loss]] = _no_losses
+    net: nn.Module | None = None
+    inputs: Callable[[], Any] = _no_inputs
+    average: Average = one_process
+    cools: bool = True
+
 
 class PruningMethod(ABC):
     """Scores weights; the highest scores are kept.
+
+    Attributes of an instance are its options: they make up its ``repr``, which resumed runs compare.
 
     Args:
         allocation: How the budget is shared out between layers: ``"global"`` (all scores ranked together),
             ``"uniform"``, ``"erk"``, ``"epl"`` or ``"epf"``.
     """
 
-    def __init__(self, allocation: Ranking) -> None:
-        known = ("global", *get_args(AllocationName))
-        if allocation not in known:
-            raise ValueError(f"`allocation` must be one of {', '.join(known)}, got {allocation!r}.")
+    needs_loss: ClassVar[bool] = False
+    """Whether it asks for losses; what cannot give any is then refused before data is touched."""
+    needs_forward: ClassVar[bool] = False
+    """Whether it calls the module itself, not only its loss."""
+    conformance: Conformance = "paper"
+
+    def __init__(self, allocation: Ranking = "global") -> None:
+        check_choice("allocation", allocation, ("global", *get_args(AllocationName)))
         self.allocation = allocation
 
     @abstractmethod
-    def scores(self, weights: Mapping[str, Tensor], generator: torch.Generator) -> Scores:
-        """Return a score for each weight; ``weights`` are left as found, draws come from ``generator``."""
+    def scores(self, problem: PruningProblem) -> Scores:
+        """Return a score for each of the problem's weights."""
+
+    def path(self, density: float) -> list[float]:
+        """Return the densities to prune to, one after the other; scores are taken anew for each."""
+        return [density]
+
+    def budget(self, num_weights: int, density: float) -> int:
+        """Return how many of ``num_weights`` a density keeps."""
+        return total_budget(num_weights, density)
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
@@ -42,3 +114,15 @@ class PruningMethod(ABC):
 
     def __hash__(self) -> int:
         return hash(repr(self))
+
+
+def check_choice(argument: str, value: object, choices: Sequence[object]) -> None:
+    """Raise ValueError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"`{argument}` must be one of {', '.join(map(str, choices))}, got {value!r}.")
+
+
+def check_count(argument: str, value: object) -> None:
+    """Raise ValueError unless ``value`` is an integer of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"`{argument}` must be an integer of at least 1, got {value!r}.")

@@ -1,103 +1,120 @@
 """Scores from gradients of the loss: SNIP, GraSP, and FORCE's.
 
 A loss is a function without arguments that runs one batch through the module as it is now and returns the
-mean loss of the batch. Gradients are taken by ``autograd.grad``: no ``.grad`` is touched.
+mean loss of the batch. Gradients are taken by ``autograd.grad``: no ``.grad`` is touched. With several
+processes each has batches of its own, and ``average`` takes the mean over processes.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import Node
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_sparse.functional.isolation import sparsified
-from lightning_sparse.types import Masks, Scores
+from lightning_sparse.functional.saliency.base import Average, one_process
+from lightning_sparse.types import Loss, Masks, Scores
 
-__all__ = ["Loss", "cooled", "force", "grasp", "iterative_snip", "mean_gradients", "snip"]
-
-Loss: TypeAlias = Callable[[], Tensor]
-"""Runs one batch and returns its mean loss."""
+__all__ = ["cooled", "force", "grasp", "iterative_snip", "mean_gradients", "never_again", "snip"]
 
 
-def mean_gradients(weights: Mapping[str, Tensor], losses: Iterable[Loss]) -> dict[str, Tensor]:
+def mean_gradients(
+    weights: Mapping[str, Tensor], losses: Iterable[Loss], average: Average = one_process
+) -> dict[str, Tensor]:
     """Return the gradient of the mean loss over batches, zero for weights that a loss does not reach.
 
+    Half-precision gradients are summed in float32.
+
     Raises:
-        ValueError: If there is no batch.
+        ValueError: If there is no batch, or a loss depends on none of the weights.
     """
-    total, count = {name: torch.zeros_like(weight) for name, weight in weights.items()}, 0
+    total, count = {name: _zeros_like(weight) for name, weight in weights.items()}, 0
     for loss in losses:
         count += 1
         for name, gradient in zip(weights, _gradients(loss(), list(weights.values())), strict=True):
-            total[name] += gradient
+            if gradient is not None:
+                total[name] += gradient
     if count == 0:
         raise ValueError("`losses` must hold at least one batch, got none. Check the training data.")
-    return {name: gradient.div_(count) for name, gradient in total.items()}
+    return {name: average(gradient.div_(count)) for name, gradient in total.items()}
 
 
-def snip(weights: Mapping[str, Tensor], losses: Iterable[Loss]) -> Scores:
+def snip(weights: Mapping[str, Tensor], losses: Iterable[Loss], average: Average = one_process) -> Scores:
     """Return ``|g * w|``, the change of the loss to first order when a weight is removed.
 
     Source:
         Lee et al., "SNIP", ICLR 2019 (arXiv:1810.02340), equation 5; its normalisation changes no rank.
     """
-    gradients = mean_gradients(weights, losses)
-    return {name: (gradients[name] * weight.detach()).abs() for name, weight in weights.items()}
+    gradients = mean_gradients(weights, losses, average)
+    return {name: gradients[name].mul_(weight.detach()).abs_() for name, weight in weights.items()}
 
 
-def grasp(weights: Mapping[str, Tensor], losses: Sequence[Loss]) -> Scores:
+def grasp(weights: Mapping[str, Tensor], losses: Sequence[Loss], average: Average = one_process) -> Scores:
     """Return ``w * Hg``, signed: what is highest is kept, since removing it would hurt the gradient flow.
 
     Args:
         weights: The weights scored.
         losses: Every batch is used twice, for the gradient g and for the product of the Hessian H with it.
+        average: Takes the mean over processes.
 
     Raises:
-        RuntimeError: If an operation of the net has no second derivative.
+        ValueError: If an operation of the net has no second derivative.
 
     Source:
         Wang et al., "Picking Winning Tickets Before Training by Preserving Gradient Flow", ICLR 2020
         (arXiv:2002.07376), equation 8; the sign is that of the weight's benefit.
     """
-    gradients = mean_gradients(weights, losses)
-    parameters = list(weights.values())
+    gradients = mean_gradients(weights, losses, average)
 
-    def gradient_flow(loss: Loss) -> Loss:
+    def gradient_flow(loss: Loss) -> Tensor:
         """Return <g, dL/dw> with g held fixed; its gradient is H g."""
+        value = loss()
+        inner = _gradients(value, list(weights.values()), create_graph=True)
+        pairs = zip(gradients.values(), inner, strict=True)
+        flow = torch.stack([(g * d).sum() for g, d in pairs if d is not None]).sum()
+        _refuse_once_differentiable(value, flow)
+        return flow
 
-        def product() -> Tensor:
-            inner = _gradients(loss(), parameters, create_graph=True)
-            return torch.stack([(g * d).sum() for g, d in zip(gradients.values(), inner, strict=True)]).sum()
-
-        return product
-
-    hessian_gradient = mean_gradients(weights, [gradient_flow(loss) for loss in losses])
-    return {name: weight.detach() * hessian_gradient[name] for name, weight in weights.items()}
+    flows = [partial(gradient_flow, loss) for loss in losses]
+    with sdpa_kernel(SDPBackend.MATH), _second_derivatives():
+        hessian_gradient = mean_gradients(weights, flows, average)
+    return {name: hessian_gradient[name].mul_(weight.detach()) for name, weight in weights.items()}
 
 
-def iterative_snip(weights: Mapping[str, Tensor], losses: Iterable[Loss], masks: Masks | None) -> Scores:
+def iterative_snip(
+    weights: Mapping[str, Tensor],
+    losses: Iterable[Loss],
+    masks: Masks | None,
+    average: Average = one_process,
+) -> Scores:
     """Return SNIP's scores of the net that ``masks`` leave; what is pruned never returns.
 
     Source:
         de Jorge et al., "Progressive Skeletonization", ICLR 2021 (arXiv:2006.09081), section 4.
     """
-    with sparsified(weights, masks):
-        scores = snip(weights, losses)
-    return {
-        name: score if masks is None else never_again(score, masks[name]) for name, score in scores.items()
-    }
+    scores = force(weights, losses, masks, average)  # what differs between the two is pruned anyway
+    return scores if masks is None else {name: never_again(s, masks[name]) for name, s in scores.items()}
 
 
-def force(weights: Mapping[str, Tensor], losses: Iterable[Loss], masks: Masks | None) -> Scores:
+def force(
+    weights: Mapping[str, Tensor],
+    losses: Iterable[Loss],
+    masks: Masks | None,
+    average: Average = one_process,
+) -> Scores:
     """Return ``|g * w|`` of original weights, with gradients of the net that ``masks`` leave: any may return.
 
     Source:
         de Jorge et al., "Progressive Skeletonization", ICLR 2021 (arXiv:2006.09081), equation 7.
     """
     with sparsified(weights, masks):
-        gradients = mean_gradients(weights, losses)
-    return {name: (gradients[name] * weight.detach()).abs() for name, weight in weights.items()}
+        gradients = mean_gradients(weights, losses, average)
+    return {name: gradients[name].mul_(weight.detach()).abs_() for name, weight in weights.items()}
 
 
 def never_again(scores: Tensor, mask: Tensor) -> Tensor:
@@ -119,6 +136,53 @@ def cooled(layer: nn.Module, temperature: float) -> Iterator[None]:
         handle.remove()
 
 
-def _gradients(loss: Tensor, weights: Sequence[Tensor], create_graph: bool = False) -> list[Tensor]:
-    found = torch.autograd.grad(loss, list(weights), create_graph=create_graph, allow_unused=True)
-    return [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
+def _gradients(
+    loss: Tensor, weights: Sequence[Tensor], create_graph: bool = False
+) -> tuple[Tensor | None, ...]:
+    if not loss.requires_grad:
+        raise ValueError(
+            "The loss depends on no selected weight. Look for `detach` or `no_grad` in the step, or give a "
+            "`loss_fn` of your own."
+        )
+    return torch.autograd.grad(loss, list(weights), create_graph=create_graph, allow_unused=True)
+
+
+def _zeros_like(weight: Tensor) -> Tensor:
+    half = weight.dtype in (torch.float16, torch.bfloat16)
+    return torch.zeros_like(weight, dtype=torch.float32 if half else weight.dtype, requires_grad=False)
+
+
+@contextmanager
+def _second_derivatives() -> Iterator[None]:
+    """Explain torch's errors about what cannot be differentiated twice; they name the operation."""
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        if "derivative" not in str(error):
+            raise
+        raise _no_second_derivative(str(error)) from error
+
+
+def _refuse_once_differentiable(loss: Tensor, flow: Tensor) -> None:
+    """Raise ValueError where ``autograd.grad`` is silent: it leaves out what was marked so."""
+    if any(node.name() == "torch::autograd::Error" for node in _graph(flow)):
+        own = {node.name() for node in _graph(loss) if isinstance(node, BackwardCFunction)}
+        raise _no_second_derivative(f"{', '.join(sorted(own))} (marked once_differentiable).")
+
+
+def _no_second_derivative(reason: str) -> ValueError:
+    return ValueError(
+        f"GraSP needs second derivatives, and an operation of the net has none: {reason} Use another "
+        "implementation of it, or another method (`snip`, `synflow`)."
+    )
+
+
+def _graph(tensor: Tensor) -> set[Node]:
+    """Return the operations that a tensor was computed by."""
+    found, waiting = set(), [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            waiting += [following for following, _ in node.next_functions]
+    return found

@@ -1,15 +1,14 @@
-"""Score, prune a little, score again: along a path of densities."""
+"""Score, prune a little, score again: densities along the way, and scores that cannot rank."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeAlias
 
 import torch
 
 from lightning_sparse.functional.schedules import exponential, linear
-from lightning_sparse.types import Masks, Scores
+from lightning_sparse.types import Scores
 
-__all__ = ["PathName", "check_scores", "density_path", "prune_along"]
+__all__ = ["PathName", "check_scores", "density_path", "warn_of_few_scores", "warn_of_silent_layers"]
 
 PathName: TypeAlias = Literal["exponential", "linear"]
 
@@ -26,42 +25,51 @@ def density_path(density: float, steps: int, schedule: PathName = "exponential")
     return [curve(step, steps, density) for step in range(1, steps)] + [density]
 
 
-def prune_along(
-    path: Sequence[float],
-    score: Callable[[Masks | None], Scores],
-    rank: Callable[[Scores, float], Masks],
-) -> Iterator[Masks]:
-    """Yield the masks after each step of ``path``: scores of the net so far, ranked at the next density."""
-    masks: Masks | None = None
-    for density in path:
-        masks = rank(score(masks), density)
-        yield masks
-
-
 def check_scores(scores: Scores, keep: int) -> None:
     """Refuse scores that cannot rank ``keep`` weights.
 
     Raises:
         ValueError: If a score is NaN or positive infinity, or fewer than half of ``keep`` are not zero.
-
-    Warns:
-        UserWarning: If fewer than ``keep`` scores are not zero: the rest is chosen by order.
     """
     for name, score in scores.items():
-        bad = int((score.isnan() | (score == torch.inf)).sum())
-        if bad:
+        if not score.amax() < torch.inf:  # amax hands NaN on
+            bad = int((score.isnan() | (score == torch.inf)).count_nonzero())
             raise ValueError(
                 f"{bad} scores of {name!r} are not finite. Look for an overflow in the loss or in half "
                 "precision."
             )
-    telling = sum(int(((score != 0) & (score != -torch.inf)).sum()) for score in scores.values())
+    telling = _count_telling(scores)
     if telling * 2 < keep:
         raise ValueError(
             f"Only {telling} scores are not zero, but {keep} weights are to be kept: the net is cut through, "
             "or starts with zeros. Raise `density`, or choose a random method (`erk`, `epl`)."
         )
+
+
+def warn_of_few_scores(scores: Scores, keep: int) -> None:
+    """Warn if fewer than ``keep`` scores are not zero: the rest is chosen by order."""
+    telling = _count_telling(scores)
     if telling < keep:
         warnings.warn(
             f"Only {telling} scores are not zero, but {keep} weights are kept: the rest is chosen by order.",
             stacklevel=2,
         )
+
+
+def warn_of_silent_layers(scores: Scores) -> None:
+    """Warn of layers whose scores are all zero: what is kept of them is chosen by order."""
+    silent = [name for name, score in scores.items() if not score.any()]
+    if silent:
+        some = ", ".join(silent[:3]) + (", ..." if len(silent) > 3 else "")
+        warnings.warn(
+            f"All scores of {some} are zero ({len(silent)} layers): not reached, or before a layer of zeros. "
+            "Leave them dense with `exclude`, or give them a density in `density_overrides`.",
+            stacklevel=2,
+        )
+
+
+def _count_telling(scores: Scores) -> int:
+    """Count the scores that are neither zero nor those of weights that may not return."""
+    return sum(
+        int(score.count_nonzero()) - int((score == -torch.inf).count_nonzero()) for score in scores.values()
+    )

@@ -1,34 +1,33 @@
 """SynFlow: how much of what flows through the net passes a weight, without data."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_leaves
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lightning_sparse.functional.isolation import left_as_found
+from lightning_sparse.functional.saliency.base import Conformance
 from lightning_sparse.functional.saliency.gradients import never_again
 from lightning_sparse.types import Masks, Scores
 
-__all__ = ["synflow"]
-
-Conformance: TypeAlias = Literal["paper", "reference"]
-
-_BATCH_NORMS = nn.modules.batchnorm._BatchNorm
-_OTHER_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.instancenorm._InstanceNorm)
+__all__ = ["inputs_of_shape", "synflow"]
 
 
 def synflow(
     module: nn.Module,
     weights: Mapping[str, Tensor],
-    example: Tensor,
+    inputs: Any,
     masks: Masks | None = None,
     *,
     conformance: Conformance = "paper",
-    dtype: torch.dtype = torch.float64,
+    dtype: torch.dtype | None = None,
 ) -> Scores:
     """Return ``|dR/dw * w|``, R the sum of the outputs for an input of ones, all weights taken as ``|w|``.
 
@@ -37,93 +36,115 @@ def synflow(
 
     Args:
         module: The net; not changed.
-        weights: The weights scored, by parameter name.
-        example: An input; only its shape and device matter, the batch is cut to one.
+        weights: The weights scored, parameters of ``module``, under any names.
+        inputs: An input of the net: a tensor of shape ``(batch, ...)``, a tuple of arguments or a dict of
+            them. Only shape and device matter; the batch is cut to one.
         masks: Masks of earlier iterations; what they prune has the lowest score.
         conformance: ``"reference"``: absolute values of everything in the state dict, biases and running
             means too, and norms as they are, as the authors' code has it.
-        dtype: Type to compute in; deep nets overflow ``float32``.
+        dtype: Type to compute in. ``None``: float64, as deep nets overflow float32; the weights' own with
+            ``conformance="reference"``.
+
+    Raises:
+        ValueError: If an input is of integers (tokens): it has no neutral value such as one.
 
     Source:
         Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow",
         NeurIPS 2020 (arXiv:2006.05467), equation 6.
     """
     paper = conformance == "paper"
-    tensors = _linearized(module, weights, masks, dtype, drop_biases=paper)
-    ones = torch.ones(1, *example.shape[1:], dtype=dtype, device=example.device)
-    with left_as_found(module, training=False), _norms_scale(module) if paper else ExitStack():
-        flow = torch.stack(
-            [_total(leaf) for leaf in tree_leaves(functional_call(module, tensors, (ones,)))]
-        ).sum()
-        scored = [tensors[name] for name in weights]
-        gradients = torch.autograd.grad(flow, scored, allow_unused=True)
+    dtype = dtype or (torch.float64 if paper else next(iter(weights.values())).dtype)
+    tensors = _linearized(module, dtype, paper)
+    scored = _scored(module, weights, tensors, masks)
+    arguments, keywords = _ones_like(inputs, dtype)
+    with left_as_found(module, training=False), _NormsScale() if paper else nullcontext():
+        outputs = functional_call(module, tensors, arguments, keywords)
+        flow = torch.stack([leaf.sum() for leaf in tree_leaves(outputs) if _is_real(leaf)]).sum()
+        gradients = torch.autograd.grad(flow, list(scored.values()), allow_unused=True)
     scores = {
-        name: torch.zeros_like(tensor) if gradient is None else (gradient * tensor.detach()).abs()
-        for name, tensor, gradient in zip(weights, scored, gradients, strict=True)
+        name: torch.zeros_like(tensor) if gradient is None else gradient.mul_(tensor.detach()).abs_()
+        for (name, tensor), gradient in zip(scored.items(), gradients, strict=True)
     }
     return scores if masks is None else {name: never_again(s, masks[name]) for name, s in scores.items()}
 
 
-def _linearized(
-    module: nn.Module,
-    weights: Mapping[str, Tensor],
-    masks: Masks | None,
-    dtype: torch.dtype,
-    drop_biases: bool,
-) -> dict[str, Tensor]:
-    """Return parameters and buffers for the pass: weights without signs, in ``dtype``."""
+def inputs_of_shape(shape: Sequence[int], device: torch.device) -> Tensor:
+    """Return an input of one item, without memory for its values."""
+    return torch.empty((), device=device).expand(1, *shape)
+
+
+def _linearized(module: nn.Module, dtype: torch.dtype, paper: bool) -> dict[str, Tensor]:
+    """Return parameters and buffers for the pass: in ``dtype``, parameters without signs."""
     tensors = {}
     for name, parameter in module.named_parameters():
-        value = parameter.detach().to(dtype).abs()
-        if drop_biases and "bias" in name.rpartition(".")[2]:
-            value = torch.zeros_like(value)
-        if masks is not None and name in masks:
-            value = value * masks[name]
-        tensors[name] = value.requires_grad_(name in weights)
+        tensors[name] = parameter.detach().to(dtype, copy=True).abs_()
+        if paper and "bias" in name.rpartition(".")[2]:
+            tensors[name].zero_()
     for name, buffer in module.named_buffers():
         value = buffer.detach().clone()  # a pass may change it in place
         if value.is_floating_point():
-            value = value.to(dtype) if drop_biases else value.to(dtype).abs()
+            value = value.to(dtype) if paper else value.to(dtype).abs()
         tensors[name] = value
     return tensors
 
 
-@contextmanager
-def _norms_scale(module: nn.Module) -> Iterator[None]:
-    """Let normalisation layers scale by their weight and variance, and do nothing else, for a while."""
-    with ExitStack() as stack:
-        for layer in module.modules():
-            scale = _batch_scale if isinstance(layer, _BATCH_NORMS) else _scale
-            if isinstance(layer, (_BATCH_NORMS, *_OTHER_NORMS)):
-                handle = layer.register_forward_hook(_replace_by(scale))
-                stack.callback(handle.remove)
-        yield
+def _scored(
+    module: nn.Module, weights: Mapping[str, Tensor], tensors: Mapping[str, Tensor], masks: Masks | None
+) -> dict[str, Tensor]:
+    """Return the tensors that stand for ``weights``, zero where pruned, and ask for their gradients."""
+    own_names = {id(parameter): name for name, parameter in module.named_parameters()}
+    scored = {name: tensors[own_names[id(weight)]] for name, weight in weights.items()}
+    for name, tensor in scored.items():
+        if masks is not None:
+            tensor.mul_(masks[name])
+        tensor.requires_grad_()
+    return scored
 
 
-def _replace_by(function: Callable[[Any, Tensor], Tensor]) -> Callable[..., Tensor]:
-    def hook(layer: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
-        return function(layer, inputs[0])
+def _ones_like(inputs: Any, dtype: torch.dtype) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return positional and keyword arguments of ones, for a batch of one."""
 
-    return hook
+    def ones(tensor: Tensor) -> Tensor:
+        if tensor.dtype == torch.bool:
+            return tensor[:1]
+        if not tensor.is_floating_point():
+            raise ValueError(
+                "SynFlow needs an input that can be all ones, got integers (tokens). Set the module's "
+                "`example_input_array` to embeddings that its forward takes, or use another method (`snip`)."
+            )
+        return torch.ones(tensor[:1].shape, dtype=dtype, device=tensor.device)
 
-
-def _batch_scale(layer: Any, x: Tensor) -> Tensor:
-    factor = torch.ones(x.shape[1], dtype=x.dtype, device=x.device) if layer.weight is None else layer.weight
-    if layer.running_var is not None:
-        factor = factor / torch.sqrt(layer.running_var + layer.eps)
-    return x * _along_channels(factor, x)
-
-
-def _scale(layer: Any, x: Tensor) -> Tensor:
-    if layer.weight is None:
-        return x
-    over_channels = isinstance(layer, nn.GroupNorm | nn.modules.instancenorm._InstanceNorm)
-    return x * (_along_channels(layer.weight, x) if over_channels else layer.weight)
+    prepared = tree_map_only(Tensor, ones, inputs)
+    if isinstance(prepared, dict):
+        return (), prepared
+    return (tuple(prepared) if isinstance(prepared, tuple | list) else (prepared,)), {}
 
 
-def _along_channels(factor: Tensor, x: Tensor) -> Tensor:
-    return factor.view(1, -1, *[1] * (x.ndim - 2))
+class _NormsScale(TorchFunctionMode):
+    """Normalisation functions scale by their weight and variance, and do nothing else, for a while.
+
+    Layers need not be known: whoever calls ``torch.nn.functional`` is meant.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func not in _NORMS:
+            return func(*args, **(kwargs or {}))
+        return _scaled(func, **signature(func).bind(*args, **(kwargs or {})).arguments)
 
 
-def _total(leaf: object) -> Tensor:
-    return leaf.sum() if isinstance(leaf, Tensor) and leaf.is_floating_point() else torch.zeros(())
+_NORMS = (F.batch_norm, F.group_norm, F.instance_norm, F.layer_norm, F.rms_norm)
+
+
+def _scaled(func: Callable[..., Any], input: Tensor, weight: Tensor | None = None, **others: Any) -> Tensor:  # noqa: A002 - torch's name
+    per_channel = func not in (F.layer_norm, F.rms_norm)  # these two scale the last dimensions
+    for_channels = (-1, *[1] * (input.ndim - 2))
+    scaled = input if weight is None else input * (weight.view(for_channels) if per_channel else weight)
+    if func is F.batch_norm and others["running_var"] is not None:
+        scaled = scaled / torch.sqrt(others["running_var"] + others.get("eps", 1e-5)).view(for_channels)
+    return scaled
+
+
+def _is_real(leaf: object) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()

@@ -1,11 +1,8 @@
 """Scores that need no data: chance, and the size of the weights."""
 
-from collections.abc import Mapping
-
 import torch
-from torch import Tensor
 
-from lightning_sparse.functional.saliency.base import PruningMethod, Ranking
+from lightning_sparse.functional.saliency.base import PruningMethod, PruningProblem
 from lightning_sparse.types import Scores
 
 __all__ = ["Magnitude", "Random"]
@@ -19,14 +16,12 @@ class Random(PruningMethod):
             others fix each layer's count: ``"uniform"``, ``"erk"``, ``"epl"``, ``"epf"``.
     """
 
-    def __init__(self, allocation: Ranking = "global") -> None:
-        super().__init__(allocation)
-
-    def scores(self, weights: Mapping[str, Tensor], generator: torch.Generator) -> Scores:
+    def scores(self, problem: PruningProblem) -> Scores:
         """Return uniform draws from [0, 1), made on the generator's device for every weight in order."""
+        draws = problem.generator
         return {
-            name: torch.rand(weight.shape, generator=generator, device=generator.device).to(weight.device)
-            for name, weight in weights.items()
+            name: torch.rand(weight.shape, generator=draws, device=draws.device).to(weight.device)
+            for name, weight in problem.weights.items()
         }
 
 
@@ -41,9 +36,6 @@ class Magnitude(PruningMethod):
         initialization.
     """
 
-    def __init__(self, allocation: Ranking = "global") -> None:
-        super().__init__(allocation)
-
-    def scores(self, weights: Mapping[str, Tensor], generator: torch.Generator) -> Scores:  # noqa: ARG002
+    def scores(self, problem: PruningProblem) -> Scores:
         """Return ``|w|``."""
-        return {name: weight.detach().abs() for name, weight in weights.items()}
+        return {name: weight.detach().abs() for name, weight in problem.weights.items()}

@@ -1,5 +1,5 @@
 import math
-from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,10 +7,11 @@ from saliency_golden import case
 from torch import nn
 from torch.nn import functional as F
 
+from lightning_sparse import FORCE, SNIP, GraSP, IterativeSNIP
 from lightning_sparse.functional.isolation import left_as_found
-from lightning_sparse.functional.masks import global_masks
+from lightning_sparse.functional.masks import count_kept, global_masks
+from lightning_sparse.functional.pruning import prune_along
 from lightning_sparse.functional.saliency.gradients import (
-    cooled,
     force,
     grasp,
     iterative_snip,
@@ -19,21 +20,7 @@ from lightning_sparse.functional.saliency.gradients import (
 )
 
 ONESHOT = ["oneshot_mlp_fresh", "oneshot_conv_fresh", "oneshot_conv_warm"]
-FORCE = ["force_mlp_fresh", "force_conv_warm"]
-
-
-def batches(case, count, dtype):
-    x, y = case.tensor("x").to(dtype), case.tensor("y")
-    return list(zip(x.chunk(count), y.chunk(count), strict=True))
-
-
-def losses(net, pairs):
-    return [lambda x=x, y=y: F.cross_entropy(net(x), y) for x, y in pairs]
-
-
-def normalised(scores, epsilon=0.0):
-    total = sum(score.sum() for score in scores.values()).abs()
-    return {name: score / (total + epsilon) for name, score in scores.items()}
+ITERATED = ["force_mlp_fresh", "force_conv_warm"]
 
 
 def close(ours, theirs, tolerance):
@@ -41,70 +28,95 @@ def close(ours, theirs, tolerance):
 
 
 @pytest.mark.parametrize("name", ONESHOT)
-@pytest.mark.parametrize("method", ["snip", "grasp"])
+@pytest.mark.parametrize("method", [SNIP, GraSP])
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("count", [1, 2])
 def test_scores_and_masks_are_the_references(name, method, mode, count):
     reference = case(name)
-    run = f"{method}_{mode}_{count}b"
+    run = f"{method.__name__.lower()}_{mode}_{count}b"
     if f"{run}.score.{reference.order[0]}" not in reference.arrays:
         pytest.skip("no such run")
     for dtype, key, tolerance in ((torch.float32, "score", 1e-5), (torch.float64, "score_f64", 1e-8)):
         if f"{run}.{key}.{reference.order[0]}" not in reference.arrays:
             continue
-        if method == "grasp" and mode == "train" and dtype == torch.float32:
+        if method is GraSP and mode == "train" and dtype == torch.float32:
             tolerance = 2e-3  # badly conditioned: so far is the reference from itself in float64
         net = reference.net(dtype)
-        weights = reference.weights(net)
-        with (
-            left_as_found(net, mode == "train"),
-            cooled(net.get_submodule(last(reference)), 200) if method == "grasp" else nullcontext(),
-        ):
-            scores = {"snip": snip, "grasp": grasp}[method](
-                weights, losses(net, batches(reference, count, dtype))
-            )
-        # The reference adds 1e-10 to the sum of GraSP's scores, and sums over batches where we take means.
-        for layer, score in normalised(scores, 1e-10 / count**2 if method == "grasp" else 0.0).items():
+        problem = reference.problem(net, count, dtype=dtype)
+        scoring = method(count, scoring_mode=mode, conformance="reference")
+        for layer, score in scoring.scores(problem).items():
             assert close(score, reference.tensor(f"{run}.{key}.{layer}"), tolerance), layer
         for density in (0.1, 0.01):
             expected = reference.masks(f"{run}_d{density}.maskbits", net)
-            kept = reference.about["runs"][f"{run}_d{density}"]["kept"]
-            masks = global_masks(scores, kept)
+            [masks] = prune_along(scoring, problem, density, min_weights=0)
             assert all(torch.equal(masks[layer], expected[layer]) for layer in masks)
 
 
-def last(reference):
-    return reference.order[-1].removesuffix(".weight")
+def test_the_references_mode_is_eval():
+    reference = case("oneshot_conv_warm")
+    problem = reference.problem(reference.net())
+    for method in (SNIP, GraSP):
+        ours = method(conformance="reference").scores(problem)
+        evaluating = method(scoring_mode="eval", conformance="reference").scores(problem)
+        assert all(torch.equal(ours[layer], evaluating[layer]) for layer in ours)
+        assert not torch.equal(method().scores(problem)["fc.weight"], ours["fc.weight"])
 
 
-@pytest.mark.parametrize("name", FORCE)
-@pytest.mark.parametrize("method", [force, iterative_snip])
-def test_every_step_of_the_references_iterations(name, method):
-    """From the reference's own masks, one step each, so that one bit cannot spoil all that follow."""
+def iterations(name, method):
+    """Yield every run of a method: its key, its record, the method with these options, and its problem."""
     reference = case(name)
-    prefix = {"force": "force", "iterative_snip": "itersnip"}[method.__name__]
-    runs = {
-        key: run
-        for key, run in reference.about["runs"].items()
-        if key.startswith(prefix) and run["loss"] == "ce"
-    }
-    net = reference.net()
-    weights = reference.weights(net)
-    seen = 0
-    for key, run in runs.items():
+    prefix = {FORCE: "force", IterativeSNIP: "itersnip"}[method]
+    for key, run in reference.about["runs"].items():
+        if run["method"] == prefix:
+            schedule = {"exp": "exponential", "linear": "linear"}[run["schedule"]]
+            loss = {"ce": F.cross_entropy, "nllraw": F.nll_loss}[run["loss"]]
+            scoring = method(run["steps"], 1, schedule, conformance="reference")
+            yield reference, key, run, scoring, reference.problem(reference.net(), loss=loss)
+
+
+@pytest.mark.parametrize("name", ITERATED)
+@pytest.mark.parametrize("method", [FORCE, IterativeSNIP])
+def test_whole_runs_of_the_reference(name, method):
+    """From the dense net, as long as the reference does not keep everything because its threshold is zero."""
+    whole = 0
+    for reference, key, run, scoring, problem in iterations(name, method):
         kept = reference.arrays[f"{key}.kept"]
-        total = sum(weight.numel() for weight in weights.values())
-        for step in range(run["steps"]):
-            if kept[step] == total or (step and kept[step - 1] == total and prefix == "itersnip"):
-                continue  # the reference's fault at threshold zero
-            masks = reference.masks(f"{key}.maskbits_steps", net, step - 1) if step else None
-            with left_as_found(net, training=True):
-                scores = method(weights, losses(net, batches(reference, 1, torch.float32)), masks)
-            expected = reference.masks(f"{key}.maskbits_steps", net, step)
-            ours = global_masks(scores, int(kept[step]))
+        faulty = run["threshold_zero_steps"]
+        until = faulty[0] if faulty else run["steps"]
+        steps = prune_along(scoring, problem, run["density"], min_weights=0)
+        for step, masks in zip(range(until), steps, strict=False):
+            assert count_kept(masks) == kept[step]
+            expected = reference.masks(f"{key}.maskbits_steps", problem.module, step)
+            assert all(torch.equal(masks[layer], expected[layer]) for layer in masks), (key, step)
+        whole += not faulty
+    assert whole >= 3
+
+
+@pytest.mark.parametrize("name", ITERATED)
+@pytest.mark.parametrize("method", [FORCE, IterativeSNIP])
+def test_single_steps_of_the_reference_after_its_fault(name, method):
+    """From the reference's own masks, one step each."""
+    for reference, key, run, scoring, problem in iterations(name, method):
+        total = sum(weight.numel() for weight in problem.weights.values())
+        kept = reference.arrays[f"{key}.kept"]
+        for step in range((run["threshold_zero_steps"] or [run["steps"]])[0], run["steps"]):
+            if kept[step] == total or kept[step - 1] == total:
+                continue
+            masks = reference.masks(f"{key}.maskbits_steps", problem.module, step - 1)
+            scores = scoring.scores(replace(problem, masks=masks))
+            expected = reference.masks(f"{key}.maskbits_steps", problem.module, step)
+            ours = global_masks(scores, scoring.budget(total, scoring.path(run["density"])[step]))
             assert all(torch.equal(ours[layer], expected[layer]) for layer in ours), (key, step)
-            seen += 1
-    assert seen > 100
+
+
+def test_a_run_that_is_cut_through_raises():
+    """Where the reference goes on with a dense mask."""
+    runs = [r for r in iterations("force_conv_warm", FORCE) if len(r[2]["threshold_zero_steps"]) > 1]
+    assert runs
+    for _, _, run, scoring, problem in runs:
+        steps = prune_along(scoring, problem, run["density"], min_weights=0)
+        with pytest.raises(ValueError, match=r"Only \d+ scores are not zero.*Raise `density`"):
+            list(steps)
 
 
 def test_mean_gradients_by_hand():

@@ -1,45 +1,39 @@
 import copy
 import math
-from functools import partial
 
 import pytest
 import torch
 from saliency_golden import case
 from torch import nn
+from torch.nn import functional as F
 
-from lightning_sparse.functional.masks import global_masks
-from lightning_sparse.functional.saliency.iterative import check_scores, density_path, prune_along
+from lightning_sparse import SynFlow
+from lightning_sparse.functional.pruning import prune_along
+from lightning_sparse.functional.saliency.iterative import check_scores, density_path, warn_of_few_scores
 from lightning_sparse.functional.saliency.synflow import synflow
 
 NAMES = ["synflow_mlp_fresh", "synflow_conv_fresh", "synflow_conv_warm"]
-
-
-def rank_as_the_reference(scores, density):
-    """Keep N - floor((1 - d) N)."""
-    total = sum(score.numel() for score in scores.values())
-    return global_masks(scores, total - int((1 - density) * total))
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_reference_conformance(name, dtype):
     reference = case(name)
-    net = reference.net()
+    net = reference.net(dtype)
+    problem = reference.problem(net)
     before = copy.deepcopy(net.state_dict())
-    example = torch.zeros(4, *reference.about["input_shape"])
-    score = partial(synflow, net, reference.weights(net), example, conformance="reference", dtype=dtype)
     key, tolerance = ("score_first", 1e-5) if dtype == torch.float32 else ("score_first_f64", 1e-8)
-    for layer, values in score().items():
+    for layer, values in SynFlow(conformance="reference").scores(problem).items():
         expected = reference.tensor(f"{key}.{layer}")
+        assert values.dtype == dtype
         assert (values - expected).abs().max() <= tolerance * expected.max(), layer
     for run, about in reference.about["runs"].items():
-        density, steps = about["density"], about["iterations"]
-        path = density_path(density, steps)
-        if about["schedule"] == "linear":  # in the reference's arithmetic, whose rounding the floor shows
-            path = [1 - (1 - density) * ((step + 1) / steps) for step in range(steps)]
-        for step, masks in enumerate(prune_along(path, score, rank_as_the_reference)):
+        method = SynFlow(about["iterations"], schedule=about["schedule"], conformance="reference")
+        steps = prune_along(method, problem, about["density"], min_weights=0)
+        for step, masks in enumerate(steps):
             expected = reference.masks(f"{run}.maskbits_steps", net, step)
             assert all(torch.equal(masks[layer], expected[layer]) for layer in masks), (run, step)
+        assert step + 1 == about["iterations"]
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
@@ -68,7 +62,14 @@ def test_flow_is_conserved_between_layers():
 
 @pytest.mark.parametrize(
     "norm",
-    [nn.BatchNorm1d(8), nn.LayerNorm(8), nn.GroupNorm(2, 8), nn.RMSNorm(8), nn.LayerNorm(8, bias=False)],
+    [
+        nn.BatchNorm1d(8),
+        nn.LayerNorm(8),
+        nn.GroupNorm(2, 8),
+        nn.RMSNorm(8),
+        nn.LayerNorm(8, bias=False),
+        nn.BatchNorm1d(8, affine=True, track_running_stats=False),
+    ],
 )
 def test_norms_scale_and_do_nothing_else(norm):
     torch.manual_seed(0)
@@ -77,14 +78,56 @@ def test_norms_scale_and_do_nothing_else(norm):
         for parameter in norm.parameters():
             parameter.uniform_(-2, 2)
         gamma = norm.weight.abs()
-        if isinstance(norm, nn.BatchNorm1d):
+        if norm.__dict__.get("_buffers", {}).get("running_var") is not None:
             norm.running_var.uniform_(0.5, 2)
             gamma = gamma / (norm.running_var + norm.eps).sqrt()
     a, b = net[0].weight.detach().abs(), net[2].weight.detach().abs()
     scores = synflow(net, {"0.weight": net[0].weight, "2.weight": net[2].weight}, torch.zeros(1, 4))
     torch.testing.assert_close(scores["0.weight"], (b.sum(0) * gamma)[:, None] * a)
     torch.testing.assert_close(scores["2.weight"], b * (gamma * a.sum(1)))
-    assert not norm._forward_hooks
+
+
+def test_norms_over_positions_and_norms_without_a_layer():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(1, 4, 1), nn.InstanceNorm2d(4, affine=True)
+            self.scale = nn.Parameter(torch.tensor([1.0, -2.0, 3.0, 4.0]))
+
+        def forward(self, x):
+            x = self.norm(self.conv(x)).permute(0, 2, 3, 1)  # as torchvision's LayerNorm2d does
+            return F.layer_norm(x, (4,), self.scale).permute(0, 3, 1, 2)
+
+    net = Net()
+    with torch.no_grad():
+        net.norm.weight.copy_(torch.tensor([-1.0, 1.0, 2.0, 0.5]))
+    score = synflow(net, {"conv.weight": net.conv.weight}, torch.zeros(3, 1, 2, 2))["conv.weight"]
+    weight = net.conv.weight.detach().abs().double()
+    torch.testing.assert_close(score.flatten(), weight.flatten() * 4 * torch.tensor([1.0, 2.0, 6.0, 2.0]))
+
+
+def test_inputs_by_position_and_by_keyword():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 3), nn.Linear(4, 3)
+
+        def forward(self, x, y, keep):
+            return {"sum": (self.a(x) + self.b(y)) * keep, "step": 7}
+
+    net = Two()
+    x, y, keep = torch.zeros(5, 2), torch.zeros(5, 4), torch.ones(5, 3, dtype=torch.bool)
+    by_position = synflow(net, weights_of(net), (x, y, keep))
+    by_keyword = synflow(net, weights_of(net), {"keep": keep, "y": y, "x": x})
+    for name, weight in weights_of(net).items():
+        torch.testing.assert_close(by_position[name], weight.detach().abs().double())
+        assert torch.equal(by_position[name], by_keyword[name])
+
+
+def test_tokens_are_refused_with_advice():
+    net = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match=r"SynFlow needs an input that can be all ones.*example_input_array"):
+        synflow(net, {"1.weight": net[1].weight}, torch.zeros(1, 3, dtype=torch.int64))
 
 
 def test_buffers_of_any_type_are_left_alone():
@@ -132,7 +175,9 @@ def test_density_path():
 def test_scores_that_cannot_rank():
     with pytest.raises(ValueError, match="1 scores of 'w' are not finite"):
         check_scores({"w": torch.tensor([1.0, math.inf])}, 1)
-    with pytest.raises(ValueError, match="Only 0 scores are not zero, but 2"):
+    with pytest.raises(ValueError, match="2 scores of 'w' are not finite"):
+        check_scores({"w": torch.tensor([math.nan, 1.0, math.inf])}, 1)
+    with pytest.raises(ValueError, match=r"Only 0 scores are not zero, but 2"):
         check_scores({"w": torch.zeros(4)}, 2)
     with pytest.warns(UserWarning, match="Only 1 scores are not zero, but 2 weights are kept"):
-        check_scores({"w": torch.tensor([1.0, 0.0, -math.inf])}, 2)
+        warn_of_few_scores({"w": torch.tensor([1.0, 0.0, -math.inf])}, 2)

@@ -1,0 +1,45 @@
+"""A progress bar for what takes long before the first step, in the style of the Trainer's own."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from lightning_sparse._lightning import Trainer, is_lightning
+
+__all__ = ["with_progress"]
+
+T = TypeVar("T")
+
+
+def with_progress(trainer: Trainer, steps: Iterable[T], total: int, description: str) -> Iterator[T]:
+    """Yield from ``steps`` beside a bar, if the Trainer shows one and there is more than one step."""
+    bar: Any = trainer.progress_bar_callback
+    enabled = total > 1 and trainer.is_global_zero and bar is not None and getattr(bar, "is_enabled", False)
+    if enabled and is_lightning(bar, "callbacks.TQDMProgressBar"):
+        return _tqdm(bar, steps, total, description)
+    if enabled and is_lightning(bar, "callbacks.RichProgressBar"):
+        return _rich(trainer, bar, steps, total, description)
+    return iter(steps)
+
+
+def _tqdm(bar: Any, steps: Iterable[T], total: int, description: str) -> Iterator[T]:
+    inner = bar.init_sanity_tqdm()  # also shown before the first epoch, and gone after it
+    try:
+        inner.reset(total)
+        inner.set_description(description)
+        for step in steps:
+            yield step
+            inner.update()
+    finally:
+        inner.close()
+
+
+def _rich(trainer: Trainer, bar: Any, steps: Iterable[T], total: int, description: str) -> Iterator[T]:
+    bar._init_progress(trainer)  # it may come after us in the Trainer's list; twice does no harm
+    task = bar._add_task(total, description)
+    try:
+        for step in steps:
+            yield step
+            bar.progress.update(task, advance=1)
+            bar.refresh()
+    finally:
+        bar.progress.remove_task(task)

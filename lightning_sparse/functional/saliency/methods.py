@@ -1,0 +1,301 @@
+"""The published methods as objects with their options."""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import ClassVar, Literal, TypeAlias
+
+import torch
+from torch import nn
+
+from lightning_sparse.functional.allocation import total_budget
+from lightning_sparse.functional.isolation import left_as_found
+from lightning_sparse.functional.saliency.base import (
+    Conformance,
+    PruningMethod,
+    PruningProblem,
+    Ranking,
+    check_choice,
+    check_count,
+)
+from lightning_sparse.functional.saliency.gradients import cooled, force, grasp, iterative_snip, snip
+from lightning_sparse.functional.saliency.iterative import PathName, density_path
+from lightning_sparse.functional.saliency.synflow import inputs_of_shape, synflow
+from lightning_sparse.selection import SPARSE_LAYERS
+from lightning_sparse.types import Scores
+
+__all__ = ["FORCE", "SNIP", "GraSP", "IterativeSNIP", "SynFlow"]
+
+Mode: TypeAlias = Literal["train", "eval"]
+
+
+def _rounded_up(num_weights: int, density: float) -> int:
+    """Round as Synaptic-Flow's code does, which removes ``int((1 - d) N)`` weights."""
+    return num_weights - int((1 - density) * num_weights)
+
+
+def _rounded_down(num_weights: int, density: float) -> int:
+    """Round as FORCE's code does."""
+    return int(num_weights * density)
+
+
+class _Published(PruningMethod):
+    """What the published methods share: a paper, and code that rounds in its own way."""
+
+    _reference_budget = staticmethod(_rounded_up)
+
+    def __init__(self, allocation: Ranking, conformance: Conformance) -> None:
+        super().__init__(allocation)
+        check_choice("conformance", conformance, ("paper", "reference"))
+        self.conformance = conformance
+
+    def budget(self, num_weights: int, density: float) -> int:
+        """Return how many weights a density keeps, in the authors' rounding if that is asked for."""
+        rounded = total_budget if self.conformance == "paper" else self._reference_budget
+        return rounded(num_weights, density)
+
+
+class _OneShot(_Published):
+    """Scored once, by gradients of the loss."""
+
+    needs_loss = True
+
+    def __init__(
+        self, num_batches: int, scoring_mode: Mode | None, allocation: Ranking, conformance: Conformance
+    ) -> None:
+        super().__init__(allocation, conformance)
+        check_count("num_batches", num_batches)
+        check_choice("scoring_mode", scoring_mode, ("train", "eval", None))
+        self.num_batches = num_batches
+        self.scoring_mode = scoring_mode
+
+    def _trains(self) -> bool:
+        mode = self.scoring_mode or ("train" if self.conformance == "paper" else "eval")
+        return mode == "train"
+
+
+class SNIP(_OneShot):
+    """Keep the weights whose removal would change the loss most: ``|g * w|``.
+
+    Args:
+        num_batches: Batches over which the gradient is averaged, on each process.
+        scoring_mode: Whether batch norm and dropout act as in training (``"train"``) or not (``"eval"``) when
+            scores are taken. ``None``: as in training; with ``conformance="reference"`` not.
+        allocation: ``"global"`` ranks the weights of all layers together, else each layer has a budget.
+        conformance: ``"reference"``: scores and rounding of the Synaptic-Flow code.
+
+    Source:
+        Lee et al., "SNIP", ICLR 2019 (arXiv:1810.02340).
+    """
+
+    def __init__(
+        self,
+        num_batches: int = 1,
+        scoring_mode: Mode | None = None,
+        allocation: Ranking = "global",
+        conformance: Conformance = "paper",
+    ) -> None:
+        super().__init__(num_batches, scoring_mode, allocation, conformance)
+
+    def scores(self, problem: PruningProblem) -> Scores:
+        """Return ``|g * w|``; divided by their sum in the reference's way."""
+        losses = problem.losses(self.num_batches)
+        with _scoring(problem, self._trains()):
+            scores = snip(problem.weights, losses, problem.average)
+        return scores if self.conformance == "paper" else _over_their_sum(scores)
+
+
+class GraSP(_OneShot):
+    """Keep the weights that carry the gradient flow: the highest ``w * Hg``, signed.
+
+    Args:
+        num_batches: Batches over which gradient and Hessian are averaged, on each process.
+        temperature: Divides the output of the last linear or convolutional layer, which should be the
+            logits, while scores are taken. ``None``: off; so it is too with a ``loss_fn`` of your own.
+        scoring_mode: Whether batch norm and dropout act as in training (``"train"``) or not (``"eval"``) when
+            scores are taken. ``None``: as in training; with ``conformance="reference"`` not.
+        allocation: ``"global"`` ranks the weights of all layers together, else each layer has a budget.
+        conformance: ``"reference"``: scores and rounding of the Synaptic-Flow code.
+
+    Source:
+        Wang et al., "Picking Winning Tickets Before Training by Preserving Gradient Flow", ICLR 2020
+        (arXiv:2002.07376).
+    """
+
+    def __init__(
+        self,
+        num_batches: int = 1,
+        temperature: float | None = 200.0,
+        scoring_mode: Mode | None = None,
+        allocation: Ranking = "global",
+        conformance: Conformance = "paper",
+    ) -> None:
+        super().__init__(num_batches, scoring_mode, allocation, conformance)
+        if temperature is not None and not temperature > 0:
+            raise ValueError(f"`temperature` must be above 0, got {temperature}. `None` switches it off.")
+        self.temperature = temperature
+
+    def scores(self, problem: PruningProblem) -> Scores:
+        """Return ``w * Hg``; of sums over batches, and divided by their sum, in the reference's way."""
+        temperature = (self.temperature if problem.cools else None) or 1.0
+        losses = problem.losses(self.num_batches)
+        with _scoring(problem, self._trains()), cooled(_last_layer(problem.module), temperature):
+            scores = grasp(problem.weights, losses, problem.average)
+        if self.conformance == "paper":
+            return scores
+        return _over_their_sum({n: s * len(losses) ** 2 for n, s in scores.items()}, epsilon=1e-10)
+
+
+class _Iterative(_Published):
+    """Scored again and again, by gradients of the loss, while the net gets sparser."""
+
+    needs_loss = True
+    _reference_budget = staticmethod(_rounded_down)
+    _score: ClassVar[Callable[..., Scores]]
+
+    def __init__(
+        self,
+        iterations: int = 60,
+        num_batches: int = 10,
+        schedule: PathName = "exponential",
+        scoring_mode: Mode = "train",
+        allocation: Ranking = "global",
+        conformance: Conformance = "paper",
+    ) -> None:
+        super().__init__(allocation, conformance)
+        check_count("iterations", iterations)
+        check_count("num_batches", num_batches)
+        check_choice("schedule", schedule, ("exponential", "linear"))
+        check_choice("scoring_mode", scoring_mode, ("train", "eval"))
+        self.iterations = iterations
+        self.num_batches = num_batches
+        self.schedule = schedule
+        self.scoring_mode = scoring_mode
+
+    def path(self, density: float) -> list[float]:
+        """Return the densities of all iterations, in the authors' arithmetic if that is asked for."""
+        if self.conformance == "paper":
+            return density_path(density, self.iterations, self.schedule)
+        total, steps = self.iterations, range(1, self.iterations + 1)
+        if self.schedule == "exponential":
+            return [math.exp(math.log(density) * step / total) for step in steps]
+        return [1 - step * (1 - density) / total for step in steps]
+
+    def scores(self, problem: PruningProblem) -> Scores:
+        """Return ``|g * w|`` of the net so far, on the next batches."""
+        losses = problem.losses(self.num_batches)
+        with _scoring(problem, self.scoring_mode == "train"):
+            return self._score(problem.weights, losses, problem.masks, problem.average)
+
+
+class IterativeSNIP(_Iterative):
+    """Prune a little by SNIP's score, score what is left, and so on; what is pruned never returns.
+
+    Args:
+        iterations: How often the net is scored and pruned.
+        num_batches: Batches per iteration on each process; the next ones each time, from the start again when
+            the data is through.
+        schedule: How the density falls: ``"exponential"`` or ``"linear"``.
+        scoring_mode: Whether batch norm and dropout act as in training (``"train"``) or not (``"eval"``) when
+            scores are taken.
+        allocation: ``"global"`` ranks the weights of all layers together, else each layer has a budget.
+        conformance: ``"reference"``: the rounding of the authors' code.
+
+    Source:
+        de Jorge et al., "Progressive Skeletonization", ICLR 2021 (arXiv:2006.09081), section 4.
+    """
+
+    _score = staticmethod(iterative_snip)
+
+
+class FORCE(_Iterative):
+    """Prune step by step by ``|g * w|``, w the original weights, g the gradient of the pruned net.
+
+    A weight that was pruned may return, as its gradient is still known.
+
+    Args:
+        iterations: How often the net is scored and pruned.
+        num_batches: Batches per iteration on each process; the next ones each time, from the start again when
+            the data is through.
+        schedule: How the density falls: ``"exponential"`` or ``"linear"``.
+        scoring_mode: Whether batch norm and dropout act as in training (``"train"``) or not (``"eval"``) when
+            scores are taken.
+        allocation: ``"global"`` ranks the weights of all layers together, else each layer has a budget.
+        conformance: ``"reference"``: the rounding of the authors' code.
+
+    Source:
+        de Jorge et al., "Progressive Skeletonization", ICLR 2021 (arXiv:2006.09081), equation 7.
+    """
+
+    _score = staticmethod(force)
+
+
+class SynFlow(_Published):
+    """Keep what carries the flow through the net, iteratively and without data.
+
+    Args:
+        iterations: How often the net is scored and pruned.
+        input_shape: Shape of one input without the batch, such as ``[3, 32, 32]``. ``None``: that of the
+            module's ``example_input_array``, or else of the first tensor of the first batch.
+        schedule: How the density falls: ``"exponential"`` or ``"linear"``.
+        allocation: ``"global"`` ranks the weights of all layers together, else each layer has a budget.
+        conformance: ``"reference"``: the authors' code: its rounding, the module's own dtype instead of
+            float64, biases, shifts and running means with their absolute values.
+
+    Source:
+        Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow",
+        NeurIPS 2020 (arXiv:2006.05467).
+    """
+
+    needs_forward = True
+
+    def __init__(
+        self,
+        iterations: int = 100,
+        input_shape: list[int] | None = None,
+        schedule: PathName = "exponential",
+        allocation: Ranking = "global",
+        conformance: Conformance = "paper",
+    ) -> None:
+        super().__init__(allocation, conformance)
+        check_count("iterations", iterations)
+        check_choice("schedule", schedule, ("exponential", "linear"))
+        for size in input_shape or []:
+            check_count("input_shape", size)
+        self.iterations = iterations
+        self.input_shape = None if input_shape is None else list(input_shape)
+        self.schedule = schedule
+
+    def path(self, density: float) -> list[float]:
+        """Return the densities of all iterations."""
+        if self.conformance == "paper" or self.schedule == "exponential":
+            return density_path(density, self.iterations, self.schedule)
+        # In the authors' arithmetic, whose last bits their rounding shows.
+        return [1 - (1 - density) * ((step + 1) / self.iterations) for step in range(self.iterations)]
+
+    def scores(self, problem: PruningProblem) -> Scores:
+        """Return ``|dR/dw * w|`` of the net so far."""
+        device = next(iter(problem.weights.values())).device
+        inputs = problem.inputs() if self.input_shape is None else inputs_of_shape(self.input_shape, device)
+        net = problem.net or problem.module
+        return synflow(net, problem.weights, inputs, problem.masks, conformance=self.conformance)
+
+
+def _scoring(problem: PruningProblem, training: bool) -> AbstractContextManager[None]:
+    """Leave the module as found; dropout draws anew for each call, as ``problem.generator`` decides."""
+    draws = problem.generator
+    seed = int(torch.randint(2**62, (), generator=draws, device=draws.device))
+    return left_as_found(problem.module, training, seed)
+
+
+def _last_layer(module: nn.Module) -> nn.Module:
+    """Return the linear or convolutional layer that was registered last, as the net's output."""
+    layers = [layer for layer in module.modules() if isinstance(layer, SPARSE_LAYERS)]
+    if not layers:
+        raise ValueError("`temperature` needs a linear or convolutional layer; set `temperature=None`.")
+    return layers[-1]
+
+
+def _over_their_sum(scores: Scores, epsilon: float = 0.0) -> Scores:
+    total = torch.cat([score.flatten() for score in scores.values()]).sum().abs()
+    return {name: score / (total + epsilon) for name, score in scores.items()}

@@ -1,0 +1,73 @@
+"""Masks in files of their own, and masks out of checkpoints."""
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_sparse.functional.packing import pack_masks, unpack_masks
+from lightning_sparse.state import state_of
+from lightning_sparse.types import Masks
+
+__all__ = ["load_masks", "save_masks"]
+
+
+def save_masks(module: nn.Module, path: str | Path) -> None:
+    """Write the masks of a module to a file, as packed bits with checksums.
+
+    Args:
+        module: A module that one of our callbacks has made sparse in this process.
+        path: For ``PruneAtInit(mask_path=...)`` and ``load_masks``; `torch.load` reads it too.
+
+    Raises:
+        ValueError: If the module has no masks.
+    """
+    masks = state_of(module).masks
+    if not masks:
+        raise ValueError(
+            "`module` must have masks, got none. Fit it with a callback that makes some, in this process."
+        )
+    torch.save({"masks": pack_masks(masks)}, path)
+
+
+def load_masks(path: str | Path) -> Masks:
+    """Read masks from a file of ``save_masks``, from a checkpoint, or from a saved dict of boolean tensors.
+
+    Args:
+        path: Nothing but tensors and plain values is read from it.
+
+    Returns:
+        Boolean mask by parameter name, on the CPU.
+
+    Raises:
+        ValueError: If there is no such file, if it is damaged, or if it holds no masks.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"`mask_path` must be a file, got {str(path)!r}, which does not exist.") from None
+    except (RuntimeError, EOFError, OSError, UnpicklingError) as error:
+        raise ValueError(f"`mask_path` {str(path)!r} cannot be read: {error}. Use another file.") from error
+    masks = _masks_in(content) if isinstance(content, dict) else {}
+    if not masks:
+        raise ValueError(
+            f"`mask_path` {str(path)!r} holds no masks. Give a file of `save_masks`, a checkpoint of a "
+            "sparse run (not `save_weights_only`), or a saved dict of boolean tensors by parameter name."
+        )
+    return masks
+
+
+def _masks_in(content: dict[str, Any]) -> Masks:
+    """Return the masks of a checkpoint (its callbacks' states), of a mask file, or of a plain dict."""
+    states = [state for state in content.get("callbacks", {}).values() if isinstance(state, dict)]
+    for packed in [*(state.get("masks") for state in states), content.get("masks")]:
+        if isinstance(packed, dict) and packed:
+            return unpack_masks(packed)
+    masks = {name: mask for name, mask in content.items() if _is_mask(mask)}
+    return masks if len(masks) == len(content) else {}
+
+
+def _is_mask(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.bool
