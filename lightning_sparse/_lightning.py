@@ -33,6 +33,7 @@ __all__ = [
     "rank_zero_warn",
     "restart_train_iterator",
     "starts_other_processes",
+    "tqdm_of",
     "train_loaders",
     "unlogged",
     "without_module",
@@ -169,6 +170,13 @@ def unlogged(trainer: Trainer, module: LightningModule) -> Iterator[None]:
 
 def _log_nothing(*_: Any, **__: Any) -> None:
     """Stand in for ``log`` and ``log_dict``."""
+
+
+def tqdm_of(trainer: Trainer) -> Callable[..., Any]:
+    """Return the class of Lightning's tqdm bars, which depends on where they are shown."""
+    package = next(package for package in _installed if isinstance(trainer, package.Trainer))
+    bars: Callable[..., Any] = package.callbacks.progress.tqdm_progress.Tqdm
+    return bars
 
 
 def restart_train_iterator(trainer: Trainer) -> None:

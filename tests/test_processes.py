@@ -59,6 +59,7 @@ def assert_same(a, b, ranks):
         ("epoch end", "moving", 2),
         ("mid-epoch", "moving", 0),
         ("mid-epoch", "fixed", 2),
+        ("mid-epoch", "force", 0),
     ],
 )
 def test_killed_and_resumed_is_undisturbed(tmp_path, processes, where, row, workers):
@@ -86,9 +87,12 @@ def test_a_new_process_tests_the_net_that_was_trained(tmp_path, row):
     assert torch.load(tmp_path / "metrics.pt") == result(tmp_path)["metrics"]
 
 
-def test_two_processes_are_one_on_the_joint_batch(tmp_path):
-    run(tmp_path / "one", "--batch-size", 16)
-    run(tmp_path / "two", "--batch-size", 8, "--processes", 2, "--rank-seeds", "--own-sampler")
+@pytest.mark.parametrize("row", ["fixed", "snip", "grasp", "force", "synflow"])
+def test_two_processes_are_one_on_the_joint_batch(tmp_path, row):
+    one = start(tmp_path / "one", "--row", row, "--batch-size", 16)
+    two = ["--batch-size", 8, "--processes", 2, "--rank-seeds", "--own-sampler"]
+    run(tmp_path / "two", "--row", row, *two)
+    assert finish(one)[0] == 0
     one, two = result(tmp_path / "one"), result(tmp_path / "two")
     assert_equal(one["masks"], two["masks"])
     assert_equal(two["weights"], result(tmp_path / "two", 1)["weights"])

@@ -1,9 +1,10 @@
 """A progress bar for what takes long before the first step, in the style of the Trainer's own."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-from lightning_sparse._lightning import Trainer, is_lightning
+from lightning_sparse._lightning import Trainer, is_lightning, tqdm_of
 
 __all__ = ["with_progress"]
 
@@ -15,22 +16,31 @@ def with_progress(trainer: Trainer, steps: Iterable[T], total: int, description:
     bar: Any = trainer.progress_bar_callback
     enabled = total > 1 and trainer.is_global_zero and bar is not None and getattr(bar, "is_enabled", False)
     if enabled and is_lightning(bar, "callbacks.TQDMProgressBar"):
-        return _tqdm(bar, steps, total, description)
+        return _tqdm(trainer, bar, steps, total, description)
     if enabled and is_lightning(bar, "callbacks.RichProgressBar"):
         return _rich(trainer, bar, steps, total, description)
     return iter(steps)
 
 
-def _tqdm(bar: Any, steps: Iterable[T], total: int, description: str) -> Iterator[T]:
-    inner = bar.init_sanity_tqdm()  # also shown before the first epoch, and gone after it
+def _tqdm(trainer: Trainer, bar: Any, steps: Iterable[T], total: int, description: str) -> Iterator[T]:
+    position, style = 2 * bar.process_position, bar.BAR_FORMAT
+    tqdm = tqdm_of(trainer)
+    shown = tqdm(
+        desc=description,
+        total=total,
+        position=position,
+        leave=False,
+        dynamic_ncols=True,
+        file=sys.stdout,
+        bar_format=style,
+    )
     try:
-        inner.reset(total)
-        inner.set_description(description)
         for step in steps:
             yield step
-            inner.update()
+            shown.update()
     finally:
-        inner.close()
+        shown.refresh()
+        shown.close()
 
 
 def _rich(trainer: Trainer, bar: Any, steps: Iterable[T], total: int, description: str) -> Iterator[T]:

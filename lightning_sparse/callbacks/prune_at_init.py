@@ -122,7 +122,7 @@ class PruneAtInit(SparsityCallback):
 
     def check_module(self, module: LightningModule) -> None:
         """Refuse a module whose loss or output the method cannot have, or that the file has no masks for."""
-        if self.mask_path is not None and module.trainer.ckpt_path is None:
+        if self.mask_path is not None and not self._loading:  # a resumed run may have lost the file
             _refuse_other_shapes(load_masks(self.mask_path), module, self.mask_path)
         if self.method is not None and self.method.needs_loss and self.loss_fn is None:
             refuse_without_loss(self.method, module)
@@ -218,7 +218,7 @@ def _refuse_other_shapes(masks: Masks, module: LightningModule, path: str) -> No
             found = f"one of shape {tuple(shapes[name])}" if name in shapes else "none of that name"
             raise ValueError(
                 f"`mask_path` {path!r} has a mask of shape {tuple(mask.shape)} for {name!r}, and the module "
-                f"{found}. Build the module as it was when the masks were made."
+                f"has {found}. Build the module as it was when the masks were made."
             )
 
 

@@ -4,14 +4,36 @@ import pickle
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from toy import HoldsMasks, Toy, adamw, assert_equal, loader, make_toy, sgd, trainer, weights_of
 
-from lightning_sparse import ExactResume, Magnitude, PruneAtInit, Random
+from lightning_sparse import (
+    FORCE,
+    SNIP,
+    ExactResume,
+    GraSP,
+    IterativeSNIP,
+    Magnitude,
+    PruneAtInit,
+    Random,
+    SynFlow,
+)
 from lightning_sparse.functional import allocation
 from lightning_sparse.state import state_of
 
-METHODS = ["random", "uniform", "erk", "epl", "epf", "magnitude"]
+METHODS = [
+    "random",
+    "uniform",
+    "erk",
+    "epl",
+    "epf",
+    "magnitude",
+    SNIP(2),
+    IterativeSNIP(4, 2),
+    FORCE(4, 2),
+    GraSP(2),
+    SynFlow(5),
+]
 
 
 def budgets(density, name):
@@ -19,7 +41,7 @@ def budgets(density, name):
     return getattr(allocation, name)({n: torch.Size(s) for n, s in shapes.items()}, density)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS, ids=str)
 @pytest.mark.parametrize("optimizer", [sgd, adamw])
 def test_masks_hold_after_every_step(tmp_path, method, optimizer):
     holds = HoldsMasks(budgets(0.1, method) if method in allocation.ALLOCATIONS else None)
@@ -83,7 +105,7 @@ def test_checkpoint_is_that_of_the_untouched_module(tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", [sgd, adamw])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS, ids=str)
 def test_resumed_run_is_the_undisturbed_run(tmp_path, method, optimizer):
     def fit(epochs, ckpt_path=None):
         pl.seed_everything(epochs)  # another state than the one to be restored
@@ -241,6 +263,15 @@ def test_monitored_by_model_checkpoint(tmp_path):
         ({"density": "0.1"}, "`density` must be in .* got '0.1'"),
         ({"include": "net.*"}, r"`include` must be a list of patterns, got 'net.\*'. Write \['net.\*'\]"),
         ({"exclude": "net.*"}, "`exclude` must be a list of patterns"),
+        ({"method": SNIP}, r"`method` must be a name or an object, got the class; write SNIP\(\)"),
+        ({"method": None}, "`method` is required, got None. Set it, or give masks in `mask_path`"),
+        ({"density": None}, "`density` is required, got None"),
+        ({"mask_path": "m.pt"}, "`mask_path` says what is kept, got `method`, `density` beside it"),
+        ({"mask_ablation": "permute"}, "`mask_ablation` must be one of shuffle, reinit, invert, None"),
+        (
+            {"mask_path": "m.pt", "method": None, "density": None, "mask_ablation": "invert"},
+            "`mask_ablation` 'invert' needs scores",
+        ),
     ],
 )
 def test_wrong_arguments_fail_in_the_constructor(arguments, message):
@@ -280,3 +311,115 @@ def test_what_the_module_rules_out_fails_before_any_sample(tmp_path, arguments, 
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path, callback).fit(toy, torch.utils.data.DataLoader(NoData()), loader())
     assert_equal(weights_of(toy), before)
+
+
+def fit_masks(tmp_path, **arguments):
+    toy = make_toy(optimizer=lambda p: torch.optim.SGD(p, 0.0))
+    callback = PruneAtInit(**{"method": SNIP(2), "density": 0.1, "seed": 5, **arguments})
+    trainer(tmp_path, callback, max_steps=1).fit(toy, loader())
+    return state_of(toy).masks, toy
+
+
+def counts(masks):
+    return {name: int(mask.sum()) for name, mask in masks.items()}
+
+
+def test_shuffled_masks_keep_each_layers_count(tmp_path):
+    plain, _ = fit_masks(tmp_path)
+    shuffled, _ = fit_masks(tmp_path, mask_ablation="shuffle")
+    assert counts(plain) == counts(shuffled)
+    assert (plain["net.6.weight"] & shuffled["net.6.weight"]).sum() < counts(plain)["net.6.weight"] / 2
+
+
+def test_redrawn_weights_under_the_same_masks(tmp_path):
+    plain, toy = fit_masks(tmp_path)
+    masks, redrawn = fit_masks(tmp_path, mask_ablation="reinit")
+    assert_equal(plain, masks)
+    dense = make_toy().net[6].weight.detach()
+    kept = redrawn.net[6].weight.detach()[masks["net.6.weight"]]
+    assert not torch.equal(kept, toy.net[6].weight.detach()[masks["net.6.weight"]])
+    assert torch.isin(kept, dense).all()
+
+
+def test_inverted_scores_keep_other_weights(tmp_path):
+    plain, _ = fit_masks(tmp_path)
+    inverted, _ = fit_masks(tmp_path, mask_ablation="invert")
+    assert sum(counts(inverted).values()) == 102
+    assert not any((plain[name] & inverted[name]).any() for name in plain)
+
+
+def test_ablations_of_masks_from_a_file(tmp_path):
+    plain, toy = fit_masks(tmp_path)
+    torch.save(plain, tmp_path / "masks.pt")
+    arguments = {"method": None, "density": None, "mask_path": str(tmp_path / "masks.pt")}
+    shuffled, _ = fit_masks(tmp_path, **arguments, mask_ablation="shuffle")
+    assert counts(plain) == counts(shuffled)
+    assert not torch.equal(plain["net.6.weight"], shuffled["net.6.weight"])
+    masks, redrawn = fit_masks(tmp_path, **arguments, mask_ablation="reinit")
+    assert_equal(plain, masks)
+    assert not torch.equal(toy.net[6].weight, redrawn.net[6].weight)
+
+
+def test_an_emptied_layer_is_named(tmp_path):
+    with torch.no_grad():
+        small = make_toy()
+        small.net[0].weight.mul_(1e-6)
+    callback = PruneAtInit("magnitude", 0.1, min_weights_per_layer=0)
+    with pytest.warns(UserWarning, match=r"Nothing is kept of net.0.weight \(1 layers\): no signal passes"):
+        trainer(tmp_path, callback, max_steps=1).fit(small, loader())
+    assert counts(state_of(small).masks) == {"net.0.weight": 0, "net.6.weight": 102}
+
+
+@pytest.mark.filterwarnings("ignore:Nothing is kept")
+def test_the_reference_has_no_minimum(tmp_path):
+    """Unless one is asked for."""
+    for minimum, least in ((None, 0), (1, 1)):
+        toy = make_toy()
+        with torch.no_grad():
+            toy.net[0].weight.mul_(1e-9)
+        method = SynFlow(1, conformance="reference")
+        callback = PruneAtInit(method, 0.01, min_weights_per_layer=minimum)
+        trainer(tmp_path, callback, max_steps=1).fit(toy, loader())
+        kept = counts(state_of(toy).masks)
+        assert kept["net.0.weight"] == least
+        assert sum(kept.values()) == 1016 - int(0.99 * 1016)  # 11, where the paper's rounding keeps 10
+
+
+def test_masks_are_restored_and_never_made_again(tmp_path, monkeypatch):
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True)
+    toy = make_toy()
+    trainer(tmp_path, PruneAtInit(FORCE(3, 2), 0.1), checkpoint, enable_checkpointing=True).fit(toy, loader())
+    monkeypatch.setattr(PruneAtInit, "make_masks", None)
+    again = make_toy()
+    trainer(tmp_path, PruneAtInit(FORCE(3, 2), 0.1), HoldsMasks(), max_epochs=3).fit(
+        again, loader(), ckpt_path=tmp_path / "last.ckpt"
+    )
+    assert_equal(state_of(again).masks, state_of(toy).masks)
+    with pytest.raises(
+        ValueError, match=r"`method` is .FORCE.*iterations=4.*, but the checkpoint was made with"
+    ):
+        trainer(tmp_path, PruneAtInit(FORCE(4, 2), 0.1), max_epochs=4).fit(
+            make_toy(), loader(), ckpt_path=tmp_path / "last.ckpt"
+        )
+
+
+@pytest.mark.parametrize("bar", [TQDMProgressBar, RichProgressBar])
+@pytest.mark.parametrize("last", [True, False])
+def test_progress_in_the_trainers_style(tmp_path, capsys, bar, last):
+    callbacks = [PruneAtInit(SynFlow(7), 0.1), bar()]
+    fit = trainer(tmp_path, *callbacks[:: 1 if last else -1], enable_progress_bar=True, max_epochs=1)
+    fit.fit(make_toy(), loader())
+    shown = capsys.readouterr().out
+    assert "Epoch 0" in shown
+    if bar is TQDMProgressBar:
+        assert "SynFlow" in shown
+        assert "7/7" in shown
+
+
+@pytest.mark.parametrize("arguments", [{"enable_progress_bar": False}, {"refresh_rate": 0}])
+def test_no_progress_where_the_trainer_shows_none(tmp_path, capsys, arguments):
+    bars = [TQDMProgressBar(**arguments)] if "refresh_rate" in arguments else []
+    callbacks = [PruneAtInit(SynFlow(7), 0.1), *bars]
+    trainer(tmp_path, *callbacks, enable_progress_bar=bool(bars), max_epochs=1).fit(make_toy(), loader())
+    captured = capsys.readouterr()
+    assert "SynFlow" not in captured.out + captured.err

@@ -350,7 +350,7 @@ def test_a_net_that_starts_with_zeros(tmp_path):
 def test_a_layer_that_is_not_reached_is_named(tmp_path):
     module = make_toy()
     module.spare = nn.Linear(5, 5)
-    with pytest.warns(UserWarning, match=r"All scores of spare.weight are zero \(1 layers\): not reached"):
+    with pytest.warns(UserWarning, match=r"All scores of spare.weight are zero \(1 layers\): no signal"):
         masks_of(tmp_path, module)
 
 

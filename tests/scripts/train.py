@@ -18,12 +18,16 @@ from torch.utils.data import DataLoader, DistributedSampler
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from toy import HoldsMasks, Rotate, Toy, loader
 
-from lightning_sparse import ExactResume, PruneAtInit
+from lightning_sparse import FORCE, SNIP, ExactResume, GraSP, PruneAtInit, SynFlow
 from lightning_sparse.state import state_of
 
 ROWS = {
     "fixed": lambda: [PruneAtInit("magnitude", 0.2, verify=True)],
     "random": lambda: [PruneAtInit("random", 0.2, verify=True)],
+    "snip": lambda: [PruneAtInit(SNIP(2), 0.2, verify=True)],
+    "grasp": lambda: [PruneAtInit(GraSP(2), 0.2, verify=True)],
+    "force": lambda: [PruneAtInit(FORCE(4, 3), 0.2, verify=True)],
+    "synflow": lambda: [PruneAtInit(SynFlow(5), 0.2, verify=True)],
     "moving": lambda: [PruneAtInit("magnitude", 0.2), Rotate(0.2, verify=True)],
     "unverified": lambda: [PruneAtInit("magnitude", 0.2)],
 }

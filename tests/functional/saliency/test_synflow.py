@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from lightning_sparse import SynFlow
 from lightning_sparse.functional.pruning import prune_along
-from lightning_sparse.functional.saliency.iterative import check_scores, density_path, warn_of_few_scores
+from lightning_sparse.functional.saliency.iterative import Judge, check_finite, density_path
 from lightning_sparse.functional.saliency.synflow import synflow
 
 NAMES = ["synflow_mlp_fresh", "synflow_conv_fresh", "synflow_conv_warm"]
@@ -172,12 +172,27 @@ def test_density_path():
         density_path(0.1, 0)
 
 
-def test_scores_that_cannot_rank():
+def test_scores_that_are_no_numbers():
     with pytest.raises(ValueError, match="1 scores of 'w' are not finite"):
-        check_scores({"w": torch.tensor([1.0, math.inf])}, 1)
+        check_finite({"w": torch.tensor([1.0, math.inf])})
     with pytest.raises(ValueError, match="2 scores of 'w' are not finite"):
-        check_scores({"w": torch.tensor([math.nan, 1.0, math.inf])}, 1)
-    with pytest.raises(ValueError, match=r"Only 0 scores are not zero, but 2"):
-        check_scores({"w": torch.zeros(4)}, 2)
+        check_finite({"w": torch.tensor([math.nan, 1.0, math.inf])})
+
+
+def of(nonzero, size=10):
+    return {"w": torch.arange(size).lt(nonzero).float()}
+
+
+def test_too_few_scores():
+    with pytest.raises(ValueError, match="Only 0 scores are not zero, but 2"):
+        Judge(2).check(of(0), 2)
+    with pytest.raises(ValueError, match="Only 1 scores are not zero, but 3"):
+        Judge(3).check(of(1), 9)
+    judge = Judge(2)
+    judge.check(of(4), 9)  # more are kept for now, but they may be zero from the start
+    judge.check(of(2), 8)
+    with pytest.raises(ValueError, match="Only 1 scores are not zero, but 4"):
+        judge.check(of(1), 7)
+    judge.check({"w": torch.tensor([1.0, 0.0, -math.inf])}, 2)
     with pytest.warns(UserWarning, match="Only 1 scores are not zero, but 2 weights are kept"):
-        warn_of_few_scores({"w": torch.tensor([1.0, 0.0, -math.inf])}, 2)
+        judge.sum_up()
