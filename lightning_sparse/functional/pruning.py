@@ -8,11 +8,7 @@ import torch
 from lightning_sparse.functional.allocation import allocate, layer_budget, total_budget
 from lightning_sparse.functional.masks import global_masks, layerwise_masks
 from lightning_sparse.functional.saliency import PruningMethod, PruningProblem, Ranking
-from lightning_sparse.functional.saliency.iterative import (
-    check_scores,
-    warn_of_few_scores,
-    warn_of_silent_layers,
-)
+from lightning_sparse.functional.saliency.iterative import Judge, check_finite
 from lightning_sparse.types import Budgets, Densities, Masks, Scores, Shapes
 
 __all__ = ["masks_from_scores", "plan_budgets", "prune_along"]
@@ -46,11 +42,14 @@ def prune_along(
     """
     shapes = {name: weight.shape for name, weight in problem.weights.items()}
     size = sum(shape.numel() for shape in shapes.values())
+    ranks = total_budget(size, density) < size and not keep_lowest  # else zeros are as good as any
+    judge = Judge(total_budget(size, density)) if ranks else None
     for share, shares in _paths(method, shapes, density, fixed or {}, min_weights):
         scores = method.scores(problem)
-        check_scores(scores, total_budget(size, share))
-        if problem.masks is None:
-            warn_of_silent_layers(scores)
+        if judge is None:
+            check_finite(scores)
+        else:
+            judge.check(scores, total_budget(size, share))
         masks = masks_from_scores(
             {name: _turned(score) for name, score in scores.items()} if keep_lowest else scores,
             share,
@@ -61,7 +60,8 @@ def prune_along(
         )
         problem = replace(problem, masks=masks)
         yield masks
-    warn_of_few_scores(scores, total_budget(size, density))
+    if judge is not None:
+        judge.sum_up()
 
 
 def masks_from_scores(

@@ -160,19 +160,19 @@ def _second_derivatives() -> Iterator[None]:
     except (RuntimeError, NotImplementedError) as error:
         if "derivative" not in str(error):
             raise
-        raise _no_second_derivative(str(error)) from error
+        raise _no_second_derivative(str(error).splitlines()[0].rstrip(".")) from error
 
 
 def _refuse_once_differentiable(loss: Tensor, flow: Tensor) -> None:
     """Raise ValueError where ``autograd.grad`` is silent: it leaves out what was marked so."""
     if any(node.name() == "torch::autograd::Error" for node in _graph(flow)):
         own = {node.name() for node in _graph(loss) if isinstance(node, BackwardCFunction)}
-        raise _no_second_derivative(f"{', '.join(sorted(own))} (marked once_differentiable).")
+        raise _no_second_derivative(f"{', '.join(sorted(own))} (marked once_differentiable)")
 
 
 def _no_second_derivative(reason: str) -> ValueError:
     return ValueError(
-        f"GraSP needs second derivatives, and an operation of the net has none: {reason} Use another "
+        f"GraSP needs second derivatives, and an operation of the net has none: {reason}. Use another "
         "implementation of it, or another method (`snip`, `synflow`)."
     )
 

@@ -8,7 +8,7 @@ import torch
 from lightning_sparse.functional.schedules import exponential, linear
 from lightning_sparse.types import Scores
 
-__all__ = ["PathName", "check_scores", "density_path", "warn_of_few_scores", "warn_of_silent_layers"]
+__all__ = ["Judge", "PathName", "check_finite", "density_path"]
 
 PathName: TypeAlias = Literal["exponential", "linear"]
 
@@ -25,12 +25,54 @@ def density_path(density: float, steps: int, schedule: PathName = "exponential")
     return [curve(step, steps, density) for step in range(1, steps)] + [density]
 
 
-def check_scores(scores: Scores, keep: int) -> None:
-    """Refuse scores that cannot rank ``keep`` weights.
+class Judge:
+    """Looks at the scores of each iteration, and refuses those that cannot rank.
 
-    Raises:
-        ValueError: If a score is NaN or positive infinity, or fewer than half of ``keep`` are not zero.
+    A weight that scores zero in the dense net, such as a kernel's corner that only ever sees padding, is
+    nobody's fault. But at last half of what is kept must score, and on the way half of what scored at first.
+
+    Args:
+        keep: Number of weights to keep at last.
     """
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
+        self.at_first: int | None = None
+        self.now = 0
+
+    def check(self, scores: Scores, keep: int) -> None:
+        """Look at the scores by which ``keep`` weights will be ranked.
+
+        Raises:
+            ValueError: If a score is NaN or positive infinity, or too few are not zero.
+
+        Warns:
+            UserWarning: If all scores of a layer are zero in the first iteration.
+        """
+        check_finite(scores)
+        self.now = _count_telling(scores)
+        needed = self.keep if self.at_first is None else min(keep, self.at_first)
+        if self.now * 2 < needed:
+            raise ValueError(
+                f"Only {self.now} scores are not zero, but {needed} weights are to be kept: the net is cut "
+                "through, or starts with zeros. Raise `density`, or choose a random method (`erk`, `epl`)."
+            )
+        if self.at_first is None:
+            self.at_first = self.now
+            _warn_of_silent_layers(scores)
+
+    def sum_up(self) -> None:
+        """Warn if in the last iteration fewer scores than weights to keep were not zero."""
+        if self.now < self.keep:
+            warnings.warn(
+                f"Only {self.now} scores are not zero, but {self.keep} weights are kept: the rest is chosen "
+                "by order.",
+                stacklevel=3,
+            )
+
+
+def check_finite(scores: Scores) -> None:
+    """Raise ValueError if a score is NaN or positive infinity."""
     for name, score in scores.items():
         if not score.amax() < torch.inf:  # amax hands NaN on
             bad = int((score.isnan() | (score == torch.inf)).count_nonzero())
@@ -38,33 +80,17 @@ def check_scores(scores: Scores, keep: int) -> None:
                 f"{bad} scores of {name!r} are not finite. Look for an overflow in the loss or in half "
                 "precision."
             )
-    telling = _count_telling(scores)
-    if telling * 2 < keep:
-        raise ValueError(
-            f"Only {telling} scores are not zero, but {keep} weights are to be kept: the net is cut through, "
-            "or starts with zeros. Raise `density`, or choose a random method (`erk`, `epl`)."
-        )
 
 
-def warn_of_few_scores(scores: Scores, keep: int) -> None:
-    """Warn if fewer than ``keep`` scores are not zero: the rest is chosen by order."""
-    telling = _count_telling(scores)
-    if telling < keep:
-        warnings.warn(
-            f"Only {telling} scores are not zero, but {keep} weights are kept: the rest is chosen by order.",
-            stacklevel=2,
-        )
-
-
-def warn_of_silent_layers(scores: Scores) -> None:
+def _warn_of_silent_layers(scores: Scores) -> None:
     """Warn of layers whose scores are all zero: what is kept of them is chosen by order."""
     silent = [name for name, score in scores.items() if not score.any()]
     if silent:
         some = ", ".join(silent[:3]) + (", ..." if len(silent) > 3 else "")
         warnings.warn(
-            f"All scores of {some} are zero ({len(silent)} layers): not reached, or before a layer of zeros. "
+            f"All scores of {some} are zero ({len(silent)} layers): no signal comes to them or leaves them. "
             "Leave them dense with `exclude`, or give them a density in `density_overrides`.",
-            stacklevel=2,
+            stacklevel=4,
         )
 
 
