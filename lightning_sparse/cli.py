@@ -67,7 +67,7 @@ def main(args: list[str] | None = None) -> None:
         )
     except (ArgumentError, ValueError, OSError) as error:
         message = _message_of_ours(error)
-        if message is None and not isinstance(error, ArgumentError):
+        if message is None and not (isinstance(error, ArgumentError) or _raised_in("jsonargparse", error)):
             raise
         print(f"error: {message or shorten(str(error))}", file=sys.stderr)
         sys.exit(2)
@@ -115,7 +115,8 @@ def _plan_table(model: LightningModule, callback: SparsityCallback | None) -> st
 
 _NOISE = re.compile(
     r"Does not validate|Subtypes:|Errors:|Not a valid subclass|Subclass types expect|a class path|a dict with"
-    r"|Expected a <class 'NoneType'>|Given value|Expected a path but"
+    r"|Expected a <class 'NoneType'>|Given value type|Given value: (NestedArg|Namespace|[\[{])"
+    r"|Expected a path but"
 )
 _BASE_CLASS = re.compile(
     r"Problem with given class_path '(pytorch_lightning|lightning\.pytorch)[\w.]*\.\w+':"
@@ -132,6 +133,8 @@ def shorten(message: str) -> str:
     """
     lines = [line.strip(" -") for line in message.splitlines()]
     lines = [line for line in lines if line and not _NOISE.search(line)]
+    if ours := [line for line in lines if line.startswith("`")]:  # a check of ours says it best
+        return " ".join(dict.fromkeys(ours))
     for index in [i for i, line in enumerate(lines) if _BASE_CLASS.match(line)]:
         lines[index : index + 2] = ["", ""]  # a callback's options are tried on Lightning's base class too
     literal = any("typing.Literal" in line for line in lines)
@@ -148,7 +151,13 @@ def _translate(line: str, literal: bool) -> str:
         names = [known for module in _KNOWN_BY_NAME for known in module.__all__]
         close = get_close_matches(name, names, n=1)
         return f"{expected}There is no class {name!r}" + (f"; did you mean {close[0]}?" if close else ".")
+    line = re.sub(r"Given value: (.*)", r"got \1.", line)
     return re.sub(r"Expected a typing\.Literal\[(.*)\]", r"must be one of \1,", line)
+
+
+def _raised_in(package: str, error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and package in Path(frames[-1].filename).parts
 
 
 def _message_of_ours(error: BaseException | None) -> str | None:

@@ -79,9 +79,25 @@ def test_method_objects_by_class_path(capsys):
     [
         (["--trainer.callbacks+=PruneAtInt"], "There is no class 'PruneAtInt'; did you mean PruneAtInit?"),
         (["--trainer.callbacks.method=snpi"], "must be one of 'random', 'uniform', 'erk'"),
+        (
+            ["--trainer.callbacks.method.class_path=SNIP", "--trainer.callbacks.method.init_args.batches=2"],
+            "Option 'batches' is not accepted",
+        ),
+        (
+            [
+                "--trainer.callbacks.method.class_path=SNIP",
+                "--trainer.callbacks.method.init_args.num_batches=0",
+            ],
+            "`num_batches` must be an integer of at least 1, got 0",
+        ),
+        (
+            ["--trainer.callbacks.method.class_path=Snip"],
+            "'snip', 'iterative_snip', 'force', 'grasp', 'synflow', got 'Snip'",
+        ),
+        (["--trainer.callbacks.mask_ablation=shufle"], "must be one of 'shuffle', 'reinit', 'invert'"),
         (["--trainer.callbacks.density=0"], "`density` must be in (0, 1], got 0"),
         (["--trainer.callbacks.density=1.5"], "`density` must be in (0, 1], got 1.5"),
-        (["--trainer.callbacks.density=abc"], "Expected a <class 'float'>. Got value: abc"),
+        (["--trainer.callbacks.density=abc"], "Expected a <class 'float'> got abc."),
         (["--trainer.callbacks.densty=0.1"], "Option 'densty' is not accepted"),
         (["--trainer.callbacks.exclude=[nope]"], "`exclude` pattern 'nope' matches no parameter"),
         (
