@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
@@ -12,7 +13,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from toy import HoldsMasks, adamw, assert_equal, sgd, trainer, weights_of
 
-from lightning_sparse import PruneAtInit
+from lightning_sparse import FORCE, SNIP, GraSP, PruneAtInit, PruningProblem, SynFlow
+from lightning_sparse.functional.pruning import prune_along
+from lightning_sparse.functional.saliency.synflow import synflow
+from lightning_sparse.models import ResNet50
 from lightning_sparse.state import state_of
 
 DENSITY = 0.1
@@ -348,3 +352,62 @@ def test_weights_taken_by_name(tmp_path, case):
     assert list(state_of(module).masks) == list(budgets)
     for name in budgets:
         assert int(module.get_parameter(name).count_nonzero()) == budgets[name]
+
+
+# Scores of nets that we did not write.
+
+METHODS = [SNIP(), GraSP(), FORCE(4, 1), SynFlow(5)]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+@pytest.mark.parametrize("row", ROWS)
+def test_scored(tmp_path, row, method):
+    """Every method: exact count, no empty layer, a first step as without scoring, where masks allow."""
+    module, dense, holds = make(row, sgd), make(row, sgd), HoldsMasks()
+    fit = {"max_steps": 2, "max_epochs": -1}
+    if isinstance(method, SynFlow) and ROWS[row].inputs is tokens:
+        with pytest.raises(ValueError, match="SynFlow needs an input that can be all ones"):
+            trainer(tmp_path, PruneAtInit(method, DENSITY), **fit).fit(module, batches(row))
+        return
+    if isinstance(method, GraSP) and row == "mobilenet_v3_small":
+        with pytest.raises(
+            ValueError, match=r"none: derivative for aten::hardsigmoid_backward is not implemented. Use"
+        ):
+            trainer(tmp_path, PruneAtInit(method, DENSITY), **fit).fit(module, batches(row))
+        return
+    torch.manual_seed(1)
+    gated = isinstance(method, SynFlow) and row == "mobilenet_v3_small"  # ones saturate its gates
+    said = (
+        pytest.warns(UserWarning, match=r"fc1.weight, .* are zero \(18 layers\)") if gated else nullcontext()
+    )
+    with said:
+        trainer(tmp_path, PruneAtInit(method, DENSITY, verify=True), holds, **fit).fit(module, batches(row))
+    masks = state_of(module).masks
+    assert holds.steps == 2
+    assert sum(int(mask.sum()) for mask in masks.values()) == int(DENSITY * ROWS[row].size + 0.5)
+    assert all(mask.any() for mask in masks.values())
+    if row in SMALL:
+        module = make(row, sgd)
+        for each, callbacks in ((dense, []), (module, [PruneAtInit(method, 1.0)])):
+            torch.manual_seed(1)
+            trainer(tmp_path, *callbacks, **fit).fit(each, batches(row))
+        assert_equal(weights_of(dense), weights_of(module))
+
+
+def test_synflow_on_a_deep_net_at_extreme_density():
+    """In float32 all scores of this net overflow."""
+    net = ResNet50()
+    weights = {n: p for n, p in net.named_parameters() if p.ndim > 1}
+    problem = PruningProblem(
+        net, weights, torch.Generator(), inputs=lambda: torch.empty(()).expand(1, 3, 32, 32)
+    )
+    scores = SynFlow().scores(problem)
+    assert all(score.isfinite().all() for score in scores.values())
+    assert not all(
+        s.isfinite().all() for s in synflow(net, weights, problem.inputs(), dtype=torch.float32).values()
+    )
+    *_, masks = prune_along(SynFlow(10), problem, 1e-4)
+    size = sum(weight.numel() for weight in weights.values())
+    assert size == 23_467_712
+    assert sum(int(mask.sum()) for mask in masks.values()) == 2347
+    assert all(mask.any() for mask in masks.values())

@@ -1,0 +1,192 @@
+"""The orthonormal DCT-II, cropped to a layer's shape: its matrix, the fast transform and the adjoint.
+
+Of the transform of size ``q = max(out, in)`` the first ``out`` frequencies (rows) and the first ``in`` inputs
+(columns) are used. The matrix is for those who need it; the fast transform costs ``q log q`` per vector and
+never builds it.
+"""
+
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from functools import lru_cache
+from weakref import WeakValueDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["accumulation_dtype", "dct", "dct_adjoint", "dct_matrix", "shared"]
+
+_CHUNK = 2**20  # matrix entries made at a time: bounds the temporary indices
+_SHARED: "WeakValueDictionary[Hashable, Tensor]" = WeakValueDictionary()
+
+
+def shared(key: Hashable, build: Callable[[], Tensor]) -> Tensor:
+    """Return the one tensor of this key; it lives as long as anybody holds it. Do not write to it."""
+    tensor = _SHARED.get(key)
+    if tensor is None:
+        with torch.inference_mode(False):  # or it would be of no use in training later
+            tensor = _SHARED[key] = build()
+    return tensor
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the precision to compute in: float64 for float64, else float32 (no FFT has bfloat16)."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def dct_matrix(
+    out_features: int,
+    in_features: int,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    r"""Return the orthonormal DCT-II of size ``q = max(out, in)``, cropped to ``(out, in)``.
+
+    Row k holds frequency k: ``s_k cos(pi k (2 i + 1) / (2 q))`` with ``s_0 = sqrt(1 / q)`` and ``s_k = sqrt(2
+    / q)``, so the lowest frequencies come first. The matrix is shared by all who ask for it and lives as long
+    as one of them holds it: do not write to it.
+
+    Args:
+        out_features: Rows, the lowest frequencies.
+        in_features: Columns, the length of the input.
+        dtype: Floating-point type; each entry is rounded once, from float64.
+        device: Where the matrix lies.
+
+    Returns:
+        Tensor of shape ``(out_features, in_features)``; its rows or its columns, whichever are fewer, are
+        orthonormal.
+
+    Raises:
+        ValueError: If a size is not positive.
+
+    Source:
+        Price and Tanner, "Dense for the Price of Sparse", ICML 2021 (arXiv:2102.07655), section 4.
+
+    Example:
+        >>> dct_matrix(1, 4)
+        tensor([[0.5000, 0.5000, 0.5000, 0.5000]])
+    """
+    _check_sizes(out_features, in_features)
+    key = ("dct", out_features, in_features, dtype, torch.device(device))
+    return shared(key, lambda: _build_matrix(out_features, in_features, dtype, torch.device(device)))
+
+
+def dct(x: Tensor, out_features: int) -> Tensor:
+    """Apply the cropped DCT-II to the last dimension, by one real FFT: ``x @ dct_matrix(out, in).T``.
+
+    Args:
+        x: Tensor of shape ``(..., in)``, float32 or float64; lower precisions are computed in float32.
+        out_features: Number of lowest frequencies to return.
+
+    Returns:
+        Tensor of shape ``(..., out_features)`` and the dtype of ``x``.
+
+    Raises:
+        ValueError: If a size is not positive.
+
+    Source:
+        Makhoul, "A fast cosine transform in one and two dimensions", IEEE TASSP 28(1), 1980.
+    """
+    _check_sizes(out_features, x.shape[-1])
+    rows = x.reshape(-1, x.shape[-1]).to(accumulation_dtype(x.dtype))
+    plan = _plan(max(out_features, x.shape[-1]), rows.dtype, rows.device)
+    return plan.forward(rows, out_features).to(x.dtype).reshape(*x.shape[:-1], out_features)
+
+
+def dct_adjoint(y: Tensor, in_features: int) -> Tensor:
+    """Apply the transposed matrix of ``dct`` to the last dimension: ``y @ dct_matrix(out, in)``.
+
+    Args:
+        y: Tensor of shape ``(..., out)``, float32 or float64; lower precisions are computed in float32.
+        in_features: Length of the vectors that ``dct`` takes.
+
+    Returns:
+        Tensor of shape ``(..., in_features)`` and the dtype of ``y``.
+
+    Raises:
+        ValueError: If a size is not positive.
+    """
+    _check_sizes(y.shape[-1], in_features)
+    rows = y.reshape(-1, y.shape[-1]).to(accumulation_dtype(y.dtype))
+    plan = _plan(max(in_features, y.shape[-1]), rows.dtype, rows.device)
+    return plan.adjoint(rows, in_features).to(y.dtype).reshape(*y.shape[:-1], in_features)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the FFT needs for one size q: index orders (int32) and twiddle factors, about 40 q bytes.
+
+    ``order`` puts even inputs first and odd ones last in reverse, and is itself reversed: then the real FFT
+    yields the conjugate spectrum V, whose product with ``s_k exp(i pi k / 2q)`` holds frequency k in its real
+    and frequency q - k in its imaginary part.
+    """
+
+    size: int
+    order: Tensor
+    inverse_order: Tensor
+    frequencies: Tensor
+    mirrored: Tensor
+    twiddle: Tensor
+    untwiddle: Tensor
+
+    def forward(self, x: Tensor, out_features: int) -> Tensor:
+        padded = F.pad(x, (0, self.size - x.shape[1]))
+        spectrum: Tensor = torch.fft.rfft(padded.index_select(1, self.order)) * self.twiddle
+        if out_features <= self.twiddle.shape[0]:
+            return spectrum.real[:, :out_features]
+        return torch.view_as_real(spectrum).flatten(1).index_select(1, self.frequencies[:out_features])
+
+    def adjoint(self, y: Tensor, in_features: int) -> Tensor:
+        if y.shape[1] <= self.size // 2:  # frequency q - k is then zero for every k that is not
+            spectrum = y * self.untwiddle[: y.shape[1]]
+            spectrum[:, 0] *= 1 + 1j
+        else:
+            padded = F.pad(y, (0, self.size - y.shape[1]))
+            mirrored = padded.index_select(1, self.mirrored)
+            spectrum = torch.complex(padded[:, : mirrored.shape[1]], mirrored) * self.untwiddle
+        ordered: Tensor = torch.fft.irfft(spectrum, self.size)
+        return ordered.index_select(1, self.inverse_order[:in_features])
+
+
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)
+def _plan(size: int, dtype: torch.dtype, device: torch.device) -> _Plan:
+    half = size // 2 + 1
+    order = torch.cat([torch.arange(0, size, 2), torch.arange(1, size, 2).flip(0)])
+    order = order[-torch.arange(size) % size]
+    index = torch.arange(size)
+    frequencies = torch.where(index < half, 2 * index, 2 * (size - index) + 1)
+    mirrored = -torch.arange(half) % size
+    angle = torch.arange(half, dtype=torch.float64) * (math.pi / (2 * size))
+    scale = torch.full_like(angle, math.sqrt(2 / size))
+    scale[0] = math.sqrt(1 / size)
+    twiddle, untwiddle = torch.polar(scale, angle), torch.polar(1 / scale, -angle)
+    untwiddle[0] *= (1 - 1j) / 2  # the mirror of frequency 0 is itself: (1 + i)(1 - i) / 2 = 1
+    orders = [order, order.argsort(), frequencies, mirrored]
+    complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
+    factors = [twiddle.to(device, complex_dtype), untwiddle.to(device, complex_dtype)]
+    return _Plan(size, *(o.to(device, torch.int32) for o in orders), *factors)
+
+
+def _build_matrix(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Look every entry up in the 4q values of the cosine: angles are exact integers, however large."""
+    size = max(rows, columns)
+    matrix = torch.empty(rows, columns, dtype=dtype, device=device)
+    if matrix.is_meta:
+        return matrix
+    cosine = math.sqrt(2 / size) * torch.cos(
+        torch.arange(4 * size, dtype=torch.float64) * (math.pi / 2 / size)
+    )
+    odd = 2 * torch.arange(columns) + 1
+    for k in torch.split(torch.arange(rows), max(1, _CHUNK // columns)):
+        matrix[k[0] : k[-1] + 1] = cosine[(k[:, None] * odd) % (4 * size)].to(dtype)
+    matrix[0] = math.sqrt(1 / size)
+    return matrix
+
+
+def _check_sizes(out_features: int, in_features: int) -> None:
+    if min(out_features, in_features) < 1:
+        raise ValueError(
+            f"`out_features` and `in_features` must be 1 or more, got {out_features}, {in_features}."
+        )

@@ -1,0 +1,22 @@
+"""Layers whose weight is a fixed dense matrix plus a sparse one, stored compactly, and conversion to them."""
+
+from lightning_sparse.layers.alphas import alpha_groups
+from lightning_sparse.layers.base import DensePlusSparse, compact_layers
+from lightning_sparse.layers.conversion import convert_to_dctps_, convert_to_dense_
+from lightning_sparse.layers.dense_plus_sparse import DensePlusSparseConv2d, DensePlusSparseLinear
+from lightning_sparse.layers.meta import materialize_
+from lightning_sparse.layers.offsets import DCTOffset, NoOffset, Offset
+
+__all__ = [
+    "DCTOffset",
+    "DensePlusSparse",
+    "DensePlusSparseConv2d",
+    "DensePlusSparseLinear",
+    "NoOffset",
+    "Offset",
+    "alpha_groups",
+    "compact_layers",
+    "convert_to_dctps_",
+    "convert_to_dense_",
+    "materialize_",
+]

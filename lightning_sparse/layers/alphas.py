@@ -1,0 +1,77 @@
+"""The scale of the offset: where it starts, and what weight decay does to it."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+from torch import Tensor, nn
+
+from lightning_sparse.layers.base import compact_layers
+from lightning_sparse.layers.offsets import Offset
+from lightning_sparse.selection import matches
+
+__all__ = ["Alpha", "alpha_groups", "starting_alphas"]
+
+Alpha: TypeAlias = float | Literal["match_norm"]
+"""Scale of the offset at the start; "match_norm" gives it the norm of the weight it replaces."""
+
+
+def alpha_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return parameter groups for an optimizer that keep weight decay off every alpha.
+
+    Decay pulls alpha towards zero, and the layer towards S alone.
+
+    Args:
+        module: A converted module.
+        weight_decay: For all other parameters.
+
+    Returns:
+        One group for trained parameters other than alphas, one for trained alphas; empty ones are left out.
+
+    Example:
+        >>> from lightning_sparse.layers import convert_to_dctps_
+        >>> net = nn.Sequential(nn.Linear(20, 10))
+        >>> _ = convert_to_dctps_(net, 0.1)
+        >>> [(len(g["params"]), g["weight_decay"]) for g in alpha_groups(net, 5e-4)]
+        [(2, 0.0005), (1, 0.0)]
+    """
+    alphas = {id(layer.alpha) for layer in compact_layers(module).values()}
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if id(p) not in alphas], "weight_decay": weight_decay},
+        {"params": [p for p in trained if id(p) in alphas], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def starting_alphas(
+    weights: Mapping[str, Tensor], alpha: Alpha | Mapping[str, Alpha], offset: Offset
+) -> dict[str, float]:
+    """Return alpha by weight: as a pattern says, else 0 for a weight of zeros, else the usual one."""
+    patterns = alpha if isinstance(alpha, Mapping) else {}
+    for pattern in patterns:
+        if not any(matches(name, pattern) for name in weights):
+            raise ValueError(
+                f"`alpha` pattern {pattern!r} must match a converted weight, such as {next(iter(weights))!r}."
+            )
+    usual: Alpha = 1.0 if isinstance(alpha, Mapping) else alpha
+    named = {name: [a for p, a in patterns.items() if matches(name, p)] for name in weights}
+    zero = {name for name, weight in weights.items() if not named[name] and _is_zero(weight)}
+    return {
+        name: 0.0 if name in zero else _alpha(name, weight, [usual, *named[name]][-1], offset)
+        for name, weight in weights.items()
+    }
+
+
+def _alpha(name: str, weight: Tensor, alpha: Alpha, offset: Offset) -> float:
+    if isinstance(alpha, (int, float)) and math.isfinite(alpha):
+        return float(alpha)
+    if alpha != "match_norm":
+        raise ValueError(f"`alpha` must be a finite number or 'match_norm', got {alpha!r} for {name!r}.")
+    if weight.is_meta:
+        raise ValueError(f"`alpha` must be a number on the meta device, got 'match_norm' for {name!r}.")
+    return 0.0 if offset.is_zero else float(weight.detach().norm()) / offset.norm(weight.shape)
+
+
+def _is_zero(weight: Tensor) -> bool:
+    return not weight.is_meta and not bool(weight.detach().any())

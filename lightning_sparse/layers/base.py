@@ -1,0 +1,267 @@
+"""What Dense-plus-Sparse layers share: k values, where they lie, and the choice of a product."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lightning_sparse.functional.dct import accumulation_dtype
+from lightning_sparse.layers import compiled
+from lightning_sparse.layers.autograd import build_weight, multiply
+from lightning_sparse.layers.backends import BACKENDS, Backend, choose_backend
+from lightning_sparse.layers.geometry import Convolution
+from lightning_sparse.layers.offsets import DCTOffset, Offset
+from lightning_sparse.layers.products import DenseGradient, Materialized, Product
+from lightning_sparse.layers.support import SparsePattern, check_indices, index_dtype
+from lightning_sparse.layers.transformed import TransformedConvolution, TransformedLinear
+from lightning_sparse.selection import plain_name
+
+__all__ = ["DensePlusSparse", "compact_layers"]
+
+
+class DensePlusSparse(nn.Module, ABC):
+    """A layer whose weight is ``alpha C + S``: a fixed dense matrix and a sparse one with k trainable values.
+
+    Parameters, gradients, optimizer state and checkpoints are O(k). Nothing else of the weight outlives a
+    step with ``backend="transform"``; ``"materialize"`` keeps C, once per shape for all layers.
+
+    Attributes:
+        values: The k entries of S, a parameter.
+        indices: Their flat positions in the weight, ascending: a buffer, int32 where that is enough.
+        alpha: Scale of C, a scalar parameter; ``None`` without an offset.
+        bias: As in the ordinary layer; not scaled.
+        offset: The fixed matrix C.
+        backend: "materialize", "transform" or "auto".
+    """
+
+    values: nn.Parameter
+    indices: Tensor
+    alpha: nn.Parameter | None
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        indices: Tensor,
+        bias: bool,
+        geometry: Convolution | None,
+        *,
+        offset: Offset | None,
+        alpha: float,
+        alpha_requires_grad: bool,
+        backend: Backend,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        if backend not in BACKENDS:
+            raise ValueError(f"`backend` must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+        self.shape, self.offset, self.backend = torch.Size(shape), offset or DCTOffset(), backend
+        self._geometry = geometry
+        indices = indices.detach().sort().values
+        check_indices(indices, math.prod(shape))
+        make: dict[str, Any] = {"device": device or torch.get_default_device(), "dtype": dtype}
+        self.values = nn.Parameter(torch.zeros(len(indices), **make))
+        self.register_buffer("indices", indices.to(make["device"], index_dtype(math.prod(shape))))
+        scale = None if self.offset.is_zero else torch.full((), float(alpha), **make)
+        self.register_parameter("alpha", None if scale is None else nn.Parameter(scale, alpha_requires_grad))
+        self.register_parameter("bias", nn.Parameter(torch.empty(shape[0], **make)) if bias else None)
+        self._built_for: tuple[Tensor, int] | None = None
+        self._products: dict[tuple[str, torch.dtype], Product] = {}
+        self._start_afresh()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the values to zero and draw the bias as the ordinary layer does; leave alpha and support."""
+        nn.init.zeros_(self.values)
+        if self.bias is not None:
+            bound = 1 / math.sqrt(math.prod(self.shape[1:]))
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    @property
+    def nnz(self) -> int:
+        """Number of values k."""
+        return len(self.values)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight ``alpha C + S``, built anew: to be read and differentiated, not written to."""
+        return _weight_of(self)
+
+    def support(self) -> Tensor:
+        """Return the mask of S: a boolean tensor in the shape of the weight."""
+        mask = torch.zeros(self.shape, dtype=torch.bool, device=self.indices.device)
+        mask.view(-1)[self.indices.long()] = True
+        return mask
+
+    def ask_for_dense_grad(self, consumer: Callable[[Tensor], None] | None = None) -> None:
+        """Let backward make the gradient of the whole weight too, from now on, also for forwards past.
+
+        Args:
+            consumer: Called in each backward pass with the gradient, of the shape of the weight, neither
+                reduced over ranks nor unscaled. Without one, passes are summed up for `dense_grad`.
+        """
+        self.dense_gradient.reset(wanted=True, consumer=consumer)
+
+    def dense_grad(self) -> Tensor:
+        """Return the sum of the weight's gradients since they were asked for.
+
+        Raises:
+            RuntimeError: If they were not asked for, or there has been no backward pass since.
+        """
+        if self.dense_gradient.total is None:
+            raise RuntimeError(
+                "`dense_grad` must follow `ask_for_dense_grad` and a backward pass, got neither."
+            )
+        return self.dense_gradient.total
+
+    def forget_dense_grad(self) -> None:
+        """Make no more gradients of the whole weight, and free what there is."""
+        self.dense_gradient.reset()
+
+    @torch.no_grad()
+    def move_(self, indices: Tensor) -> Tensor:
+        """Move S to another support of the same size; new entries are zero, the others keep their value.
+
+        Args:
+            indices: k distinct flat positions in the weight.
+
+        Returns:
+            For each value its place before the move, -1 if it is new: what has to be done to its gradient
+            and its optimizer state too.
+
+        Raises:
+            ValueError: If the positions are not k distinct ones within the weight.
+        """
+        new = indices.detach().to(self.indices).sort().values
+        check_indices(new, math.prod(self.shape))
+        if len(new) != self.nnz:
+            raise ValueError(f"`indices` must be {self.nnz} positions, as many as before, got {len(new)}.")
+        place = torch.searchsorted(self.indices, new).clamp_(max=max(0, self.nnz - 1))
+        stays = self.indices[place] == new
+        self.values.copy_(torch.where(stays, self.values[place], 0))
+        self.indices.copy_(new)
+        return place.masked_fill(~stays, -1)
+
+    def _multiply(self, x: Tensor) -> Tensor:
+        """Multiply ``(rows, in)`` or ``(batch, channels, H, W)``."""
+        if torch.compiler.is_compiling():
+            return cast(Tensor, compiled.multiply(x, self.values, self.alpha, self.bias, self._handle))
+        return multiply(x, self.values, self.alpha, self.bias, self.product_for(x), self.dense_gradient)
+
+    def product_for(self, x: Tensor) -> Product:
+        """Return what multiplies such an input, as `backend` says."""
+        if self.backend != "auto":
+            return self._product(self.backend)
+        rows = math.prod(self.output_size(x)) // self.shape[0]
+        groups = 1 if self._geometry is None else self._geometry.groups
+        threads = torch.get_num_threads()
+        return self._product(choose_backend(self.shape, self.nnz, rows, x.device, threads, groups))
+
+    @abstractmethod
+    def output_size(self, x: Tensor) -> tuple[int, ...]:
+        """Return the shape of the product with such an input."""
+
+    def _cast(self, x: Tensor) -> Tensor:
+        """Cast the input as autocast would, and refuse what an ordinary layer refuses."""
+        kind = x.device.type
+        castable = torch.float64 not in (x.dtype, self.values.dtype)
+        if castable and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            return x.to(torch.get_autocast_dtype(kind))
+        if x.dtype != self.values.dtype:
+            raise TypeError(
+                f"`input` must be {self.values.dtype} as the layer is, got {x.dtype}. Convert one."
+            )
+        return x
+
+    def _product(self, backend: str, keep: bool = True) -> Product:
+        """Return a backend's product, built anew when support or device have changed."""
+        version = 0 if self.indices.is_inference() else self.indices._version
+        if self._built_for is None or self._built_for[0] is not self.indices or self._built_for[1] != version:
+            self._products, self._built_for = {}, (self.indices, version)
+        key = (backend, accumulation_dtype(self.values.dtype))
+        product = self._products.get(key)
+        if product is None:
+            with torch.inference_mode(False):
+                product = self._build(backend, key[1])
+            if keep:
+                self._products[key] = product
+        return product
+
+    def _build(self, backend: str, dtype: torch.dtype) -> Product:
+        shape, geometry, device = self.shape, self._geometry, self.indices.device
+        transform = self.offset.transform(shape, geometry, dtype, device) if backend == "transform" else None
+        if backend == "materialize" or (transform is None and not self.offset.is_zero):
+            return Materialized(shape, geometry, self.indices, self.offset.matrix(shape, dtype, device))
+        kind = TransformedLinear if geometry is None else TransformedConvolution
+        return kind(shape, geometry, self._pattern(), transform)
+
+    def _pattern(self) -> SparsePattern:
+        """Place the values in the matrix that maps all input columns, those of every group, to outputs."""
+        groups = 1 if self._geometry is None else self._geometry.groups
+        (out, patch), flat = (self.shape[0], math.prod(self.shape[1:])), self.indices.long()
+        rows = flat // patch
+        cols = flat % patch + rows // (out // groups) * patch
+        return SparsePattern(rows.int(), cols.int(), (out, groups * patch))
+
+    def _start_afresh(self) -> None:
+        self.dense_gradient = DenseGradient()
+        self._built_for, self._products = None, {}
+        self._handle = compiled.register(self)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DensePlusSparse":
+        self._products, self._built_for = {}, None  # what they hold is not moved but built again
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        derived = ("dense_gradient", "_products", "_built_for", "_handle")
+        return {key: value for key, value in self.__dict__.items() if key not in derived}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._start_afresh()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take as many values as the checkpoint holds, whatever k was."""
+        values, indices = (state_dict.get(prefix + key) for key in ("values", "indices"))
+        if isinstance(values, Tensor) and isinstance(indices, Tensor):
+            try:
+                check_indices(indices, math.prod(self.shape))
+            except ValueError as error:
+                args[-1].append(f"{prefix}indices: {error}")
+                return
+            if values.shape == indices.shape != self.values.shape:
+                self.values.data, self.values.grad = self.values.new_zeros(values.shape), None
+                self.indices = self.indices.new_zeros(indices.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        """Return what is told of every such layer."""
+        density = self.nnz / math.prod(self.shape)
+        return (
+            f"bias={self.bias is not None}, nnz={self.nnz} ({density:.3g} of {math.prod(self.shape)}), "
+            f"offset={self.offset}, backend={self.backend!r}"
+        )
+
+
+def compact_layers(module: nn.Module) -> dict[str, DensePlusSparse]:
+    """Return the Dense-plus-Sparse layers of a module by name, each once."""
+    return {
+        plain_name(path): layer
+        for path, layer in module.named_modules()
+        if isinstance(layer, DensePlusSparse)
+    }
+
+
+def _build_weight(layer: DensePlusSparse) -> Tensor:
+    product = layer._product("materialize", keep=layer.backend != "transform")
+    return build_weight(layer.values, layer.alpha, cast(Materialized, product), layer.dense_gradient)
+
+
+# The compiler is kept out, since what it traced of the shared constants would be shared, too.
+_disable: Callable[[Any], Any] = torch.compiler.disable
+_weight_of: Callable[[DensePlusSparse], Tensor] = _disable(_build_weight)

@@ -1,0 +1,81 @@
+"""A layer in the place of another: the compact one for the ordinary one, and back."""
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lightning_sparse.layers.base import DensePlusSparse
+from lightning_sparse.layers.dense_plus_sparse import DensePlusSparseConv2d, DensePlusSparseLinear
+
+__all__ = ["compact_layer", "dense_layer", "replace_"]
+
+_CONV_OPTIONS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+
+
+def compact_layer(
+    layer: nn.Linear | nn.Conv2d,
+    support: Tensor,
+    device: torch.device | str,
+    draws: torch.Generator,
+    **options: Any,
+) -> DensePlusSparse:
+    """Return the layer's compact counterpart with the layer's own bias."""
+    weight: Tensor = layer.weight
+    bias = cast(nn.Parameter | None, layer.bias)
+    options |= {"bias": False, "dtype": weight.dtype, "device": device if weight.is_meta else weight.device}
+    new: DensePlusSparse
+    if isinstance(layer, nn.Linear):
+        new = DensePlusSparseLinear(layer.in_features, layer.out_features, support, **options)
+    else:
+        options |= {name: getattr(layer, name) for name in _CONV_OPTIONS}
+        new = DensePlusSparseConv2d(layer.in_channels, layer.out_channels, indices=support, **options)
+    if bias is not None and bias.is_meta:
+        bias = _drawn_bias(bias, weight.shape, device, draws)
+    new.bias = bias
+    if not weight.requires_grad:
+        new.values.requires_grad_(False)
+        if new.alpha is not None:
+            new.alpha.requires_grad_(False)
+    return new
+
+
+def _drawn_bias(
+    bias: Tensor, shape: torch.Size, device: torch.device | str, draws: torch.Generator
+) -> nn.Parameter:
+    """Draw a bias as ordinary layers do: uniform within ``1 / sqrt(patch)``."""
+    bound = 1 / math.sqrt(math.prod(shape[1:]))
+    drawn = torch.empty(bias.shape, dtype=bias.dtype, device="cpu").uniform_(-bound, bound, generator=draws)
+    return nn.Parameter(drawn.to(device), requires_grad=bias.requires_grad)
+
+
+def dense_layer(layer: DensePlusSparse) -> nn.Linear | nn.Conv2d:
+    """Return the ordinary layer with the same weight and the layer's own bias."""
+    weight = layer.weight.detach()
+    new: nn.Linear | nn.Conv2d
+    if isinstance(layer, DensePlusSparseLinear):
+        new = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+    else:
+        options = {name: getattr(layer, name) for name in _CONV_OPTIONS}
+        new = nn.Conv2d(
+            layer.shape[1] * options["groups"], layer.shape[0], bias=False, device="meta", **options
+        )
+    new.weight = nn.Parameter(weight, requires_grad=layer.values.requires_grad)
+    new.bias = layer.bias
+    return new
+
+
+def replace_(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put a layer in another's place wherever it appears, with its mode and its hooks."""
+    if old is module:
+        raise ValueError(f"`module` must hold the layers to convert, got a bare {type(old).__name__}.")
+    new.train(old.training)
+    for name, hooks in vars(old).items():
+        if name.startswith(("_forward", "_backward")) and "hooks" in name:
+            getattr(new, name).update(hooks)
+    new._is_full_backward_hook = old._is_full_backward_hook
+    for parent in list(module.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is old:
+                setattr(parent, name, new)

@@ -1,0 +1,74 @@
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+
+from lightning_sparse.layers import support as support_module
+from lightning_sparse.layers.support import SparsePattern, draw_support
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(
+    ("size", "k"), [(1, 0), (1, 1), (10, 3), (10, 10), (10, 6), (1000, 500), (10**6, 777)]
+)
+def test_exactly_k_distinct_positions(size: int, k: int) -> None:
+    for seed in range(20):
+        drawn = draw_support(size, k, generator(seed))
+        assert (len(drawn), drawn.dtype) == (k, torch.int64)
+        assert bool((drawn.diff() > 0).all())
+        assert k == 0 or 0 <= drawn[0] <= drawn[-1] < size
+
+
+def test_every_subset_has_the_same_chance() -> None:
+    for size, k in [(5, 2), (5, 3)]:
+        draws, rounds = generator(1), 6000
+        counts = Counter(tuple(draw_support(size, k, draws).tolist()) for _ in range(rounds))
+        assert set(counts) == set(itertools.combinations(range(size), k))
+        chi_square = sum((n - rounds / 10) ** 2 / (rounds / 10) for n in counts.values())
+        assert chi_square < 27.9  # 9 degrees of freedom, one in a thousand
+
+
+def test_draws_are_the_same_everywhere() -> None:
+    expected = [273693713, 279380429, 656688430, 862092961]
+    assert draw_support(10**9, 4, generator(7)).tolist() == expected
+
+
+def test_the_global_generator_is_left_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    draw_support(100, 30, generator())
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_k_must_be_within_the_size() -> None:
+    with pytest.raises(ValueError, match="`k` must be between 0 and the 4 positions, got 5"):
+        draw_support(4, 5, generator())
+
+
+@pytest.mark.parametrize("has_mkl", [True, False])
+@pytest.mark.parametrize("k", [0, 1, 40, 500])
+def test_products_are_those_of_the_dense_matrix(
+    k: int, has_mkl: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(support_module, "_HAS_MKL", has_mkl and support_module._HAS_MKL)
+    m, n, p = 23, 31, 11
+    flat = draw_support(m * n, k, generator(k))
+    pattern = SparsePattern((flat // n).int(), (flat % n).int(), (m, n))
+    values, columns, grad = (
+        torch.randn(s, generator=generator(s[0]), dtype=torch.float64) for s in [(k,), (n, p), (m, p)]
+    )
+    matrix = torch.zeros(m, n, dtype=torch.float64)
+    matrix.view(-1)[flat] = values
+    torch.testing.assert_close(pattern.multiply(values, columns), matrix @ columns)
+    torch.testing.assert_close(pattern.multiply_adjoint(values, grad), matrix.T @ grad)
+    torch.testing.assert_close(pattern.sample(grad, columns), (grad @ columns.T).flatten()[flat])
+    rows = torch.zeros(p, m, dtype=torch.float64)
+    torch.testing.assert_close(pattern.add_rows_(rows, values, columns.T.contiguous()), (matrix @ columns).T)
+    torch.testing.assert_close(
+        pattern.sample_rows(grad.T.contiguous(), columns.T.contiguous()), (grad @ columns.T).flatten()[flat]
+    )

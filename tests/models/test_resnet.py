@@ -1,0 +1,74 @@
+import pytest
+import torch
+from models_golden import fill_compact_, fill_dense_, logits, relative_error
+from torch import nn
+
+from lightning_sparse.layers import convert_to_dctps_
+from lightning_sparse.models import FixupResNet110, LeNet5, ResNet, ResNet18, ResNet50
+from lightning_sparse.models.resnet import BasicBlock
+
+NETS = {
+    "resnet18": (ResNet18, 1.0),
+    "resnet50": (ResNet50, 1.0),
+    "fixup_resnet110": (FixupResNet110, 0.2),
+    "lenet": (LeNet5, 1.0),
+}
+
+
+def _counts(net: nn.Module) -> tuple[int, int]:
+    weights = sum(p.numel() for p in net.parameters() if p.dim() > 1)
+    return weights, sum(p.numel() for p in net.parameters()) - weights
+
+
+@pytest.mark.parametrize(
+    ("net", "counts"),
+    [
+        (ResNet18, (11_164_352, 9_610)),
+        (ResNet50, (23_467_712, 53_130)),
+        (FixupResNet110, (1_719_856, 282)),
+        (LeNet5, (61_510, 0)),
+    ],
+)
+def test_parameter_totals_are_those_of_the_paper(net: type[nn.Module], counts: tuple[int, int]) -> None:
+    with torch.device("meta"):
+        assert _counts(net()) == counts
+
+
+@pytest.mark.parametrize(("case", "made"), NETS.items(), ids=NETS)
+def test_dense_logits_are_those_of_the_reference_code(case: str, made: tuple[type[nn.Module], float]) -> None:
+    net = made[0]()
+    fill_dense_(net, made[1])
+    assert relative_error(logits(net), f"{case}_dense") < 1e-6
+
+
+@pytest.mark.parametrize("backend", ["materialize", "transform", "auto"])
+@pytest.mark.parametrize("case", ["lenet", "resnet18", "fixup_resnet110"])
+def test_dctps_logits_are_those_of_the_reference_code(case: str, backend: str) -> None:
+    make, gain = NETS[case]
+    net = make()
+    convert_to_dctps_(net, 0.05, backend=backend)
+    fill_compact_(net, gain)
+    assert relative_error(logits(net), f"{case}_dct") < 1e-6
+
+
+def test_a_dctps_resnet50_has_one_parameter_more_per_layer() -> None:
+    net = ResNet50()
+    budgets = convert_to_dctps_(net, 0.01)
+    assert len(budgets) == 54
+    assert _counts(net) == (0, sum(budgets.values()) + 53_130 + 54)
+
+
+@pytest.mark.parametrize("net", [ResNet18, ResNet50, FixupResNet110])
+def test_other_channels_and_classes(net: type[nn.Module]) -> None:
+    assert net(in_channels=1, num_classes=7)(torch.zeros(2, 1, 32, 32)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("net", [ResNet18, ResNet50, FixupResNet110])
+def test_sizes_must_be_positive(net: type[nn.Module]) -> None:
+    with pytest.raises(ValueError, match="`in_channels` and `num_classes` must be 1 or more, got 3 and 0"):
+        net(num_classes=0)
+
+
+def test_a_resnet_has_four_stages() -> None:
+    with pytest.raises(ValueError, match=r"`num_blocks` must be four positive numbers, got \(2, 2, 2\)"):
+        ResNet(BasicBlock, (2, 2, 2))
