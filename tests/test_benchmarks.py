@@ -3,17 +3,22 @@
 import argparse
 import json
 import logging
+import platform
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are not part of the installed package
 
-from benchmarks import lenet_loop, masked_training
+from benchmarks import lenet_loop, masked_training, saliency
 from benchmarks.report import Bar, Report, verdict
 from benchmarks.runner import Ratio, Sample, interleave, interval_rank, paired_ratio, parse, timed, turns
+from lightning_sparse import FORCE, PruningProblem, SynFlow
+from lightning_sparse.functional.pruning import prune_along
 
 
 @pytest.fixture(autouse=True)
@@ -149,6 +154,56 @@ def test_benchmark_runs(benchmark, tmp_path, capsys):
     assert {figure["case"] for figure in content["figures"]} == {"SGD+momentum", "fused Adam"}
     assert {figure["at_most"] for figure in content["figures"]} >= {benchmark.AT_MOST, 1.0}
     assert "Smoke run" in capsys.readouterr().out
+
+
+def test_saliency_runs(tmp_path, capsys):
+    saliency.main(["--smoke", "--threads", "1", "--results", str(tmp_path)])
+    (path,) = tmp_path.iterdir()
+    figures = json.loads(path.read_text())["figures"]
+    assert {figure["case"].split()[0].strip(",") for figure in figures} == {"ranking", "SynFlow", "FORCE"}
+    assert {figure["at_most"] for figure in figures} >= {0.12, 0.5, 0.65}
+    assert "Smoke run" in capsys.readouterr().out
+
+
+def random_tiny_net():
+    torch.manual_seed(0)
+    return saliency.tiny_net()
+
+
+@pytest.mark.parametrize("start", [None, 0.5])
+def test_the_authors_synflow_makes_our_masks(start):
+    """In float64, by their rounding, from the dense net or from masks."""
+    net = random_tiny_net().double()
+    masks = None if start is None else saliency.random_masks(net, start)
+    method = SynFlow(5, list(saliency.IMAGE), conformance="reference")
+    path = [(start or 1) * density for density in method.path(0.2)]
+    method.path = lambda _: path
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    theirs = saliency.authors_synflow(deepcopy(net), path, masks)
+    problem = PruningProblem(net, saliency.weights_of(net), torch.Generator(), masks)
+    for ours in prune_along(method, problem, path[-1], min_weights=0):
+        for mask, expected in zip(ours.values(), next(theirs), strict=True):
+            assert torch.equal(mask, expected.bool())
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_the_authors_force_makes_our_masks():
+    net = random_tiny_net()
+    batch = torch.randn(8, *saliency.IMAGE), torch.randint(10, (8,))
+    method = FORCE(5, num_batches=1, conformance="reference")
+    theirs = saliency.authors_force(deepcopy(net), batch, method.path(0.2))
+    losses = [lambda: F.cross_entropy(net(batch[0]), batch[1])]
+    weights = saliency.weights_of(net)
+    problem = PruningProblem(net, weights, torch.Generator(), losses=lambda _: losses)
+    for ours in prune_along(method, problem, 0.2, min_weights=0):
+        for mask, expected in zip(ours.values(), next(theirs), strict=True):
+            assert torch.equal(mask, expected.bool())
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory is read as Linux tells it")
+def test_peak_memory_is_that_of_the_turn():
+    extra = saliency.peak_extra(lambda: torch.ones(64 * saliency.MIB, dtype=torch.uint8))
+    assert 63 * saliency.MIB < extra < 80 * saliency.MIB
 
 
 def test_nested_fits_train_as_fits_do():

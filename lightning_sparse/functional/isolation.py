@@ -51,7 +51,7 @@ def sparsified(weights: Mapping[str, Tensor], masks: Masks | None) -> Iterator[N
     try:
         with torch.no_grad():
             for name in originals:
-                weights[name].masked_fill_(~(masks or {})[name], 0)
+                weights[name].mul_((masks or {})[name])
         yield
     finally:
         with torch.no_grad():

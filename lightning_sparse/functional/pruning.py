@@ -8,7 +8,7 @@ import torch
 from lightning_sparse.functional.allocation import allocate, layer_budget, total_budget
 from lightning_sparse.functional.masks import global_masks, layerwise_masks
 from lightning_sparse.functional.saliency import PruningMethod, PruningProblem, Ranking
-from lightning_sparse.functional.saliency.iterative import Judge, check_finite
+from lightning_sparse.functional.saliency.iterative import Judge, left_before_pruned
 from lightning_sparse.types import Budgets, Densities, Masks, Scores, Shapes
 
 __all__ = ["masks_from_scores", "plan_budgets", "prune_along"]
@@ -43,13 +43,15 @@ def prune_along(
     shapes = {name: weight.shape for name, weight in problem.weights.items()}
     size = sum(shape.numel() for shape in shapes.values())
     ranks = total_budget(size, density) < size and not keep_lowest  # else zeros are as good as any
-    judge = Judge(total_budget(size, density)) if ranks else None
+    judge = Judge(total_budget(size, density) if ranks else 0)
     for share, shares in _paths(method, shapes, density, fixed or {}, min_weights):
         scores = method.scores(problem)
-        if judge is None:
-            check_finite(scores)
-        else:
-            judge.check(scores, total_budget(size, share))
+        judge.check(scores, total_budget(size, share))
+        plainly = method.allocation == "global" and not fixed and not keep_lowest
+        if problem.masks is not None and not (
+            plainly and judge.suffice(total_budget(size, share), min_weights)
+        ):
+            scores = left_before_pruned(scores, problem.masks)
         masks = masks_from_scores(
             {name: _turned(score) for name, score in scores.items()} if keep_lowest else scores,
             share,
@@ -59,9 +61,9 @@ def prune_along(
             budget=method.budget,
         )
         problem = replace(problem, masks=masks)
+        del scores  # they would stay beside the next ones
         yield masks
-    if judge is not None:
-        judge.sum_up()
+    judge.sum_up()
 
 
 def masks_from_scores(

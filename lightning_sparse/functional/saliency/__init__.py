@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
 from lightning_sparse.functional.saliency.base import PruningMethod, PruningProblem, Ranking
-from lightning_sparse.functional.saliency.methods import FORCE, SNIP, GraSP, IterativeSNIP, SynFlow
+from lightning_sparse.functional.saliency.methods import FORCE, SNIP, GraSP, IterativeSNIP
+from lightning_sparse.functional.saliency.synflow import SynFlow
 from lightning_sparse.functional.saliency.weights import Magnitude, Random
 
 __all__ = [

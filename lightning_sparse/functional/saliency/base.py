@@ -16,10 +16,12 @@ __all__ = [
     "Conformance",
     "PruningMethod",
     "PruningProblem",
+    "PublishedMethod",
     "Ranking",
     "check_choice",
     "check_count",
     "one_process",
+    "rounded_down",
 ]
 
 Ranking: TypeAlias = AllocationName | Literal["global"]
@@ -114,6 +116,32 @@ class PruningMethod(ABC):
 
     def __hash__(self) -> int:
         return hash(repr(self))
+
+
+def rounded_up(num_weights: int, density: float) -> int:
+    """Round as Synaptic-Flow's code does, which removes ``int((1 - d) N)`` weights."""
+    return num_weights - int((1 - density) * num_weights)
+
+
+def rounded_down(num_weights: int, density: float) -> int:
+    """Round as FORCE's code does."""
+    return int(num_weights * density)
+
+
+class PublishedMethod(PruningMethod):
+    """What the published methods share: a paper, and code that rounds in its own way."""
+
+    _reference_budget = staticmethod(rounded_up)
+
+    def __init__(self, allocation: Ranking, conformance: Conformance) -> None:
+        super().__init__(allocation)
+        check_choice("conformance", conformance, ("paper", "reference"))
+        self.conformance = conformance
+
+    def budget(self, num_weights: int, density: float) -> int:
+        """Return how many weights a density keeps, in the authors' rounding if that is asked for."""
+        rounded = total_budget if self.conformance == "paper" else self._reference_budget
+        return rounded(num_weights, density)
 
 
 def check_choice(argument: str, value: object, choices: Sequence[object]) -> None:

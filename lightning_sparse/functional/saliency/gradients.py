@@ -20,7 +20,7 @@ from lightning_sparse.functional.isolation import sparsified
 from lightning_sparse.functional.saliency.base import Average, one_process
 from lightning_sparse.types import Loss, Masks, Scores
 
-__all__ = ["cooled", "force", "grasp", "iterative_snip", "mean_gradients", "never_again", "snip"]
+__all__ = ["cooled", "force", "grasp", "iterative_snip", "mean_gradients", "snip"]
 
 
 def mean_gradients(
@@ -92,13 +92,13 @@ def iterative_snip(
     masks: Masks | None,
     average: Average = one_process,
 ) -> Scores:
-    """Return SNIP's scores of the net that ``masks`` leave; what is pruned never returns.
+    """Return SNIP's scores of the net that ``masks`` leave; what is pruned scores 0.
 
     Source:
         de Jorge et al., "Progressive Skeletonization", ICLR 2021 (arXiv:2006.09081), section 4.
     """
     scores = force(weights, losses, masks, average)  # what differs between the two is pruned anyway
-    return scores if masks is None else {name: never_again(s, masks[name]) for name, s in scores.items()}
+    return scores if masks is None else {name: s.mul_(masks[name]) for name, s in scores.items()}
 
 
 def force(
@@ -115,11 +115,6 @@ def force(
     with sparsified(weights, masks):
         gradients = mean_gradients(weights, losses, average)
     return {name: gradients[name].mul_(weight.detach()).abs_() for name, weight in weights.items()}
-
-
-def never_again(scores: Tensor, mask: Tensor) -> Tensor:
-    """Give what is pruned the lowest rank there is."""
-    return scores.masked_fill(~mask, -torch.inf)
 
 
 @contextmanager

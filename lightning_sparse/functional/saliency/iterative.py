@@ -5,10 +5,11 @@ from typing import Literal, TypeAlias
 
 import torch
 
+from lightning_sparse.functional.masks import count_nonzero
 from lightning_sparse.functional.schedules import exponential, linear
-from lightning_sparse.types import Scores
+from lightning_sparse.types import Masks, Scores
 
-__all__ = ["Judge", "PathName", "check_finite", "density_path"]
+__all__ = ["Judge", "PathName", "check_finite", "density_path", "left_before_pruned"]
 
 PathName: TypeAlias = Literal["exponential", "linear"]
 
@@ -32,12 +33,13 @@ class Judge:
     nobody's fault. But at last half of what is kept must score, and on the way half of what scored at first.
 
     Args:
-        keep: Number of weights to keep at last.
+        keep: Number of weights to keep at last; 0 asks for nothing but finite scores.
     """
 
     def __init__(self, keep: int) -> None:
         self.keep = keep
         self.at_first: int | None = None
+        self.by_layer: list[int] = []
         self.now = 0
 
     def check(self, scores: Scores, keep: int) -> None:
@@ -50,16 +52,21 @@ class Judge:
             UserWarning: If all scores of a layer are zero in the first iteration.
         """
         check_finite(scores)
-        self.now = _count_telling(scores)
-        needed = self.keep if self.at_first is None else min(keep, self.at_first)
+        self.by_layer = [count_nonzero(score) for score in scores.values()]
+        self.now = sum(self.by_layer)
+        needed = self.keep if self.at_first is None else min(self.keep and keep, self.at_first)
         if self.now * 2 < needed:
             raise ValueError(
                 f"Only {self.now} scores are not zero, but {needed} weights are to be kept: the net is cut "
                 "through, or starts with zeros. Raise `density`, or choose a random method (`erk`, `epl`)."
             )
-        if self.at_first is None:
-            self.at_first = self.now
+        if self.at_first is None and self.keep:
             _warn_of_silent_layers(scores)
+        self.at_first = self.now if self.at_first is None else self.at_first
+
+    def suffice(self, keep: int, min_weights: int) -> bool:
+        """Tell whether a global ranking keeps no weight that scores zero."""
+        return self.now >= keep and min(self.by_layer) >= min_weights
 
     def sum_up(self) -> None:
         """Warn if in the last iteration fewer scores than weights to keep were not zero."""
@@ -69,6 +76,13 @@ class Judge:
                 "by order.",
                 stacklevel=3,
             )
+
+
+def left_before_pruned(scores: Scores, masks: Masks) -> Scores:
+    """Let what is left go before what is pruned, where both score 0: so what is pruned stays pruned."""
+    return {
+        name: score.masked_fill((score == 0) & ~masks[name], -torch.inf) for name, score in scores.items()
+    }
 
 
 def check_finite(scores: Scores) -> None:
@@ -92,10 +106,3 @@ def _warn_of_silent_layers(scores: Scores) -> None:
             "Leave them dense with `exclude`, or give them a density in `density_overrides`.",
             stacklevel=4,
         )
-
-
-def _count_telling(scores: Scores) -> int:
-    """Count the scores that are neither zero nor those of weights that may not return."""
-    return sum(
-        int(score.count_nonzero()) - int((score == -torch.inf).count_nonzero()) for score in scores.values()
-    )

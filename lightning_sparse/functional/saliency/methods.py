@@ -1,4 +1,4 @@
-"""The published methods as objects with their options."""
+"""The methods by gradients as objects with their options."""
 
 import math
 from collections.abc import Callable
@@ -8,54 +8,27 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import nn
 
-from lightning_sparse.functional.allocation import total_budget
 from lightning_sparse.functional.isolation import left_as_found
 from lightning_sparse.functional.saliency.base import (
     Conformance,
-    PruningMethod,
     PruningProblem,
+    PublishedMethod,
     Ranking,
     check_choice,
     check_count,
+    rounded_down,
 )
 from lightning_sparse.functional.saliency.gradients import cooled, force, grasp, iterative_snip, snip
 from lightning_sparse.functional.saliency.iterative import PathName, density_path
-from lightning_sparse.functional.saliency.synflow import inputs_of_shape, synflow
 from lightning_sparse.selection import SPARSE_LAYERS
 from lightning_sparse.types import Scores
 
-__all__ = ["FORCE", "SNIP", "GraSP", "IterativeSNIP", "SynFlow"]
+__all__ = ["FORCE", "SNIP", "GraSP", "IterativeSNIP"]
 
 Mode: TypeAlias = Literal["train", "eval"]
 
 
-def _rounded_up(num_weights: int, density: float) -> int:
-    """Round as Synaptic-Flow's code does, which removes ``int((1 - d) N)`` weights."""
-    return num_weights - int((1 - density) * num_weights)
-
-
-def _rounded_down(num_weights: int, density: float) -> int:
-    """Round as FORCE's code does."""
-    return int(num_weights * density)
-
-
-class _Published(PruningMethod):
-    """What the published methods share: a paper, and code that rounds in its own way."""
-
-    _reference_budget = staticmethod(_rounded_up)
-
-    def __init__(self, allocation: Ranking, conformance: Conformance) -> None:
-        super().__init__(allocation)
-        check_choice("conformance", conformance, ("paper", "reference"))
-        self.conformance = conformance
-
-    def budget(self, num_weights: int, density: float) -> int:
-        """Return how many weights a density keeps, in the authors' rounding if that is asked for."""
-        rounded = total_budget if self.conformance == "paper" else self._reference_budget
-        return rounded(num_weights, density)
-
-
-class _OneShot(_Published):
+class _OneShot(PublishedMethod):
     """Scored once, by gradients of the loss."""
 
     needs_loss = True
@@ -146,11 +119,11 @@ class GraSP(_OneShot):
         return _over_their_sum({n: s * len(losses) ** 2 for n, s in scores.items()}, epsilon=1e-10)
 
 
-class _Iterative(_Published):
+class _Iterative(PublishedMethod):
     """Scored again and again, by gradients of the loss, while the net gets sparser."""
 
     needs_loss = True
-    _reference_budget = staticmethod(_rounded_down)
+    _reference_budget = staticmethod(rounded_down)
     _score: ClassVar[Callable[..., Scores]]
 
     def __init__(
@@ -228,57 +201,6 @@ class FORCE(_Iterative):
     """
 
     _score = staticmethod(force)
-
-
-class SynFlow(_Published):
-    """Keep what carries the flow through the net, iteratively and without data.
-
-    Args:
-        iterations: How often the net is scored and pruned.
-        input_shape: Shape of one input without the batch, such as ``[3, 32, 32]``. ``None``: that of the
-            module's ``example_input_array``, or else of the first tensor of the first batch.
-        schedule: How the density falls: ``"exponential"`` or ``"linear"``.
-        allocation: ``"global"`` ranks the weights of all layers together, else each layer has a budget.
-        conformance: ``"reference"``: the authors' code: its rounding, the module's own dtype instead of
-            float64, biases, shifts and running means with their absolute values.
-
-    Source:
-        Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow",
-        NeurIPS 2020 (arXiv:2006.05467).
-    """
-
-    needs_forward = True
-
-    def __init__(
-        self,
-        iterations: int = 100,
-        input_shape: list[int] | None = None,
-        schedule: PathName = "exponential",
-        allocation: Ranking = "global",
-        conformance: Conformance = "paper",
-    ) -> None:
-        super().__init__(allocation, conformance)
-        check_count("iterations", iterations)
-        check_choice("schedule", schedule, ("exponential", "linear"))
-        for size in input_shape or []:
-            check_count("input_shape", size)
-        self.iterations = iterations
-        self.input_shape = None if input_shape is None else list(input_shape)
-        self.schedule = schedule
-
-    def path(self, density: float) -> list[float]:
-        """Return the densities of all iterations."""
-        if self.conformance == "paper" or self.schedule == "exponential":
-            return density_path(density, self.iterations, self.schedule)
-        # In the authors' arithmetic, whose last bits their rounding shows.
-        return [1 - (1 - density) * ((step + 1) / self.iterations) for step in range(self.iterations)]
-
-    def scores(self, problem: PruningProblem) -> Scores:
-        """Return ``|dR/dw * w|`` of the net so far."""
-        device = next(iter(problem.weights.values())).device
-        inputs = problem.inputs() if self.input_shape is None else inputs_of_shape(self.input_shape, device)
-        net = problem.net or problem.module
-        return synflow(net, problem.weights, inputs, problem.masks, conformance=self.conformance)
 
 
 def _scoring(problem: PruningProblem, training: bool) -> AbstractContextManager[None]:

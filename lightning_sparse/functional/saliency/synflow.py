@@ -13,11 +13,69 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lightning_sparse.functional.isolation import left_as_found
-from lightning_sparse.functional.saliency.base import Conformance
-from lightning_sparse.functional.saliency.gradients import never_again
+from lightning_sparse.functional.saliency.base import (
+    Conformance,
+    PruningProblem,
+    PublishedMethod,
+    Ranking,
+    check_choice,
+    check_count,
+)
+from lightning_sparse.functional.saliency.iterative import PathName, density_path
 from lightning_sparse.types import Masks, Scores
 
-__all__ = ["inputs_of_shape", "synflow"]
+__all__ = ["SynFlow", "synflow"]
+
+
+class SynFlow(PublishedMethod):
+    """Keep what carries the flow through the net, iteratively and without data.
+
+    Args:
+        iterations: How often the net is scored and pruned.
+        input_shape: Shape of one input without the batch, such as ``[3, 32, 32]``. ``None``: that of the
+            module's ``example_input_array``, or else of the first tensor of the first batch.
+        schedule: How the density falls: ``"exponential"`` or ``"linear"``.
+        allocation: ``"global"`` ranks the weights of all layers together, else each layer has a budget.
+        conformance: ``"reference"``: the authors' code: its rounding, the module's own dtype instead of
+            float64, biases, shifts and running means with their absolute values.
+
+    Source:
+        Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow",
+        NeurIPS 2020 (arXiv:2006.05467).
+    """
+
+    needs_forward = True
+
+    def __init__(
+        self,
+        iterations: int = 100,
+        input_shape: list[int] | None = None,
+        schedule: PathName = "exponential",
+        allocation: Ranking = "global",
+        conformance: Conformance = "paper",
+    ) -> None:
+        super().__init__(allocation, conformance)
+        check_count("iterations", iterations)
+        check_choice("schedule", schedule, ("exponential", "linear"))
+        for size in input_shape or []:
+            check_count("input_shape", size)
+        self.iterations = iterations
+        self.input_shape = None if input_shape is None else list(input_shape)
+        self.schedule = schedule
+
+    def path(self, density: float) -> list[float]:
+        """Return the densities of all iterations."""
+        if self.conformance == "paper" or self.schedule == "exponential":
+            return density_path(density, self.iterations, self.schedule)
+        # In the authors' arithmetic, whose last bits their rounding shows.
+        return [1 - (1 - density) * ((step + 1) / self.iterations) for step in range(self.iterations)]
+
+    def scores(self, problem: PruningProblem) -> Scores:
+        """Return ``|dR/dw * w|`` of the net so far."""
+        device = next(iter(problem.weights.values())).device
+        inputs = problem.inputs() if self.input_shape is None else _inputs_of_shape(self.input_shape, device)
+        net = problem.net or problem.module
+        return synflow(net, problem.weights, inputs, problem.masks, conformance=self.conformance)
 
 
 def synflow(
@@ -39,7 +97,7 @@ def synflow(
         weights: The weights scored, parameters of ``module``, under any names.
         inputs: An input of the net: a tensor of shape ``(batch, ...)``, a tuple of arguments or a dict of
             them. Only shape and device matter; the batch is cut to one.
-        masks: Masks of earlier iterations; what they prune has the lowest score.
+        masks: Masks of earlier iterations; what they prune scores 0.
         conformance: ``"reference"``: absolute values of everything in the state dict, biases and running
             means too, and norms as they are, as the authors' code has it.
         dtype: Type to compute in. ``None``: float64, as deep nets overflow float32; the weights' own with
@@ -54,51 +112,44 @@ def synflow(
     """
     paper = conformance == "paper"
     dtype = dtype or (torch.float64 if paper else next(iter(weights.values())).dtype)
-    tensors = _linearized(module, dtype, paper)
-    scored = _scored(module, weights, tensors, masks)
+    kept = {id(weights[name]): mask for name, mask in (masks or {}).items()}
+    tensors = _linearized(module, kept, dtype, paper)
+    own_names = {id(parameter): name for name, parameter in module.named_parameters()}
+    scored = {name: tensors[own_names[id(weight)]].requires_grad_() for name, weight in weights.items()}
     arguments, keywords = _ones_like(inputs, dtype)
     with left_as_found(module, training=False), _NormsScale() if paper else nullcontext():
         outputs = functional_call(module, tensors, arguments, keywords)
         flow = torch.stack([leaf.sum() for leaf in tree_leaves(outputs) if _is_real(leaf)]).sum()
         gradients = torch.autograd.grad(flow, list(scored.values()), allow_unused=True)
-    scores = {
-        name: torch.zeros_like(tensor) if gradient is None else gradient.mul_(tensor.detach()).abs_()
+    return {
+        name: tensor.detach().mul_(0 if gradient is None else gradient).abs_()  # two may share one gradient
         for (name, tensor), gradient in zip(scored.items(), gradients, strict=True)
     }
-    return scores if masks is None else {name: never_again(s, masks[name]) for name, s in scores.items()}
 
 
-def inputs_of_shape(shape: Sequence[int], device: torch.device) -> Tensor:
+def _inputs_of_shape(shape: Sequence[int], device: torch.device) -> Tensor:
     """Return an input of one item, without memory for its values."""
     return torch.empty((), device=device).expand(1, *shape)
 
 
-def _linearized(module: nn.Module, dtype: torch.dtype, paper: bool) -> dict[str, Tensor]:
-    """Return parameters and buffers for the pass: in ``dtype``, parameters without signs."""
+def _linearized(
+    module: nn.Module, kept: Mapping[int, Tensor], dtype: torch.dtype, paper: bool
+) -> dict[str, Tensor]:
+    """Return parameters and buffers for the pass: in ``dtype``, parameters without signs, zero if pruned."""
     tensors = {}
     for name, parameter in module.named_parameters():
-        tensors[name] = parameter.detach().to(dtype, copy=True).abs_()
+        value = parameter.detach().abs()  # and masked before it takes more memory
         if paper and "bias" in name.rpartition(".")[2]:
-            tensors[name].zero_()
+            value.zero_()
+        if id(parameter) in kept:
+            value.mul_(kept[id(parameter)])
+        tensors[name] = value.to(dtype)
     for name, buffer in module.named_buffers():
         value = buffer.detach().clone()  # a pass may change it in place
         if value.is_floating_point():
             value = value.to(dtype) if paper else value.to(dtype).abs()
         tensors[name] = value
     return tensors
-
-
-def _scored(
-    module: nn.Module, weights: Mapping[str, Tensor], tensors: Mapping[str, Tensor], masks: Masks | None
-) -> dict[str, Tensor]:
-    """Return the tensors that stand for ``weights``, zero where pruned, and ask for their gradients."""
-    own_names = {id(parameter): name for name, parameter in module.named_parameters()}
-    scored = {name: tensors[own_names[id(weight)]] for name, weight in weights.items()}
-    for name, tensor in scored.items():
-        if masks is not None:
-            tensor.mul_(masks[name])
-        tensor.requires_grad_()
-    return scored
 
 
 def _ones_like(inputs: Any, dtype: torch.dtype) -> tuple[tuple[Any, ...], dict[str, Any]]:

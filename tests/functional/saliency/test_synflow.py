@@ -9,7 +9,12 @@ from torch.nn import functional as F
 
 from lightning_sparse import SynFlow
 from lightning_sparse.functional.pruning import prune_along
-from lightning_sparse.functional.saliency.iterative import Judge, check_finite, density_path
+from lightning_sparse.functional.saliency.iterative import (
+    Judge,
+    check_finite,
+    density_path,
+    left_before_pruned,
+)
 from lightning_sparse.functional.saliency.synflow import synflow
 
 NAMES = ["synflow_mlp_fresh", "synflow_conv_fresh", "synflow_conv_warm"]
@@ -157,11 +162,11 @@ def test_half_precision_nets_are_scored_in_float64():
     assert net[0].weight.dtype == torch.bfloat16
 
 
-def test_pruned_weights_never_return():
+def test_pruned_weights_score_nothing():
     net = nn.Linear(3, 2)
     mask = torch.tensor([[True, False, True], [True, True, False]])
     scores = synflow(net, {"weight": net.weight}, torch.zeros(1, 3), {"weight": mask})
-    assert scores["weight"][~mask].eq(-math.inf).all()
+    assert scores["weight"][~mask].eq(0).all()
     assert scores["weight"][mask].gt(0).all()
 
 
@@ -193,6 +198,34 @@ def test_too_few_scores():
     judge.check(of(2), 8)
     with pytest.raises(ValueError, match="Only 1 scores are not zero, but 4"):
         judge.check(of(1), 7)
-    judge.check({"w": torch.tensor([1.0, 0.0, -math.inf])}, 2)
+    judge.check({"w": torch.tensor([-1.0, 0.0, 0.0])}, 2)
     with pytest.warns(UserWarning, match="Only 1 scores are not zero, but 2 weights are kept"):
         judge.sum_up()
+
+
+def test_nothing_but_finite_scores_asked_for():
+    judge = Judge(0)
+    judge.check(of(0), 9)
+    judge.check(of(0), 0)
+    judge.sum_up()
+    with pytest.raises(ValueError, match="not finite"):
+        judge.check({"w": torch.tensor([math.nan])}, 0)
+
+
+def test_of_zero_scores_what_is_left_goes_first():
+    scores, masks = {"w": torch.tensor([0.0, 2.0, 0.0])}, {"w": torch.tensor([False, False, True])}
+    assert left_before_pruned(scores, masks)["w"].tolist() == [-math.inf, 2.0, 0.0]
+
+
+def test_two_weights_that_share_one_gradient():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.tensor([[2.0]])), nn.Parameter(torch.tensor([[-3.0]]))
+
+        def forward(self, x):
+            return F.linear(x, self.a + self.b)
+
+    net = Sum()
+    scores = synflow(net, dict(net.named_parameters()), torch.zeros(1, 1))
+    assert {name: score.item() for name, score in scores.items()} == {"a": 2.0, "b": 3.0}
