@@ -2,7 +2,14 @@
 
 from importlib.metadata import version
 
-from lightning_sparse.callbacks import ExactResume, PruneAtInit, SparsityCallback, SparsityMonitor
+from lightning_sparse.callbacks import (
+    DCTpSConversion,
+    ExactResume,
+    PruneAtInit,
+    SparsityCallback,
+    SparsityMonitor,
+)
+from lightning_sparse.checkpoints import load_from_checkpoint
 from lightning_sparse.functional.saliency import (
     FORCE,
     SNIP,
@@ -21,6 +28,7 @@ __version__ = version("lightning-sparse")
 __all__ = [
     "FORCE",
     "SNIP",
+    "DCTpSConversion",
     "ExactResume",
     "GraSP",
     "IterativeSNIP",
@@ -32,6 +40,7 @@ __all__ = [
     "SparsityCallback",
     "SparsityMonitor",
     "SynFlow",
+    "load_from_checkpoint",
     "load_masks",
     "save_masks",
 ]

@@ -22,7 +22,9 @@ __all__ = [
     "LightningDataModule",
     "LightningModule",
     "Trainer",
+    "after_configure_model",
     "averaged_copies",
+    "averages_buffers",
     "builds_layers_late",
     "callable_net",
     "callbacks_of",
@@ -85,6 +87,18 @@ def builds_layers_late(module: LightningModule) -> bool:
     return type(module).configure_model not in plain
 
 
+def after_configure_model(module: LightningModule, action: Callable[[], None]) -> None:
+    """Do something right after the module's next ``configure_model``, before an optimizer exists."""
+    build = module.configure_model
+
+    def build_and_act() -> None:
+        del vars(module)["configure_model"]
+        build()
+        action()
+
+    vars(module)["configure_model"] = build_and_act
+
+
 def callable_net(module: LightningModule, weights: Iterable[nn.Parameter]) -> nn.Module | None:
     """Return the module, if it has a ``forward``, or else the one child that holds all these weights."""
     if type(module).forward not in [package.LightningModule.forward for package in _installed]:
@@ -123,6 +137,12 @@ def averaged_copies(trainer: Trainer) -> list[nn.Module]:
             copy: nn.Module | None = getattr(callback, "_average_model", None)
             copies += [] if copy is None else [getattr(copy, "module", copy)]
     return copies
+
+
+def averages_buffers(callback: Callback) -> bool:
+    """Tell whether a callback averages buffers with the weights, those of integers too."""
+    averaging = is_lightning(callback, *(f"callbacks.{name}" for name in AVERAGING))
+    return averaging and bool(getattr(callback, "_use_buffers", False))
 
 
 def train_loaders(trainer: Trainer) -> list[Any]:

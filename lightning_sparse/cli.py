@@ -8,6 +8,7 @@ import sys
 import traceback
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TypeAlias
 
 from lightning_sparse import callbacks, data, models
 from lightning_sparse._lightning import (
@@ -17,12 +18,15 @@ from lightning_sparse._lightning import (
     callbacks_of,
     cli_module,
 )
-from lightning_sparse.callbacks.base import SparsityCallback
+from lightning_sparse.callbacks import DCTpSConversion, SparsityCallback
 from lightning_sparse.functional.allocation import total_budget
 from lightning_sparse.reporting.cost import LayerCost, cost_table
 from lightning_sparse.selection import layer_name, select_weights
 
 __all__ = ["PlanTrainer", "main"]
+
+Sparsifier: TypeAlias = SparsityCallback | DCTpSConversion
+"""What can say which weights it selects, and how many it keeps."""
 
 # jsonargparse finds a class by its short name once its module is imported.
 _KNOWN_BY_NAME = (callbacks, data, models)
@@ -30,7 +34,8 @@ _KNOWN_BY_NAME = (callbacks, data, models)
 LEGEND = """\
 All figures follow from shapes alone; nothing here is measured. Multiply-adds are those of one matrix-vector
 product (of a convolution: at one position): dense mn, sparse pmn, DCTpS q log2 q + pmn with q = max(m, n);
-storage is one number per kept weight. Below the floor log2(q) / min(m, n), DCTpS hardly gets cheaper."""
+storage is one number per kept weight. Masks leave layers dense; DCTpSConversion really stores so few (and as
+many positions). Below the floor log2(q) / min(m, n), DCTpS hardly gets cheaper."""
 
 
 class PlanTrainer(Trainer):
@@ -41,7 +46,7 @@ class PlanTrainer(Trainer):
         del datamodule  # shapes are enough
         if next(model.parameters(), None) is None:
             model.configure_model()
-        found = [callback for callback in callbacks_of(self) if isinstance(callback, SparsityCallback)]
+        found = [callback for callback in callbacks_of(self) if isinstance(callback, Sparsifier)]
         for callback in found:
             print(f"\n{callback.describe()}\n{_plan_table(model, callback)}")
         if not found:
@@ -101,7 +106,7 @@ def _has_test_set(datamodule: LightningDataModule) -> bool:
     return bool(datamodule.test_dataloader())
 
 
-def _plan_table(model: LightningModule, callback: SparsityCallback | None) -> str:
+def _plan_table(model: LightningModule, callback: Sparsifier | None) -> str:
     weights = callback.select(model) if callback else select_weights(model)
     shapes = {name: weight.shape for name, weight in weights.items()}
     sizes = {name: shape.numel() for name, shape in shapes.items()}

@@ -10,6 +10,7 @@ import torch
 from toy import assert_equal
 
 SCRIPT = Path(__file__).parent / "scripts" / "train.py"
+COMPACT = {1568: "dctps", 3136: "dctps-twice"}  # values of 7,840 weights
 
 
 def start(out, *arguments):
@@ -60,6 +61,7 @@ def assert_same(a, b, ranks):
         ("mid-epoch", "moving", 0),
         ("mid-epoch", "fixed", 2),
         ("mid-epoch", "force", 0),
+        ("mid-epoch", "dctps", 0),
     ],
 )
 def test_killed_and_resumed_is_undisturbed(tmp_path, processes, where, row, workers):
@@ -87,7 +89,7 @@ def test_a_new_process_tests_the_net_that_was_trained(tmp_path, row):
     assert torch.load(tmp_path / "metrics.pt") == result(tmp_path)["metrics"]
 
 
-@pytest.mark.parametrize("row", ["fixed", "snip", "grasp", "force", "synflow"])
+@pytest.mark.parametrize("row", ["fixed", "snip", "grasp", "force", "synflow", "dctps"])
 def test_two_processes_are_one_on_the_joint_batch(tmp_path, row):
     one = start(tmp_path / "one", "--row", row, "--batch-size", 16)
     two = ["--batch-size", 8, "--processes", 2, "--rank-seeds", "--own-sampler"]
@@ -98,6 +100,19 @@ def test_two_processes_are_one_on_the_joint_batch(tmp_path, row):
     assert_equal(two["weights"], result(tmp_path / "two", 1)["weights"])
     for name, value in one["weights"].items():
         torch.testing.assert_close(value, two["weights"][name], rtol=1e-4, atol=1e-6)
+
+
+def test_what_processes_exchange_is_proportional_to_the_values(tmp_path):
+    """Each collective of a step, with how many numbers it is about: no weight and no support among them."""
+    common = ["--processes", 2, "--rank-seeds", "--count-bytes", "--epochs", 1]
+    processes = {k: start(tmp_path / str(k), "--row", row, *common) for k, row in COMPACT.items()}
+    for k, process in processes.items():
+        assert finish(process)[0] == 0
+        alphas_and_biases, buffer_of_the_toy = 2 + 44, 16
+        expected = [["gloo:all_reduce", k + alphas_and_biases], ["gloo:broadcast", buffer_of_the_toy]]
+        for rank in range(2):
+            assert sorted(result(tmp_path / str(k), rank)["sent"]) == expected
+        assert_equal(result(tmp_path / str(k))["weights"], result(tmp_path / str(k), 1)["weights"])
 
 
 @pytest.mark.parametrize("row", ["random", "moving"])

@@ -1,8 +1,9 @@
 """When: the callbacks for a Trainer."""
 
 from lightning_sparse.callbacks.base import SparsityCallback
+from lightning_sparse.callbacks.dctps_conversion import DCTpSConversion
 from lightning_sparse.callbacks.exact_resume import ExactResume
 from lightning_sparse.callbacks.monitor import SparsityMonitor
 from lightning_sparse.callbacks.prune_at_init import PruneAtInit
 
-__all__ = ["ExactResume", "PruneAtInit", "SparsityCallback", "SparsityMonitor"]
+__all__ = ["DCTpSConversion", "ExactResume", "PruneAtInit", "SparsityCallback", "SparsityMonitor"]

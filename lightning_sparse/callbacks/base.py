@@ -17,16 +17,13 @@ from lightning_sparse._lightning import (
     averaged_copies,
     builds_layers_late,
     callbacks_of,
-    is_lightning,
     rank_zero_warn,
     without_module,
 )
-from lightning_sparse.callbacks.monitor import SparsityMonitor
+from lightning_sparse.callbacks.monitor import monitored
 from lightning_sparse.callbacks.processes import agree, masks_of_rank_zero, seed_of_rank_zero, verify_step
 from lightning_sparse.callbacks.refusals import (
-    check_density,
-    check_integer,
-    check_patterns,
+    check_selection,
     explain_damage,
     refuse_averaging,
     refuse_changed_config,
@@ -34,15 +31,20 @@ from lightning_sparse.callbacks.refusals import (
     refuse_damaged_checkpoint,
     refuse_missing_owner,
     refuse_strategy,
+    selection_config,
     warn_of_spawned_processes,
 )
-from lightning_sparse.callbacks.reports import log_sparsity, print_table
+from lightning_sparse.callbacks.reports import has_summary, log_sparsity, one_line, print_table
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.selection import select_weights
 from lightning_sparse.state import SparseState, state_of
 from lightning_sparse.types import Budgets, Masks, Shapes
 
 __all__ = ["SparsityCallback"]
+
+_LEFT_BEHIND = (
+    "masks stay in the processes it starts; after fit, this one has the sparse weights but no masks"
+)
 
 
 class SparsityCallback(Callback, ABC):
@@ -75,12 +77,7 @@ class SparsityCallback(Callback, ABC):
         seed: int | None = None,
         verify: bool = False,
     ) -> None:
-        check_density("density", density)
-        check_patterns("include", include)
-        check_patterns("exclude", exclude)
-        check_integer("seed", seed)
-        for pattern, override in (density_overrides or {}).items():
-            check_density(f"density_overrides[{pattern!r}]", override)
+        check_selection(density, include, exclude, density_overrides, seed)
         self.density = density
         self.include = include
         self.exclude = exclude or []
@@ -126,7 +123,7 @@ class SparsityCallback(Callback, ABC):
         self._loading = True
         self._module = weakref.ref(pl_module)
         refuse_strategy(type(self).__name__, trainer)
-        warn_of_spawned_processes(type(self).__name__, trainer)
+        warn_of_spawned_processes(type(self).__name__, trainer, _LEFT_BEHIND)
         refuse_company(self, sparsity_callbacks(trainer))
         if self.moves:
             refuse_averaging(type(self).__name__, trainer)
@@ -157,7 +154,7 @@ class SparsityCallback(Callback, ABC):
         agree(trainer, state_of(pl_module))
         if not monitored(trainer):
             log_sparsity(pl_module)
-            if any(is_lightning(callback, "callbacks.ModelSummary") for callback in callbacks_of(trainer)):
+            if has_summary(trainer):
                 print_table(trainer, pl_module)
 
     def on_before_optimizer_step(
@@ -252,10 +249,7 @@ class SparsityCallback(Callback, ABC):
 
     def describe(self) -> str:
         """Return name and arguments on one line."""
-        arguments = ", ".join(
-            f"{name}={value}" for name, value in self._full_config().items() if value is not None
-        )
-        return f"{type(self).__name__}: {arguments}"
+        return one_line(self, self._full_config())
 
     def new_masks(self, module: LightningModule, optimizer: Optimizer) -> Masks:
         """Return the masks that change before this step; gradients are those of all weights, pruned too."""
@@ -308,22 +302,12 @@ class SparsityCallback(Callback, ABC):
         return self._carried if self._carried and prunes_nothing(self._carried, self.select(module)) else {}
 
     def _full_config(self) -> dict[str, str | int | float | None]:
-        shared = {
-            "include": sorted(self.include or []),
-            "exclude": sorted(self.exclude),
-            "density_overrides": {name: float(density) for name, density in self.density_overrides.items()},
-        }
-        return {**self.config(), **{name: str(value) if value else None for name, value in shared.items()}}
+        return {**self.config(), **selection_config(self.include, self.exclude, self.density_overrides)}
 
 
 def sparsity_callbacks(trainer: Trainer) -> list[SparsityCallback]:
     """Return the callbacks that own masks, in the Trainer's order."""
     return [callback for callback in callbacks_of(trainer) if isinstance(callback, SparsityCallback)]
-
-
-def monitored(trainer: Trainer) -> bool:
-    """Tell whether a ``SparsityMonitor`` does the logging."""
-    return any(isinstance(callback, SparsityMonitor) for callback in callbacks_of(trainer))
 
 
 def prunes_nothing(masks: Masks, weights: Mapping[str, Tensor]) -> bool:

@@ -2,22 +2,32 @@
 
 from typing import Any
 
-from lightning_sparse._lightning import Callback, LightningModule, Trainer, is_lightning, rank_zero_warn
+from lightning_sparse._lightning import (
+    Callback,
+    LightningModule,
+    Trainer,
+    callbacks_of,
+    is_lightning,
+    rank_zero_warn,
+)
 from lightning_sparse.callbacks.reports import log_sparsity, print_table, weights_and_masks
+from lightning_sparse.layers import compact_layers
 from lightning_sparse.selection import layer_name
 
-__all__ = ["SparsityMonitor"]
+__all__ = ["SparsityMonitor", "monitored"]
 
 
 class SparsityMonitor(Callback):
     """Log ``sparsity/<layer>`` and ``sparsity/total``, and print the table of layers when training starts.
 
     The other callbacks log by themselves; beside them the monitor takes the logging over, so nothing is
-    logged twice. Without them it counts the zeros of linear and convolutional weights.
+    logged twice. Without them it counts the zeros of linear and convolutional weights. Dense-plus-Sparse
+    layers, whose weight is dense, count by their trained values: ``trainable_sparsity/<layer>`` and
+    ``trainable_sparsity/total``.
 
     Args:
         every_n_epochs: Log at the end of every n-th epoch.
-        log_histograms: Also write a histogram of each layer's kept weights, to TensorBoard.
+        log_histograms: Also write a histogram of each layer's kept weights or trained values, to TensorBoard.
     """
 
     def __init__(self, every_n_epochs: int = 1, log_histograms: bool = False) -> None:
@@ -31,7 +41,7 @@ class SparsityMonitor(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the first epoch show the table: only then all masks are made."""
         self._shown = False
-        if not weights_and_masks(pl_module)[0]:
+        if not weights_and_masks(pl_module)[0] and not compact_layers(pl_module):
             rank_zero_warn("SparsityMonitor found no linear or convolutional weights: it logs nothing.")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -59,3 +69,10 @@ class SparsityMonitor(Callback):
                     writer.add_histogram(
                         f"weights/{layer_name(name)}", weight.detach()[mask], trainer.global_step
                     )
+                for path, layer in compact_layers(module).items():
+                    writer.add_histogram(f"values/{path}", layer.values.detach(), trainer.global_step)
+
+
+def monitored(trainer: Trainer) -> bool:
+    """Tell whether a ``SparsityMonitor`` does the logging."""
+    return any(isinstance(callback, SparsityMonitor) for callback in callbacks_of(trainer))

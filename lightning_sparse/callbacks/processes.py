@@ -1,32 +1,54 @@
 """One run, several processes: the same masks on all of them."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
+from zlib import crc32
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from lightning_sparse._lightning import Trainer
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.functional.saliency.base import Average, one_process
+from lightning_sparse.layers import compact_layers
 from lightning_sparse.state import SparseState
 from lightning_sparse.types import Masks
 
-__all__ = ["agree", "masks_of_rank_zero", "mean_over_processes", "seed_of_rank_zero", "verify_step"]
+__all__ = [
+    "agree",
+    "agree_on_supports",
+    "masks_of_rank_zero",
+    "mean_over_processes",
+    "seed_of_rank_zero",
+    "verify_step",
+]
 
 
 def agree(trainer: Trainer, state: SparseState) -> None:
     """Raise RuntimeError, on every rank, if the ranks' masks differ; ``RuntimeError`` names the layers."""
-    if trainer.world_size == 1:
-        return
-    digests = state.digests()
+    if trainer.world_size > 1:
+        _compare(trainer, state.digests(), "masks")
+
+
+def agree_on_supports(trainer: Trainer, module: nn.Module) -> None:
+    """Raise RuntimeError, on every rank, if the positions of Dense-plus-Sparse layers' values differ."""
+    if trainer.world_size > 1:
+        layers = compact_layers(module).items()
+        _compare(
+            trainer, {n: crc32(layer.indices.cpu().numpy().tobytes()) for n, layer in layers}, "supports"
+        )
+
+
+def _compare(trainer: Trainer, digests: Mapping[str, int], what: str) -> None:
     mine = torch.tensor(list(digests.values()), device=trainer.strategy.root_device)
     every = trainer.strategy.all_gather(mine).view(trainer.world_size, -1)
     differ = [name for name, same in zip(digests, (every == every[0]).all(dim=0), strict=True) if not same]
     if differ:
         raise RuntimeError(
-            f"The processes have different masks of {', '.join(differ)}. Resume from the last checkpoint; if "
-            "it happens again, look for code that changes weights or masks on one rank only."
+            f"The processes have different {what} of {', '.join(differ)}. Resume from the last checkpoint; "
+            f"if it happens again, look for code that changes weights or {what} on one rank only."
         )
 
 

@@ -1,5 +1,6 @@
 """What our callbacks refuse to do, with the way out, before anything is lost."""
 
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,27 +11,36 @@ import torch
 from lightning_sparse._lightning import (
     AVERAGING,
     Trainer,
+    averaged_copies,
+    averages_buffers,
     callbacks_of,
     is_lightning,
     rank_zero_warn,
     starts_other_processes,
 )
+from lightning_sparse.layers import compact_layers
 from lightning_sparse.state import SparseState
 
 if TYPE_CHECKING:
     from lightning_sparse.callbacks.base import SparsityCallback
 
 __all__ = [
+    "check_alpha",
     "check_density",
     "check_integer",
     "check_patterns",
+    "check_selection",
     "explain_damage",
+    "refuse_averaged_supports",
     "refuse_averaging",
     "refuse_changed_config",
     "refuse_company",
     "refuse_damaged_checkpoint",
+    "refuse_dense_copies",
     "refuse_missing_owner",
+    "refuse_other_counts",
     "refuse_strategy",
+    "selection_config",
     "warn_of_spawned_processes",
 ]
 
@@ -57,13 +67,48 @@ def check_patterns(argument: str, patterns: object) -> None:
         raise ValueError(f"`{argument}` must be a list of patterns, got {patterns!r}. Write [{patterns!r}].")
 
 
-def warn_of_spawned_processes(callback: str, trainer: Trainer) -> None:
-    """Warn that Lightning hands weights back to the parent process, but no callback's state."""
+def check_alpha(alpha: object) -> None:
+    """Raise ValueError unless ``alpha`` is a finite number or "match_norm", or a dict of these."""
+    named = (
+        {"alpha": alpha} if not isinstance(alpha, Mapping) else {f"alpha[{p!r}]": a for p, a in alpha.items()}
+    )
+    for argument, value in named.items():
+        if value != "match_norm" and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise ValueError(f"`{argument}` must be a finite number or 'match_norm', got {value!r}.")
+
+
+def check_selection(
+    density: object,
+    include: object,
+    exclude: object,
+    density_overrides: Mapping[str, float] | None,
+    seed: object,
+) -> None:
+    """Raise ValueError if an argument that most callbacks share is out of range."""
+    check_density("density", density)
+    check_patterns("include", include)
+    check_patterns("exclude", exclude)
+    check_integer("seed", seed)
+    for pattern, override in (density_overrides or {}).items():
+        check_density(f"density_overrides[{pattern!r}]", override)
+
+
+def selection_config(
+    include: Sequence[str] | None, exclude: Sequence[str], density_overrides: Mapping[str, float]
+) -> dict[str, str | None]:
+    """Return the arguments that select weights as plain values, to compare when a run is resumed."""
+    shared = {
+        "include": sorted(include or []),
+        "exclude": sorted(exclude),
+        "density_overrides": {name: float(density) for name, density in density_overrides.items()},
+    }
+    return {name: str(value) if value else None for name, value in shared.items()}
+
+
+def warn_of_spawned_processes(callback: str, trainer: Trainer, left: str) -> None:
+    """Warn that Lightning hands weights back to the parent process, but nothing else that is ``left``."""
     if starts_other_processes(trainer):
-        rank_zero_warn(
-            f"{callback}: masks stay in the processes it starts; after fit, this one has the sparse weights "
-            "but no masks. Use `strategy='ddp'`, or go on from a checkpoint."
-        )
+        rank_zero_warn(f"{callback}: {left}. Use `strategy='ddp'`, or go on from a checkpoint.")
 
 
 def refuse_strategy(callback: str, trainer: Trainer) -> None:
@@ -71,8 +116,8 @@ def refuse_strategy(callback: str, trainer: Trainer) -> None:
     strategy = type(trainer.strategy).__name__
     if any(name in strategy.lower() for name in SPLITS_WEIGHTS):
         raise ValueError(
-            f"{callback} cannot run under {strategy}, which splits or copies weights: masks would not hold. "
-            "Use one device, or `strategy='ddp'`."
+            f"{callback} cannot run under {strategy}, which splits or copies weights: sparsity would not "
+            "hold. Use one device, or `strategy='ddp'`."
         )
 
 
@@ -115,6 +160,36 @@ def refuse_averaging(callback: str, trainer: Trainer) -> None:
             raise ValueError(
                 f"{callback} cannot run with {type(other).__name__}: weights averaged over changing masks "
                 "are dense. Use fixed masks (PruneAtInit), or no averaging."
+            )
+
+
+def refuse_averaged_supports(trainer: Trainer) -> None:
+    """Raise ValueError if a callback averages buffers: positions, averaged as floats, are rounded down."""
+    for other in callbacks_of(trainer):
+        if averages_buffers(other):
+            raise ValueError(
+                f"`use_buffers` of {type(other).__name__} must be False beside DCTpSConversion, got True: "
+                "averaging would round the positions of S. BatchNorm statistics are then the latest ones."
+            )
+
+
+def refuse_dense_copies(trainer: Trainer) -> None:
+    """Raise ValueError if an averaging callback has copied the net before it was converted."""
+    if any(not compact_layers(copy) for copy in averaged_copies(trainer)):
+        raise ValueError(
+            "DCTpSConversion must come before callbacks that average weights, got one that has copied the "
+            "dense net. List DCTpSConversion first, and make layers in `__init__` (not in `configure_model`)."
+        )
+
+
+def refuse_other_counts(counts: Mapping[str, int], weights: Mapping[str, torch.Tensor]) -> None:
+    """Raise ValueError if a checkpoint has other numbers of values in layers than ``counts``, by layer."""
+    for path, count in counts.items():
+        saved = weights.get(f"{path}.values")
+        if saved is not None and len(saved) != count:
+            raise ValueError(
+                f"Layer {path!r} has {count} values, but {len(saved)} in the checkpoint. Resume with the "
+                "arguments that the checkpoint was made with."
             )
 
 

@@ -19,7 +19,7 @@ from lightning_sparse.layers.support import draw_support
 from lightning_sparse.selection import match_overrides, matches, plain_name, select_weights
 from lightning_sparse.types import AllocationName, Budgets
 
-__all__ = ["convert_to_dctps_", "convert_to_dense_"]
+__all__ = ["convert_to_dctps_", "convert_to_dense_", "convertible_layers", "unconverted_layers"]
 
 
 def convert_to_dctps_(
@@ -82,7 +82,7 @@ def convert_to_dctps_(
     """
     if done := _converted_before(module, include, exclude):
         return done
-    layers = _convertible(module, include, exclude)
+    layers = convertible_layers(module, include, exclude)
     shapes = {name: layer.weight.shape for name, layer in layers.items()}
     fixed = match_overrides(shapes, density_overrides)
     budgets = allocate(shapes, density, allocation, fixed=fixed, min_weights=min_weights_per_layer)
@@ -121,18 +121,12 @@ def convert_to_dense_(module: nn.Module) -> list[str]:
 
 def _converted_before(module: nn.Module, include: Sequence[str] | None, exclude: Sequence[str]) -> Budgets:
     """Return the budgets of an earlier call with the same selection; empty if there was none."""
-
-    def selected(path: str) -> bool:
-        name = plain_name(f"{path}.weight")
-        wanted = include is None or any(matches(name, pattern) for pattern in include)
-        return wanted and not any(matches(name, pattern) for pattern in exclude)
-
-    done = {f"{path}.weight": layer.nnz for path, layer in compact_layers(module).items() if selected(path)}
-    still = [
-        path
-        for path, layer in module.named_modules()
-        if _is_convertible(layer) and selected(path) and (include or _is_usual(module, layer.weight))
-    ]
+    done = {
+        f"{path}.weight": layer.nnz
+        for path, layer in compact_layers(module).items()
+        if _selected(path, include, exclude)
+    }
+    still = unconverted_layers(module, include, exclude)
     if done and still:
         raise ValueError(
             f"`module` must be converted in one call per selection, got {len(done)} layers converted before "
@@ -141,10 +135,34 @@ def _converted_before(module: nn.Module, include: Sequence[str] | None, exclude:
     return done
 
 
-def _convertible(
-    module: nn.Module, include: Sequence[str] | None, exclude: Sequence[str]
+def unconverted_layers(
+    module: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = ()
+) -> list[str]:
+    """Return the selected layers that could be converted and are not, by name; there may be none."""
+    return [
+        path
+        for path, layer in module.named_modules()
+        if _is_convertible(layer)
+        and _selected(path, include, exclude)
+        and (include or _is_usual(module, layer.weight))
+    ]
+
+
+def _selected(path: str, include: Sequence[str] | None, exclude: Sequence[str]) -> bool:
+    name = plain_name(f"{path}.weight")
+    wanted = include is None or any(matches(name, pattern) for pattern in include)
+    return wanted and not any(matches(name, pattern) for pattern in exclude)
+
+
+def convertible_layers(
+    module: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = ()
 ) -> dict[str, nn.Linear | nn.Conv2d]:
-    """Return the layers of the selected weights by the weights' names; warn of those left dense."""
+    """Return the layers that would be converted by the names of their weights; warn of those left dense.
+
+    Raises:
+        ValueError: If nothing is selected, or a selected weight belongs to no layer that can be converted, or
+            to several.
+    """
     weights = select_weights(module, include, exclude)
     owners = {name: _owners(module, weight) for name, weight in weights.items()}
     fit = {name: layers[0] for name, layers in owners.items() if _is_convertible(layers[0])}

@@ -34,25 +34,27 @@ def count_layers(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> 
     ]
 
 
-def sparsity_metrics(layers: Sequence[LayerCount]) -> dict[str, float]:
-    """Return ``sparsity/<layer>`` of every layer and ``sparsity/total``.
+def sparsity_metrics(layers: Sequence[LayerCount], kind: str = "sparsity") -> dict[str, float]:
+    """Return ``sparsity/<layer>`` of every layer and ``sparsity/total``; ``kind`` is another first word.
 
     >>> sparsity_metrics([LayerCount("a", (2, 2), 4, 1), LayerCount("b", (2, 3), 6, 3)])
     {'sparsity/a': 0.75, 'sparsity/b': 0.5, 'sparsity/total': 0.6}
     """
     total = sum(layer.weights for layer in layers)
     kept = sum(layer.kept for layer in layers)
-    metrics = {f"sparsity/{layer.name}": 1 - layer.density for layer in layers}
-    return {**metrics, "sparsity/total": (total - kept) / total}
+    metrics = {f"{kind}/{layer.name}": 1 - layer.density for layer in layers}
+    return {**metrics, f"{kind}/total": (total - kept) / total}
 
 
-def sparsity_table(layers: Sequence[LayerCount]) -> str:
-    """Return the table of a net: layer, shape, weights, kept, density, and totals."""
+def sparsity_table(
+    layers: Sequence[LayerCount], counted: tuple[str, str, str] = ("weights", "kept", "density")
+) -> str:
+    """Return the table of a net: layer, shape, weights, kept, density (or other words), and totals."""
     rows = [_cells(layer) for layer in layers]
     total = LayerCount(
         "total", (), sum(layer.weights for layer in layers), sum(layer.kept for layer in layers)
     )
-    return render_table(("layer", "shape", "weights", "kept", "density"), rows, _cells(total))
+    return render_table(("layer", "shape", *counted), rows, _cells(total))
 
 
 def render_table(

@@ -4,6 +4,7 @@ Every rank leaves its weights, masks and optimizer state in ``<out>/rank<r>.pt``
 """
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from toy import HoldsMasks, Rotate, Toy, loader
 
-from lightning_sparse import FORCE, SNIP, ExactResume, GraSP, PruneAtInit, SynFlow
+from lightning_sparse import FORCE, SNIP, DCTpSConversion, ExactResume, GraSP, PruneAtInit, SynFlow
 from lightning_sparse.state import state_of
 
 ROWS = {
@@ -30,7 +31,10 @@ ROWS = {
     "synflow": lambda: [PruneAtInit(SynFlow(5), 0.2, verify=True)],
     "moving": lambda: [PruneAtInit("magnitude", 0.2), Rotate(0.2, verify=True)],
     "unverified": lambda: [PruneAtInit("magnitude", 0.2)],
+    "dctps": lambda: [DCTpSConversion(0.2)],
+    "dctps-twice": lambda: [DCTpSConversion(0.4)],
 }
+MASKED = [row for row in ROWS if not row.startswith(("unverified", "dctps"))]
 
 
 class Net(Toy):
@@ -70,6 +74,21 @@ class SameOnAllRanks(pl.Callback):
             assert (every == every[0]).all(), name
 
 
+class CountsBytes(pl.Callback):
+    """Counts what a step sends to other processes, the collectives that PyTorch starts itself included."""
+
+    def on_train_batch_start(self, trainer, pl_module, *_):
+        if trainer.global_step == 2:  # DDP rearranges its buckets after the first
+            self.profiler = torch.profiler.profile(record_shapes=True)
+            self.profiler.start()
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        if trainer.global_step == 3:
+            self.profiler.stop()
+            sent = [event for event in self.profiler.events() if event.name.startswith("gloo:")]
+            self.sent = [[event.name, math.prod(shape)] for event in sent for shape in event.input_shapes]
+
+
 def parse():
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
@@ -90,6 +109,7 @@ def parse():
     parser.add_argument("--test-only", action="store_true")
     parser.add_argument("--kill-at", type=int, nargs=2, metavar=("STEP", "RANK"))
     parser.add_argument("--flip-at", type=int, nargs=2, metavar=("STEP", "RANK"))
+    parser.add_argument("--count-bytes", action="store_true")
     return parser.parse_args()
 
 
@@ -111,9 +131,11 @@ def main():
     pl.seed_everything(options.seed + (rank if options.rank_seeds else 0), workers=True)
     module = Net(options.dropout)
     checkpoint = ModelCheckpoint(options.out, save_last=True, every_n_train_steps=options.save_every)
-    checks = [] if options.row == "unverified" else [HoldsMasks(), SameOnAllRanks()]
+    checks = [HoldsMasks(), SameOnAllRanks()] if options.row in MASKED else []
     extra = [AtStep(*options.kill_at, kill)] if options.kill_at else []
     extra += [AtStep(*options.flip_at, flip)] if options.flip_at else []
+    counts = CountsBytes()
+    extra += [counts] if options.count_bytes else []
     trainer = pl.Trainer(
         callbacks=[*ROWS[options.row](), ExactResume(), checkpoint, *checks, *extra],
         accelerator="cpu",
@@ -136,6 +158,7 @@ def main():
         "masks": state_of(module).masks,
         "optimizer": trainer.optimizers[0].state_dict() if trainer.optimizers else {},
         "generator": torch.get_rng_state(),
+        "sent": getattr(counts, "sent", []),
     }
     torch.save(result, options.out / f"rank{trainer.global_rank}.pt")
 
