@@ -104,7 +104,9 @@ def callable_net(module: LightningModule, weights: Iterable[nn.Parameter]) -> nn
     if type(module).forward not in [package.LightningModule.forward for package in _installed]:
         return module
     wanted = {id(weight) for weight in weights}
-    return next((c for c in module.children() if wanted <= {id(p) for p in c.parameters()}), None)
+    holders = [child for child in module.children() if wanted <= {id(p) for p in child.parameters()}]
+    callable_ones = (c for c in holders if getattr(c.forward, "__func__", None) is not nn.Module.forward)
+    return next(callable_ones, None)
 
 
 def starts_other_processes(trainer: Trainer) -> bool:
@@ -169,23 +171,17 @@ def for_the_step(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
 @contextmanager
 def unlogged(trainer: Trainer, module: LightningModule) -> Iterator[None]:
     """Let steps log as they like; nothing of it arrives anywhere."""
-    loggers, logging = (
-        trainer.loggers,
-        [m for m in module.modules() if is_lightning(m, "core.LightningModule")],
-    )
-    found = [{name: vars(m)[name] for name in _LOGS if name in vars(m)} for m in logging]
+    loggers, own = trainer.loggers, {name: vars(module)[name] for name in _LOGS if name in vars(module)}
     package = next(package for package in _installed if isinstance(trainer, package.Trainer))
     try:
         trainer.loggers = [package.loggers.logger.DummyLogger() for _ in loggers]
-        for m in logging:
-            vars(m).update(dict.fromkeys(_LOGS, _log_nothing))
+        vars(module).update(dict.fromkeys(_LOGS, _log_nothing))
         yield
     finally:
         trainer.loggers = loggers
-        for m, own in zip(logging, found, strict=True):
-            for name in _LOGS:
-                del vars(m)[name]
-            vars(m).update(own)
+        for name in _LOGS:
+            del vars(module)[name]
+        vars(module).update(own)
 
 
 def _log_nothing(*_: Any, **__: Any) -> None:

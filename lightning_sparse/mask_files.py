@@ -1,7 +1,6 @@
 """Masks in files of their own, and masks out of checkpoints."""
 
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -48,7 +47,7 @@ def load_masks(path: str | Path) -> Masks:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"`mask_path` must be a file, got {str(path)!r}, which does not exist.") from None
-    except (RuntimeError, EOFError, OSError, UnpicklingError) as error:
+    except Exception as error:  # torch raises whatever the bytes make it stumble over
         raise ValueError(f"`mask_path` {str(path)!r} cannot be read: {error}. Use another file.") from error
     masks = _masks_in(content) if isinstance(content, dict) else {}
     if not masks:
@@ -61,9 +60,11 @@ def load_masks(path: str | Path) -> Masks:
 
 def _masks_in(content: dict[str, Any]) -> Masks:
     """Return the masks of a checkpoint (its callbacks' states), of a mask file, or of a plain dict."""
-    states = [state for state in content.get("callbacks", {}).values() if isinstance(state, dict)]
-    for packed in [*(state.get("masks") for state in states), content.get("masks")]:
-        if isinstance(packed, dict) and packed:
+    callbacks = content.get("callbacks")
+    states = list(callbacks.values()) if isinstance(callbacks, dict) else []
+    for state in [*states, content]:
+        packed = state.get("masks") if isinstance(state, dict) else None
+        if isinstance(packed, dict) and packed and all(isinstance(mask, dict) for mask in packed.values()):
             return unpack_masks(packed)
     masks = {name: mask for name, mask in content.items() if _is_mask(mask)}
     return masks if len(masks) == len(content) else {}

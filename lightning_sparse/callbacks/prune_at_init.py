@@ -1,12 +1,19 @@
 """Fixed masks, made before the first step."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import torch
 from torch import nn
 
-from lightning_sparse._lightning import LightningModule, callable_net, rank_zero_warn
+from lightning_sparse._lightning import (
+    LightningModule,
+    averaged_copies,
+    callable_net,
+    rank_zero_warn,
+    unlogged,
+)
 from lightning_sparse.callbacks.base import SparsityCallback
 from lightning_sparse.callbacks.processes import mean_over_processes
 from lightning_sparse.callbacks.progress import with_progress
@@ -14,6 +21,7 @@ from lightning_sparse.callbacks.randomness import left_undisturbed
 from lightning_sparse.callbacks.refusals import check_integer
 from lightning_sparse.callbacks.training_losses import LossFunction, TrainingLosses, refuse_without_loss
 from lightning_sparse.functional.ablation import redraw_, shuffled
+from lightning_sparse.functional.isolation import left_as_found
 from lightning_sparse.functional.pruning import plan_budgets, prune_along
 from lightning_sparse.functional.saliency import (
     MethodName,
@@ -86,6 +94,8 @@ class PruneAtInit(SparsityCallback):
         verify: bool = False,
     ) -> None:
         check_integer("min_weights_per_layer", min_weights_per_layer)
+        if loss_fn is not None and not callable(loss_fn):
+            raise ValueError(f"`loss_fn` must be a function of module and batch, got {loss_fn!r}.")
         check_choice("mask_ablation", mask_ablation, ("shuffle", "reinit", "invert", None))
         if mask_path is not None:
             selecting = (method, density, min_weights_per_layer, include, exclude, density_overrides)
@@ -131,8 +141,9 @@ class PruneAtInit(SparsityCallback):
 
     def planned_budgets(self, shapes: Shapes) -> Budgets:
         """Return each layer's budget; under global ranking only those that are overridden."""
-        if self.method is None:
-            return {}
+        if self.method is None:  # a resumed run may have lost the file
+            masks = load_masks(str(self.mask_path)) if Path(str(self.mask_path)).is_file() else {}
+            return {name: int(mask.count_nonzero()) for name, mask in masks.items() if name in shapes}
         return plan_budgets(
             shapes,
             self.density,
@@ -152,7 +163,12 @@ class PruneAtInit(SparsityCallback):
         if self.mask_ablation == "shuffle":
             return shuffled(masks, generator)
         if self.mask_ablation == "reinit":
-            redraw_({name: module.get_parameter(name) for name in masks}, generator)
+            weights = {n: p for n, p in _all_weights(module).items() if n in masks}
+            redraw_(weights, generator)
+            for average in averaged_copies(module.trainer):  # made in `setup`, before
+                copies = _all_weights(average)
+                for name, weight in weights.items():
+                    copies[name].data.copy_(weight)
         return masks
 
     def _score(self, method: PruningMethod, module: LightningModule, generator: torch.Generator) -> Masks:
@@ -177,8 +193,10 @@ class PruneAtInit(SparsityCallback):
             keep_lowest=self.mask_ablation == "invert",
         )
         total, name = len(method.path(self.density)), type(method).__name__
-        with left_undisturbed(trainer):
-            *_, masks = with_progress(trainer, iterations, total, name)
+        masks: Masks = {}
+        with left_undisturbed(trainer), left_as_found(module, module.training), unlogged(trainer, module):
+            for masks in with_progress(trainer, iterations, total, name):  # noqa: B007 - the last one counts
+                pass
         return masks
 
     @property
@@ -200,7 +218,7 @@ def _refuse_without_net(
 
 def _refuse_beside_mask_path(selecting: tuple[object, ...], ablation: Ablation | None) -> None:
     names = ("method", "density", "min_weights_per_layer", "include", "exclude", "density_overrides")
-    given = [f"`{name}`" for name, value in zip(names, selecting, strict=True) if value]
+    given = [f"`{name}`" for name, value in zip(names, selecting, strict=True) if value is not None]
     if given:
         raise ValueError(
             f"`mask_path` says what is kept, got {', '.join(given)} beside it. Leave out one or the other."
@@ -211,8 +229,12 @@ def _refuse_beside_mask_path(selecting: tuple[object, ...], ablation: Ablation |
         )
 
 
+def _all_weights(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {plain_name(name): parameter for name, parameter in module.named_parameters()}
+
+
 def _refuse_other_shapes(masks: Masks, module: LightningModule, path: str) -> None:
-    shapes = {plain_name(name): parameter.shape for name, parameter in module.named_parameters()}
+    shapes = {name: parameter.shape for name, parameter in _all_weights(module).items()}
     for name, mask in masks.items():
         if shapes.get(name) != mask.shape:
             found = f"one of shape {tuple(shapes[name])}" if name in shapes else "none of that name"

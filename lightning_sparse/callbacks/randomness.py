@@ -2,13 +2,14 @@
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
 from lightning_sparse._lightning import Trainer, train_loaders
+from lightning_sparse.functional.isolation import generator_restorer
 
 __all__ = ["generators_of_loaders", "left_undisturbed", "rng_state", "set_rng_state"]
 
@@ -50,11 +51,19 @@ def generators_of_loaders(trainer: Trainer) -> list[torch.Generator]:
 @contextmanager
 def left_undisturbed(trainer: Trainer) -> Iterator[None]:
     """Let code draw as it likes; what training draws afterwards is what it would have drawn."""
-    everywhere, loaders = rng_state(), generators_of_loaders(trainer)
-    own = [generator.get_state() for generator in loaders]
-    try:
+    everywhere = rng_state()
+    with ExitStack() as undo:
+        undo.callback(set_rng_state, everywhere)
+        for value in _attributes_of_loaders(trainer):
+            if (restore := generator_restorer(value)) is not None:
+                undo.callback(restore)
         yield
-    finally:
-        set_rng_state(everywhere)
-        for generator, state in zip(loaders, own, strict=True):
-            generator.set_state(state)
+
+
+def _attributes_of_loaders(trainer: Trainer) -> Iterator[Any]:
+    """Yield what dataloaders, their samplers and data sets hold, generators of their own among it."""
+    for loader in train_loaders(trainer):
+        batches = getattr(loader, "batch_sampler", None)
+        inner = (getattr(loader, "sampler", None), getattr(batches, "sampler", None))
+        for owner in (loader, batches, *inner, getattr(loader, "dataset", None)):
+            yield from getattr(owner, "__dict__", {}).values()

@@ -18,7 +18,6 @@ from lightning_sparse._lightning import (
     copied_train_loader,
     for_the_step,
     rank_zero_warn,
-    unlogged,
 )
 from lightning_sparse.types import Loss
 
@@ -31,7 +30,7 @@ LossFunction: TypeAlias = Callable[[LightningModule, Any], Tensor]
 class TrainingLosses:
     """Draws batches as training does, and runs them through the module's own ``training_step``.
 
-    In full precision where training is mixed, eagerly where it is compiled, and without a log.
+    In full precision where training is mixed, and eagerly where it is compiled.
 
     Args:
         trainer: Its dataloaders are copied: the iterators that training uses are not touched.
@@ -44,6 +43,7 @@ class TrainingLosses:
         self.module = module
         self.loss_fn = loss_fn
         self._batches = _endless(trainer, module)
+        self._inputs: Any = None
 
     def next(self, num_batches: int) -> Sequence[Loss]:
         """Return the losses of the next batches; after the last comes the first."""
@@ -51,27 +51,19 @@ class TrainingLosses:
         return [partial(self._loss, batch) for batch in batches]
 
     def inputs(self) -> Any:
-        """Return the module's ``example_input_array``, or else the first tensor of a batch that is not whole.
+        """Return the module's ``example_input_array``, or else the first tensor of the first batch.
 
-        Tensors are without memory of their own: shape, type and device are what counts.
+        Of a batch only shape, type and device are kept.
         """
-        example = self.module.example_input_array
-        if example is not None:
-            return tree_map_only(Tensor, lambda x: x.to(self.module.device), example)
-        tensors = [
-            leaf for leaf in tree_leaves(next(self._batches)) if isinstance(leaf, Tensor) and leaf.ndim > 1
-        ]
-        real = [tensor for tensor in tensors if tensor.is_floating_point()]
-        if not tensors:
-            raise ValueError(
-                "SynFlow found no input in the first batch. Set `input_shape`, or the module's "
-                "`example_input_array`."
-            )
-        found = (real or tensors)[0]
-        return torch.empty((), dtype=found.dtype, device=self.module.device).expand(found.shape)
+        if self._inputs is None:
+            self._inputs = self.module.example_input_array
+        if self._inputs is None:
+            self._inputs = _first_tensor(next(self._batches))
+        return tree_map_only(Tensor, lambda x: x.to(self.module.device), self._inputs)
 
     def _loss(self, batch: Any) -> Tensor:
-        with unlogged(self.trainer, self.module), _plainly(self.trainer, self.module):
+        batch = tree_map_only(Tensor, Tensor.clone, batch)  # a step may change it, and see it again
+        with _plainly(self.trainer, self.module):
             if self.loss_fn is not None:
                 return _checked(self.loss_fn(self.module, batch), "loss_fn")
             arguments = (batch, 0)[: _count_arguments(self.module)]
@@ -95,6 +87,19 @@ def refuse_without_loss(method: object, module: LightningModule) -> None:
         )
 
 
+def _first_tensor(batch: Any) -> Tensor:
+    """Return a stand-in, without memory, for the first tensor of a batch that may be a net's input."""
+    tensors = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim > 1]
+    real = [tensor for tensor in tensors if tensor.is_floating_point()]
+    if not tensors:
+        raise ValueError(
+            "SynFlow found no input in the first batch. Set `input_shape`, or the module's "
+            "`example_input_array`."
+        )
+    found = (real or tensors)[0]
+    return torch.empty((), dtype=found.dtype, device=found.device).expand(found.shape)
+
+
 def _endless(trainer: Trainer, module: LightningModule) -> Iterator[Any]:
     loader = copied_train_loader(trainer, _copied)
     while True:
@@ -110,8 +115,8 @@ def _endless(trainer: Trainer, module: LightningModule) -> Iterator[Any]:
 
 def _copied(loader: Any) -> Any:
     """Return a dataloader over the same data that shares no position with the original."""
-    again = copy.copy(loader)
     if isinstance(loader, DataLoader):
+        again = copy.copy(loader)
         again._iterator = None  # workers that persist belong to training
         if isinstance(loader.dataset, IterableDataset) and loader.num_workers == 0:
             vars(again)["dataset"] = _copy_or_warn(loader.dataset)  # in workers it is a copy already

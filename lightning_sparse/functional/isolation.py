@@ -1,47 +1,55 @@
 """Leave no trace: what scoring changes in a module is given back."""
 
+import random
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lightning_sparse.types import Masks
 
-__all__ = ["left_as_found", "sparsified"]
+__all__ = ["Restore", "differentiable", "generator_restorer", "left_as_found", "sparsified"]
 
 Restore: TypeAlias = Callable[[], None]
 
 _REGISTRIES = ("_parameters", "_modules")
+_DEPTH = 4  # a dict of lists of lists is looked into
+_ENTRIES = 10_000  # longer lists hold data, and are only kept from growing
 
 
 @contextmanager
-def left_as_found(module: nn.Module, training: bool, seed: int | None = None) -> Iterator[None]:
+def left_as_found(
+    module: nn.Module, training: bool, seed: int | None = None, parameters: bool = True
+) -> Iterator[None]:
     """Set train or eval mode for a while; afterwards give back what a pass changes.
 
-    That is: modes, buffers, attributes (of metrics, counters, lists that a step appends to; the entries of
-    lists, dicts and sets, but not what those entries hold themselves) and torch's random state.
+    That is: modes, parameters, buffers, attributes of the module and all its children (metrics, counters,
+    generators, lists and dicts, what these hold too) and torch's random state. Not what objects of other
+    classes hold.
 
     Args:
-        module: Its parameters are not looked after: nothing here changes them.
-        training: Whether batch norm and dropout act as in training meanwhile.
+        module: Any module.
+        training: Whether batch norm and dropout act as in training meanwhile. Parts of a module in train mode
+            that are in eval mode (a frozen backbone) stay so.
         seed: Seed of torch's random draws meanwhile; ``None`` goes on from where they are.
+        parameters: Whether the pass may change parameters, as a momentum encoder does; costs a copy of them.
     """
-    undo = [restore for layer in module.modules() for restore in _restorers(layer)]
     devices = sorted({p.device.index for p in module.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
-        try:
-            if seed is not None:
-                torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=devices), torch.no_grad(), ExitStack() as undo:
+        for layer in module.modules():
+            for restore in _restorers(layer, parameters):
+                undo.callback(restore)
+        if seed is not None:
+            torch.manual_seed(seed)
+        if module.training != training:
             module.train(training)
+        with torch.enable_grad():
             yield
-        finally:
-            with torch.no_grad():
-                for restore in undo:
-                    restore()
 
 
 @contextmanager
@@ -59,44 +67,87 @@ def sparsified(weights: Mapping[str, Tensor], masks: Masks | None) -> Iterator[N
                 weights[name].copy_(original)
 
 
-def _restorers(layer: nn.Module) -> Iterator[Restore]:
-    """Yield what gives a layer's own attributes back, by identity and by content."""
-    attributes = {key: value for key, value in vars(layer).items() if key not in _REGISTRIES}
-    yield _dict_restorer(vars(layer), attributes, keep=_REGISTRIES)
-    for value in [*attributes.values(), *layer._buffers.values()]:
-        if (restore := _content_restorer(value)) is not None:
-            yield restore
+@contextmanager
+def differentiable(weights: Iterable[Tensor]) -> Iterator[None]:
+    """Let frozen weights have gradients for a while."""
+    frozen = [weight for weight in weights if not weight.requires_grad]
+    try:
+        for weight in frozen:
+            weight.requires_grad_(True)
+        yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
 
 
-def _content_restorer(value: Any) -> Restore | None:
-    """Return what undoes changes made to ``value`` in place, None for what is not looked after."""
-    if isinstance(value, nn.Parameter):
-        return None
-    if isinstance(value, Tensor):
-        content = value.detach().clone()
-        return lambda: _restore_tensor(value, content)
-    if type(value) is dict:
-        return _dict_restorer(value, copy(value))
-    if type(value) in (list, set, deque):
-        entries = copy(value)
-        return lambda: _refill(value, entries)
+def generator_restorer(value: Any) -> Restore | None:
+    """Return what sets a random number generator back to its state of now; None if it is none."""
+    if isinstance(value, torch.Generator):
+        state = value.get_state()
+        return lambda: _set(value.set_state, state)
+    if isinstance(value, np.random.Generator):
+        bits, numpy_state = value.bit_generator, copy(value.bit_generator.state)
+        return lambda: setattr(bits, "state", numpy_state)
+    if isinstance(value, np.random.RandomState):
+        legacy_state = value.get_state()
+        return lambda: _set(value.set_state, legacy_state)
+    if isinstance(value, random.Random):
+        python_state = value.getstate()
+        return lambda: _set(value.setstate, python_state)
     return None
 
 
-def _dict_restorer(current: dict[str, Any], found: dict[str, Any], keep: tuple[str, ...] = ()) -> Restore:
+def _restorers(layer: nn.Module, parameters: bool) -> Iterator[Restore]:
+    """Yield what gives a layer's own attributes back, by identity and by content."""
+    attributes = {key: value for key, value in vars(layer).items() if key not in _REGISTRIES}
+    yield _dict_restorer(vars(layer), attributes, keep=_REGISTRIES)
+    own = [p for p in layer._parameters.values() if p is not None] if parameters else []
+    for value in [*attributes.values(), *own]:
+        yield from _content_restorers(value, _DEPTH)
+
+
+def _content_restorers(value: Any, depth: int) -> Iterator[Restore]:
+    """Yield what undoes changes made to ``value`` in place; nothing for what is not looked after."""
+    if isinstance(value, Tensor):
+        if not value.is_inference():
+            content = value.detach().clone()
+            yield lambda: _restore_tensor(value, content)
+    elif isinstance(value, dict):
+        yield _dict_restorer(value, dict(value))
+        yield from _restorers_of_entries(list(value.values()), depth)
+    elif isinstance(value, list | set | deque):
+        entries = copy(value)
+        yield lambda: _refill(value, entries)
+        yield from _restorers_of_entries(list(value), depth)
+    elif (restore := generator_restorer(value)) is not None:
+        yield restore
+
+
+def _restorers_of_entries(entries: list[Any], depth: int) -> Iterator[Restore]:
+    if depth > 1 and len(entries) <= _ENTRIES:
+        for entry in entries:
+            if not isinstance(entry, nn.Parameter):
+                yield from _content_restorers(entry, depth - 1)
+
+
+def _dict_restorer(current: dict[Any, Any], found: dict[Any, Any], keep: tuple[str, ...] = ()) -> Restore:
     def restore() -> None:
         for key in current.keys() - found.keys() - set(keep):
             del current[key]
-        current.update(found)
+        dict.update(current, found)  # a Counter's own would add
 
     return restore
 
 
 def _restore_tensor(tensor: Tensor, content: Tensor) -> None:
-    if not tensor.is_inference():
+    if not torch.equal(tensor, content):  # what is expanded can be read, and not written to
         tensor.copy_(content)
 
 
 def _refill(container: Any, entries: Any) -> None:
     container.clear()
     (container.update if isinstance(container, set) else container.extend)(entries)
+
+
+def _set(setter: Callable[[Any], object], state: Any) -> None:
+    setter(state)

@@ -6,8 +6,10 @@ from dataclasses import replace
 import torch
 
 from lightning_sparse.functional.allocation import allocate, layer_budget, total_budget
+from lightning_sparse.functional.isolation import differentiable, left_as_found
 from lightning_sparse.functional.masks import global_masks, layerwise_masks
 from lightning_sparse.functional.saliency import PruningMethod, PruningProblem, Ranking
+from lightning_sparse.functional.saliency.gradients import iterative_snip
 from lightning_sparse.functional.saliency.iterative import Judge, left_before_pruned
 from lightning_sparse.types import Budgets, Densities, Masks, Scores, Shapes
 
@@ -34,23 +36,20 @@ def prune_along(
         keep_lowest: Keep what scores lowest instead, as a check that scores mean something.
 
     Raises:
-        ValueError: If the budget cannot be met, or scores are not finite or mostly zero.
+        ValueError: If the budget cannot be met, scores are not finite or mostly zero, or an iterative method
+            by gradients has cut the net through.
 
     Warns:
-        UserWarning: If all scores of a layer are zero in the first iteration, or fewer scores than weights to
-            keep are not zero in the last.
+        UserWarning: If all scores of a layer are zero in the first iteration, fewer scores than weights to
+            keep are not zero in the last, or another method by gradients has cut the net through.
     """
-    shapes = {name: weight.shape for name, weight in problem.weights.items()}
-    size = sum(shape.numel() for shape in shapes.values())
-    ranks = total_budget(size, density) < size and not keep_lowest  # else zeros are as good as any
-    judge = Judge(total_budget(size, density) if ranks else 0)
-    for share, shares in _paths(method, shapes, density, fixed or {}, min_weights):
-        scores = method.scores(problem)
-        judge.check(scores, total_budget(size, share))
-        plainly = method.allocation == "global" and not fixed and not keep_lowest
-        if problem.masks is not None and not (
-            plainly and judge.suffice(total_budget(size, share), min_weights)
-        ):
+    shapes, fixed = {name: weight.shape for name, weight in problem.weights.items()}, fixed or {}
+    judge = Judge(0 if keep_lowest else _kept_by_rank(shapes, density, fixed, min_weights))
+    plainly = method.allocation == "global" and not fixed and not keep_lowest
+    for share, shares in _paths(method, shapes, density, fixed, min_weights):
+        scores, keep = method.scores(problem), _kept_by_rank(shapes, share, shares, min_weights)
+        judge.check({name: score for name, score in scores.items() if name not in fixed}, keep)
+        if problem.masks is not None and not (plainly and judge.suffice(keep, min_weights)):
             scores = left_before_pruned(scores, problem.masks)
         masks = masks_from_scores(
             {name: _turned(score) for name, score in scores.items()} if keep_lowest else scores,
@@ -64,6 +63,9 @@ def prune_along(
         del scores  # they would stay beside the next ones
         yield masks
     judge.sum_up()
+    if method.needs_loss and judge.keep:
+        strict = len(method.path(density)) > 1 and method.conformance == "paper"
+        judge.check_connected(_scores_of_what_is_left(method, problem), strict)
 
 
 def masks_from_scores(
@@ -137,6 +139,20 @@ def _paths(
         own = sum(layer_budget(sizes[name], d, min_weights) for name, d in shares.items())
         yield (own + share * rest) / everything, shares
     yield density, dict(fixed)
+
+
+def _kept_by_rank(shapes: Shapes, density: float, fixed: Mapping[str, float], min_weights: int) -> int:
+    """Count what layers without a density of their own keep; 0 if that is all they have."""
+    sizes = {name: shape.numel() for name, shape in shapes.items()}
+    own = sum(layer_budget(sizes[name], share, min_weights) for name, share in fixed.items())
+    kept = total_budget(sum(sizes.values()), density) - own
+    return 0 if kept == sum(size for name, size in sizes.items() if name not in fixed) else kept
+
+
+def _scores_of_what_is_left(method: PruningMethod, problem: PruningProblem) -> Scores:
+    module, weights = problem.module, problem.weights
+    with left_as_found(module, module.training), differentiable(weights.values()):
+        return iterative_snip(weights, problem.losses(method.num_batches), problem.masks, problem.average)
 
 
 def _turned(scores: torch.Tensor) -> torch.Tensor:

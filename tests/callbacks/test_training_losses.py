@@ -1,6 +1,8 @@
 """Scores from a module's own loss, and a training that does not notice."""
 
 import random
+import weakref
+from collections import defaultdict
 from functools import partial
 
 import numpy as np
@@ -18,6 +20,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from toy import Toy, assert_equal, loader, make_toy, trainer, weights_of
 
 from lightning_sparse import FORCE, SNIP, GraSP, IterativeSNIP, PruneAtInit, SynFlow
+from lightning_sparse.functional import pruning
 from lightning_sparse.state import state_of
 
 DATA_DRIVEN = [SNIP(2), GraSP(2), IterativeSNIP(3, 2), FORCE(3, 3), SynFlow(3)]
@@ -35,11 +38,14 @@ class Busy(Toy):
         self.accuracy = torchmetrics.MetricCollection([torchmetrics.Accuracy("multiclass", num_classes=4)])
         self.mean = torchmetrics.MeanMetric()
         self.all = torchmetrics.CatMetric()
-        self.steps, self.seen, self.by_epoch = 0, [], {}
+        self.steps, self.seen, self.by_epoch = 0, [], defaultdict(list)
+        self.key = nn.Parameter(torch.ones(4), requires_grad=False)
+        self.draws = torch.Generator().manual_seed(2)
         self.register_buffer("average", torch.zeros(()))
 
     def on_after_batch_transfer(self, batch, _):
         x, y = batch
+        self.seen.append(len(self.seen))
         return x + 0.01 * torch.randn_like(x) * random.random() * np.random.rand(), y  # noqa: NPY002
 
     def training_step(self, batch, index):
@@ -52,7 +58,8 @@ class Busy(Toy):
         self.average = 0.9 * self.average + 0.1 * loss.detach()
         self.steps += 1
         self.seen.append(float(x.sum()))
-        self.by_epoch.setdefault(self.current_epoch, []).append(index)
+        self.by_epoch[self.current_epoch].append(index)
+        self.key.mul_(0.9).add_(torch.rand(1, generator=self.draws))
         self.log("loss", loss, on_step=True)
         self.log_dict(self.accuracy, on_epoch=True)
         self.logger.experiment.log_metrics({"by_hand": loss.item()}, self.global_step)
@@ -74,9 +81,33 @@ def loaders():
         "two workers": lambda: loader(shuffle=True, num_workers=2),
         "persistent workers": lambda: loader(shuffle=True, num_workers=1, persistent_workers=True),
         "a generator of its own": own_generator,
+        "a batch sampler that draws": lambda: DataLoader(data, batch_sampler=Draws(data)),
+        "data that draw": lambda: DataLoader(Noisy(data), 8),
         "stateful": lambda: StatefulDataLoader(data, 8, shuffle=True),
         "iterable": lambda: DataLoader(Stream(), 8),
     }
+
+
+class Draws(torch.utils.data.BatchSampler):
+    def __init__(self, data):
+        super().__init__(torch.utils.data.SequentialSampler(data), 8, False)
+        self.generator, self.old = torch.Generator().manual_seed(4), np.random.RandomState(3)
+
+    def __iter__(self):
+        for _ in range(len(self)):
+            yield torch.randint(0, 32, (8,), generator=self.generator).tolist()[: self.old.randint(4, 8)]
+
+
+class Noisy(torch.utils.data.Dataset):
+    def __init__(self, data):
+        self.data, self.draws = data, np.random.default_rng(0)
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        x, y = self.data[index]
+        return x + self.draws.random(dtype=np.float32), y
 
 
 class Stream(IterableDataset):
@@ -138,7 +169,8 @@ def test_every_iteration_has_the_next_batches(tmp_path):
     callback = PruneAtInit(IterativeSNIP(3, 2), 0.2, loss_fn=loss)
     trainer(tmp_path, callback, max_epochs=1).fit(make_toy(), loader())
     every = [x for x, _ in loader()]
-    for ours, theirs in zip(scored, every + every[:2], strict=True):  # after the last batch the first
+    # After the last batch comes the first; two more tell whether the net is still whole.
+    for ours, theirs in zip(scored, every + every, strict=True):
         assert torch.equal(ours, theirs)
 
 
@@ -151,7 +183,7 @@ def test_limited_batches_are_all_there_is(tmp_path):
 
     callback = PruneAtInit(SNIP(4), 0.2, loss_fn=loss)
     trainer(tmp_path, callback, limit_train_batches=2, max_epochs=1).fit(make_toy(), loader())
-    assert seen[:2] == seen[2:]
+    assert seen == 4 * seen[:2]
     assert seen[0] != seen[1]
 
 
@@ -421,6 +453,53 @@ def test_a_loader_that_cannot_be_copied_is_used_with_a_warning(tmp_path):
 
     with pytest.warns(UserWarning, match=r"Locked cannot be copied \(no copies\)"):
         masks_of(tmp_path, make_toy(), data=DataLoader(Locked(), 8))
+
+
+def test_a_generator_for_a_dataloader(tmp_path):
+    batches = [(torch.randn(8, 3, 8, 8), torch.randint(0, 4, (8,))) for _ in range(8)]
+    with pytest.warns(UserWarning, match="generator cannot be copied"):
+        masks_of(tmp_path, make_toy(), data=(batch for batch in batches))
+
+
+def test_a_step_may_change_its_batch(tmp_path):
+    class Pops(Toy):
+        def training_step(self, batch, _):
+            batch[0].sub_(1)
+            return super().training_step((batch[0], batch.pop(1)))
+
+    class Plain(Toy):
+        def training_step(self, batch, _):
+            return super().training_step((batch[0] - 1, batch[1]))
+
+    torch.manual_seed(0)
+    changed = masks_of(tmp_path, Pops(dropout=0.0), "grasp")
+    torch.manual_seed(0)
+    assert_equal(changed, masks_of(tmp_path, Plain(dropout=0.0), "grasp"))
+
+
+def test_one_batch_tells_synflow_the_shape(tmp_path):
+    drawn = []
+
+    def collate(items):
+        drawn.append(len(items))
+        return torch.utils.data.default_collate(items)
+
+    trainer(tmp_path, PruneAtInit(SynFlow(20), 0.2), max_steps=1).fit(make_toy(), loader(collate_fn=collate))
+    assert len(drawn) <= 3
+
+
+def test_only_the_last_masks_are_kept(tmp_path, monkeypatch):
+    alive = weakref.WeakSet()
+    original = pruning.masks_from_scores
+
+    def spy(*arguments, **options):
+        masks = original(*arguments, **options)
+        alive.update(masks.values())
+        assert len(alive) <= 6, "masks of three iterations"
+        return masks
+
+    monkeypatch.setattr(pruning, "masks_from_scores", spy)
+    masks_of(tmp_path, make_toy(), SynFlow(20))
 
 
 def test_no_batch(tmp_path):

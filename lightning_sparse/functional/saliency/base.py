@@ -90,6 +90,7 @@ class PruningMethod(ABC):
     needs_forward: ClassVar[bool] = False
     """Whether it calls the module itself, not only its loss."""
     conformance: Conformance = "paper"
+    num_batches: int = 1
 
     def __init__(self, allocation: Ranking = "global") -> None:
         check_choice("allocation", allocation, ("global", *get_args(AllocationName)))

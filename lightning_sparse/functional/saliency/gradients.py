@@ -5,6 +5,7 @@ mean loss of the batch. Gradients are taken by ``autograd.grad``: no ``.grad`` i
 processes each has batches of its own, and ``average`` takes the mean over processes.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -73,11 +74,13 @@ def grasp(weights: Mapping[str, Tensor], losses: Sequence[Loss], average: Averag
 
     def gradient_flow(loss: Loss) -> Tensor:
         """Return <g, dL/dw> with g held fixed; its gradient is H g."""
-        value = loss()
-        inner = _gradients(value, list(weights.values()), create_graph=True)
+        loss_value = loss()
+        inner = _gradients(loss_value, list(weights.values()), create_graph=True)
         pairs = zip(gradients.values(), inner, strict=True)
-        flow = torch.stack([(g * d).sum() for g, d in pairs if d is not None]).sum()
-        _refuse_once_differentiable(value, flow)
+        flow = torch.stack(
+            [loss_value.new_zeros(()), *((g * d).sum() for g, d in pairs if d is not None)]
+        ).sum()
+        _refuse_once_differentiable(loss_value, flow)
         return flow
 
     flows = [partial(gradient_flow, loss) for loss in losses]
@@ -119,9 +122,15 @@ def force(
 
 @contextmanager
 def cooled(layer: nn.Module, temperature: float) -> Iterator[None]:
-    """Divide the output of a layer, the net's last, by ``temperature`` for a while."""
+    """Divide the output of a layer, the net's last, by ``temperature`` for a while.
+
+    Warns:
+        UserWarning: If the layer is not called meanwhile, so that nothing was divided.
+    """
+    called = []
 
     def divide(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        called.append(True)
         return output / temperature
 
     handle = layer.register_forward_hook(divide)
@@ -129,6 +138,12 @@ def cooled(layer: nn.Module, temperature: float) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+    if not called:
+        warnings.warn(
+            f"`temperature` {temperature} divided nothing: the last trained layer of the module is not "
+            "called by its loss. Set it to None, or register the layer that makes the logits last.",
+            stacklevel=4,
+        )
 
 
 def _gradients(
@@ -136,10 +151,20 @@ def _gradients(
 ) -> tuple[Tensor | None, ...]:
     if not loss.requires_grad:
         raise ValueError(
-            "The loss depends on no selected weight. Look for `detach` or `no_grad` in the step, or give a "
-            "`loss_fn` of your own."
+            "The loss depends on no selected weight (to second order, for GraSP). Look for `detach` or "
+            "`no_grad` in the step, or give a `loss_fn` of your own."
         )
-    return torch.autograd.grad(loss, list(weights), create_graph=create_graph, allow_unused=True)
+    found = torch.autograd.grad(loss, list(weights), create_graph=create_graph, allow_unused=True)
+    if any(gradient is None for gradient in found) and "CheckpointFunctionBackward" in _names(loss):
+        raise ValueError(
+            "Gradient checkpointing with `use_reentrant=True` hides weights from `autograd.grad`. Checkpoint "
+            "with `use_reentrant=False`, or not while scores are taken."
+        )
+    return found
+
+
+def _names(tensor: Tensor) -> set[str]:
+    return {node.name() for node in _graph(tensor)}
 
 
 def _zeros_like(weight: Tensor) -> Tensor:
@@ -160,7 +185,7 @@ def _second_derivatives() -> Iterator[None]:
 
 def _refuse_once_differentiable(loss: Tensor, flow: Tensor) -> None:
     """Raise ValueError where ``autograd.grad`` is silent: it leaves out what was marked so."""
-    if any(node.name() == "torch::autograd::Error" for node in _graph(flow)):
+    if "torch::autograd::Error" in _names(flow):
         own = {node.name() for node in _graph(loss) if isinstance(node, BackwardCFunction)}
         raise _no_second_derivative(f"{', '.join(sorted(own))} (marked once_differentiable)")
 

@@ -38,9 +38,8 @@ class Judge:
 
     def __init__(self, keep: int) -> None:
         self.keep = keep
-        self.at_first: int | None = None
-        self.by_layer: list[int] = []
-        self.now = 0
+        self.at_first: dict[str, int] = {}
+        self.now: dict[str, int] = {}
 
     def check(self, scores: Scores, keep: int) -> None:
         """Look at the scores by which ``keep`` weights will be ranked.
@@ -52,27 +51,48 @@ class Judge:
             UserWarning: If all scores of a layer are zero in the first iteration.
         """
         check_finite(scores)
-        self.by_layer = [count_nonzero(score) for score in scores.values()]
-        self.now = sum(self.by_layer)
-        needed = self.keep if self.at_first is None else min(self.keep and keep, self.at_first)
-        if self.now * 2 < needed:
+        self.now = {name: count_nonzero(score) for name, score in scores.items()}
+        telling = sum(self.now.values())
+        needed = min(self.keep and keep, sum(self.at_first.values())) if self.at_first else self.keep
+        if telling * 2 < needed:
             raise ValueError(
-                f"Only {self.now} scores are not zero, but {needed} weights are to be kept: the net is cut "
+                f"Only {telling} scores are not zero, but {needed} weights are to be kept: the net is cut "
                 "through, or starts with zeros. Raise `density`, or choose a random method (`erk`, `epl`)."
             )
-        if self.at_first is None and self.keep:
+        if not self.at_first and self.keep:
             _warn_of_silent_layers(scores)
-        self.at_first = self.now if self.at_first is None else self.at_first
+        self.at_first = self.at_first or self.now
 
     def suffice(self, keep: int, min_weights: int) -> bool:
         """Tell whether a global ranking keeps no weight that scores zero."""
-        return self.now >= keep and min(self.by_layer) >= min_weights
+        return sum(self.now.values()) >= keep and min(self.now.values(), default=0) >= min_weights
+
+    def check_connected(self, scores: Scores, strict: bool) -> None:
+        """Look at the scores of the pruned net, zero where it is pruned: one silent layer cuts it through.
+
+        Raises:
+            ValueError: If all scores of a layer are zero that were not at first, and that is ``strict``.
+
+        Warns:
+            UserWarning: If it is not.
+        """
+        silent = [name for name, count in self.at_first.items() if count and not scores[name].any()]
+        if not silent:
+            return
+        message = (
+            f"The net is cut through: no signal passes what is kept of {', '.join(silent[:3])} "
+            f"({len(silent)} layers). Raise `density`, or choose a method that keeps nets whole (`synflow`)."
+        )
+        if strict:
+            raise ValueError(message)
+        warnings.warn(message, stacklevel=3)
 
     def sum_up(self) -> None:
         """Warn if in the last iteration fewer scores than weights to keep were not zero."""
-        if self.now < self.keep:
+        telling = sum(self.now.values())
+        if telling < self.keep:
             warnings.warn(
-                f"Only {self.now} scores are not zero, but {self.keep} weights are kept: the rest is chosen "
+                f"Only {telling} scores are not zero, but {self.keep} weights are kept: the rest is chosen "
                 "by order.",
                 stacklevel=3,
             )

@@ -1,14 +1,14 @@
 """The methods by gradients as objects with their options."""
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import nn
 
-from lightning_sparse.functional.isolation import left_as_found
+from lightning_sparse.functional.isolation import differentiable, left_as_found
 from lightning_sparse.functional.saliency.base import (
     Conformance,
     PruningProblem,
@@ -72,9 +72,8 @@ class SNIP(_OneShot):
 
     def scores(self, problem: PruningProblem) -> Scores:
         """Return ``|g * w|``; divided by their sum in the reference's way."""
-        losses = problem.losses(self.num_batches)
         with _scoring(problem, self._trains()):
-            scores = snip(problem.weights, losses, problem.average)
+            scores = snip(problem.weights, problem.losses(self.num_batches), problem.average)
         return scores if self.conformance == "paper" else _over_their_sum(scores)
 
 
@@ -104,15 +103,16 @@ class GraSP(_OneShot):
         conformance: Conformance = "paper",
     ) -> None:
         super().__init__(num_batches, scoring_mode, allocation, conformance)
-        if temperature is not None and not temperature > 0:
-            raise ValueError(f"`temperature` must be above 0, got {temperature}. `None` switches it off.")
+        if temperature is not None and not (isinstance(temperature, int | float) and temperature > 0):
+            raise ValueError(f"`temperature` must be above 0, got {temperature!r}. `None` switches it off.")
         self.temperature = temperature
 
     def scores(self, problem: PruningProblem) -> Scores:
         """Return ``w * Hg``; of sums over batches, and divided by their sum, in the reference's way."""
-        temperature = (self.temperature if problem.cools else None) or 1.0
-        losses = problem.losses(self.num_batches)
-        with _scoring(problem, self._trains()), cooled(_last_layer(problem.module), temperature):
+        temperature = self.temperature if problem.cools else None
+        cooling = nullcontext() if temperature is None else cooled(_last_layer(problem.module), temperature)
+        with _scoring(problem, self._trains()), cooling:
+            losses = problem.losses(self.num_batches)
             scores = grasp(problem.weights, losses, problem.average)
         if self.conformance == "paper":
             return scores
@@ -156,8 +156,8 @@ class _Iterative(PublishedMethod):
 
     def scores(self, problem: PruningProblem) -> Scores:
         """Return ``|g * w|`` of the net so far, on the next batches."""
-        losses = problem.losses(self.num_batches)
         with _scoring(problem, self.scoring_mode == "train"):
+            losses = problem.losses(self.num_batches)
             return self._score(problem.weights, losses, problem.masks, problem.average)
 
 
@@ -203,19 +203,22 @@ class FORCE(_Iterative):
     _score = staticmethod(force)
 
 
-def _scoring(problem: PruningProblem, training: bool) -> AbstractContextManager[None]:
+@contextmanager
+def _scoring(problem: PruningProblem, training: bool) -> Iterator[None]:
     """Leave the module as found; dropout draws anew for each call, as ``problem.generator`` decides."""
     draws = problem.generator
     seed = int(torch.randint(2**62, (), generator=draws, device=draws.device))
-    return left_as_found(problem.module, training, seed)
+    with left_as_found(problem.module, training, seed), differentiable(problem.weights.values()):
+        yield
 
 
 def _last_layer(module: nn.Module) -> nn.Module:
-    """Return the linear or convolutional layer that was registered last, as the net's output."""
+    """Return the trained linear or convolutional layer that was registered last, as the net's output."""
     layers = [layer for layer in module.modules() if isinstance(layer, SPARSE_LAYERS)]
-    if not layers:
-        raise ValueError("`temperature` needs a linear or convolutional layer; set `temperature=None`.")
-    return layers[-1]
+    trained = [layer for layer in layers if layer.weight.requires_grad]
+    if not trained:
+        raise ValueError("`temperature` needs a trained linear or convolutional layer; set it to None.")
+    return trained[-1]
 
 
 def _over_their_sum(scores: Scores, epsilon: float = 0.0) -> Scores:

@@ -57,6 +57,8 @@ class SynFlow(PublishedMethod):
         super().__init__(allocation, conformance)
         check_count("iterations", iterations)
         check_choice("schedule", schedule, ("exponential", "linear"))
+        if not isinstance(input_shape, list | tuple | None):
+            raise ValueError(f"`input_shape` must be a list such as [3, 32, 32], got {input_shape!r}.")
         for size in input_shape or []:
             check_count("input_shape", size)
         self.iterations = iterations
@@ -117,9 +119,9 @@ def synflow(
     own_names = {id(parameter): name for name, parameter in module.named_parameters()}
     scored = {name: tensors[own_names[id(weight)]].requires_grad_() for name, weight in weights.items()}
     arguments, keywords = _ones_like(inputs, dtype)
-    with left_as_found(module, training=False), _NormsScale() if paper else nullcontext():
+    with left_as_found(module, False, parameters=False), _NormsScale() if paper else nullcontext():
         outputs = functional_call(module, tensors, arguments, keywords)
-        flow = torch.stack([leaf.sum() for leaf in tree_leaves(outputs) if _is_real(leaf)]).sum()
+        flow = _total(outputs)
         gradients = torch.autograd.grad(flow, list(scored.values()), allow_unused=True)
     return {
         name: tensor.detach().mul_(0 if gradient is None else gradient).abs_()  # two may share one gradient
@@ -139,7 +141,7 @@ def _linearized(
     tensors = {}
     for name, parameter in module.named_parameters():
         value = parameter.detach().abs()  # and masked before it takes more memory
-        if paper and "bias" in name.rpartition(".")[2]:
+        if paper and "bias" in name.rpartition(".")[2].split("_"):
             value.zero_()
         if id(parameter) in kept:
             value.mul_(kept[id(parameter)])
@@ -157,13 +159,13 @@ def _ones_like(inputs: Any, dtype: torch.dtype) -> tuple[tuple[Any, ...], dict[s
 
     def ones(tensor: Tensor) -> Tensor:
         if tensor.dtype == torch.bool:
-            return tensor[:1]
+            return tensor[:1] if tensor.ndim else tensor
         if not tensor.is_floating_point():
             raise ValueError(
                 "SynFlow needs an input that can be all ones, got integers (tokens). Set the module's "
                 "`example_input_array` to embeddings that its forward takes, or use another method (`snip`)."
             )
-        return torch.ones(tensor[:1].shape, dtype=dtype, device=tensor.device)
+        return torch.ones(tensor[:1].shape if tensor.ndim else (), dtype=dtype, device=tensor.device)
 
     prepared = tree_map_only(Tensor, ones, inputs)
     if isinstance(prepared, dict):
@@ -197,5 +199,13 @@ def _scaled(func: Callable[..., Any], input: Tensor, weight: Tensor | None = Non
     return scaled
 
 
-def _is_real(leaf: object) -> bool:
-    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+def _total(outputs: Any) -> Tensor:
+    """Return the sum over all real outputs of the net, in whatever structure they come."""
+    found = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    if not any(leaf.requires_grad for leaf in found):
+        raise ValueError(
+            "SynFlow needs an output of real numbers that depends on the weights, got "
+            f"{type(outputs).__name__} from the net. Return a tensor, tuple or dict, without `no_grad`, or "
+            "choose another method (`snip`)."
+        )
+    return torch.stack([leaf.sum() for leaf in found]).sum()

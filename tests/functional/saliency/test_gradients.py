@@ -1,12 +1,16 @@
+import random
+from collections import Counter, defaultdict
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from saliency_golden import case
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from lightning_sparse import FORCE, SNIP, GraSP, IterativeSNIP
+from lightning_sparse import FORCE, SNIP, GraSP, IterativeSNIP, PruningProblem
 from lightning_sparse.functional.isolation import left_as_found
 from lightning_sparse.functional.masks import count_kept, global_masks
 from lightning_sparse.functional.pruning import prune_along
@@ -165,7 +169,8 @@ def test_everything_is_left_as_found():
     def fails():
         net(torch.randn(8, 4))
         assert net[1].num_batches_tracked == 1
-        assert net[2].training
+        assert not net[2].training  # a part that training leaves in eval mode
+        net[3].weight.data.zero_()
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError), left_as_found(net, training=True):
@@ -174,3 +179,119 @@ def test_everything_is_left_as_found():
     assert [layer.training for layer in net] == [True, True, False, True]
     assert torch.equal(torch.get_rng_state(), draw)
     assert net[0].weight.grad is None
+
+
+def test_the_mode_is_set_where_the_whole_net_has_another():
+    net = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout()).eval()
+    with left_as_found(net, training=True):
+        assert net.training
+        assert net[1].training
+    assert not net[1].training
+    net.train()
+    net[0].eval()
+    with left_as_found(net, training=False):
+        assert not net[1].training
+    assert net[1].training
+    assert not net[0].training
+
+
+def test_attributes_of_all_kinds_are_given_back():
+    class Busy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("expanded", torch.zeros(1).expand(4))
+            self.key = nn.Parameter(torch.ones(3), requires_grad=False)
+            self.counts, self.lists = Counter(a=1), defaultdict(list, train=[1])
+            self.nested = {"x": [[torch.zeros(2)]]}
+            self.torch_draws = torch.Generator().manual_seed(1)
+            self.numpy_draws, self.old_draws = np.random.default_rng(1), np.random.RandomState(1)
+            self.python_draws = random.Random(1)
+
+        def forward(self):
+            self.key.mul_(0.5)
+            self.counts["a"] += 1
+            self.lists["val"].append(2)
+            self.lists["train"].append(2)
+            self.nested["x"][0][0].add_(1)
+            self.new = 1
+            return (
+                torch.rand(1, generator=self.torch_draws).item(),
+                self.numpy_draws.random(),
+                self.old_draws.random(),
+                self.python_draws.random(),
+            )
+
+    net = Busy()
+    with left_as_found(net, training=True):
+        first = net()
+    assert net.key.tolist() == [1.0] * 3
+    assert net.counts == {"a": 1}
+    assert net.lists == {"train": [1]}
+    assert net.nested["x"][0][0].tolist() == [0.0, 0.0]
+    assert not hasattr(net, "new")
+    with left_as_found(net, training=True):
+        assert net() == first
+
+
+def test_frozen_weights_are_scored_and_stay_frozen():
+    weight = nn.Parameter(torch.tensor([2.0, -3.0]), requires_grad=False)
+    problem = PruningProblem(
+        nn.Module(), {"w": weight}, torch.Generator(), losses=lambda n: [lambda: (weight**2).sum()] * n
+    )
+    assert SNIP().scores(problem)["w"].tolist() == [8.0, 18.0]
+    assert not weight.requires_grad
+
+
+def test_checkpoints_that_hide_weights_are_refused():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+
+    def loss(reentrant):
+        hidden = checkpoint(net[1], net[0](torch.ones(3, 4)), use_reentrant=reentrant)
+        return net[2](hidden).square().mean()
+
+    weights = {"1.weight": net[1].weight, "2.weight": net[2].weight}
+    assert snip(weights, [lambda: loss(False)])["1.weight"].any()
+    with pytest.raises(ValueError, match="`use_reentrant=False`"):  # torch itself says nothing
+        snip(weights, [lambda: loss(True)])
+
+
+def test_a_temperature_that_divides_nothing_is_said():
+    net, spare = nn.Linear(3, 2), nn.Linear(3, 3)
+    module = nn.ModuleList([net, spare])
+    problem = PruningProblem(
+        module,
+        {"w": net.weight},
+        torch.Generator(),
+        losses=lambda n: [lambda: net(torch.ones(1, 3)).exp().sum()],
+    )
+    with pytest.warns(UserWarning, match="`temperature` 200.0 divided nothing"):
+        GraSP().scores(problem)
+    spare.requires_grad_(False)
+    GraSP().scores(problem)
+    GraSP(temperature=None).scores(replace(problem, module=nn.Module()))
+
+
+@pytest.mark.parametrize("method", [FORCE, IterativeSNIP])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_cut_behind_which_biases_go_on_is_found(method, seed):
+    """Gradients of later layers are not zero: their inputs are what biases make."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(200, 50), nn.ReLU(), nn.Linear(50, 20), nn.ReLU(), nn.Linear(20, 10))
+    x, y = torch.randn(64, 200), torch.randint(0, 10, (64,))
+    weights = {name: p for name, p in net.named_parameters() if p.ndim > 1}
+    problem = PruningProblem(
+        net, weights, torch.Generator(), losses=lambda n: [lambda: F.cross_entropy(net(x), y)] * n
+    )
+    masks, refused = {}, False
+    try:
+        for step in prune_along(method(30, 1), problem, 2e-3):
+            masks = step
+    except ValueError as error:
+        refused = "cut through" in str(error)
+    paths = masks["4.weight"].float() @ masks["2.weight"].float() @ masks["0.weight"].float()
+    assert refused == (not paths.any())
+    assert refused == (method is FORCE and seed in (0, 2))
+    if refused:
+        reference = method(30, 1, conformance="reference")
+        with pytest.warns(UserWarning, match="cut through"):
+            list(prune_along(reference, problem, 2e-3))
