@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     report = Report("saliency", options)
     rank(report, options)
     flow(report, options)
+    flow_to_the_end(report, options)
     push(report, options)
     report.finish()
 
@@ -82,6 +83,20 @@ def flow(report: Report, options: argparse.Namespace) -> None:
             "authors' in float32": authors_synflow(deepcopy(net), path, masks).__next__,
         }
         compare(report, options, f"SynFlow, {which} iterations", turns, bars)
+
+
+def flow_to_the_end(report: Report, options: argparse.Namespace) -> None:
+    """Compare the time of all 100 iterations, ours and theirs in turn."""
+    torch.manual_seed(0)
+    net = tiny_net() if options.smoke else cifar_resnet18()
+    method, density = SynFlow(100, list(IMAGE)), 0.1 if options.smoke else 0.01
+    problem = PruningProblem(net, weights_of(net), torch.Generator())
+    theirs = authors_synflow(deepcopy(net).double(), method.path(density)).__next__
+    turns = {"ours": timed(prune(method, problem, density)), "theirs": timed(theirs)}
+    samples = interleave(turns, rounds=100, warmup=0)
+    ours, theirs_spent = (sum(sample.cpu for sample in samples[name]) for name in turns)
+    case, figure = "SynFlow, 100 iterations", "CPU time, ours / authors' in float64"
+    report.add_value(case, figure, ours / theirs_spent, SYNFLOW_AT_MOST)
 
 
 def push(report: Report, options: argparse.Namespace) -> None:
