@@ -4,8 +4,9 @@ import glob
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
+import fsspec  # type: ignore[import-untyped]  # a dependency of Lightning
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ __all__ = ["load_from_checkpoint"]
 Module = TypeVar("Module", bound=LightningModule)
 
 
-def load_from_checkpoint(module_class: type[Module], path: str | Path, **kwargs: Any) -> Module:
+def load_from_checkpoint(module_class: type[Module], path: str | Path | IO[bytes], **kwargs: Any) -> Module:
     """Load a module that was trained with our callbacks, where they are not.
 
     Checkpoints of masked modules are vanilla, and loaded by ``module_class.load_from_checkpoint``, to which
@@ -28,7 +29,7 @@ def load_from_checkpoint(module_class: type[Module], path: str | Path, **kwargs:
 
     Args:
         module_class: The LightningModule's class.
-        path: A checkpoint, with or without the states of callbacks.
+        path: A checkpoint, with or without the states of callbacks: a path, URL or open file.
         **kwargs: For ``module_class.load_from_checkpoint``: ``map_location``, ``strict``, ``weights_only``,
             ``hparams_file``, and hyperparameters that the checkpoint does not hold.
 
@@ -36,11 +37,7 @@ def load_from_checkpoint(module_class: type[Module], path: str | Path, **kwargs:
         The module, in training mode if its class makes it so; `convert_to_dense_` turns its layers into
         ordinary ones with the same weights.
     """
-    checkpoint: dict[str, Any] = torch.load(
-        path,
-        map_location=kwargs.get("map_location") or "cpu",
-        weights_only=kwargs.get("weights_only") is not False,
-    )
+    checkpoint = _read(path, kwargs.get("map_location") or "cpu", kwargs.get("weights_only") is not False)
     supports = _supports(checkpoint["state_dict"])
     if not supports:
         return module_class.load_from_checkpoint(path, **kwargs)
@@ -54,6 +51,19 @@ def load_from_checkpoint(module_class: type[Module], path: str | Path, **kwargs:
         checkpoint["state_dict"], strict=module.strict_loading if strict is None else strict
     )
     return module
+
+
+def _read(path: str | Path | IO[bytes], map_location: Any, weights_only: bool) -> dict[str, Any]:
+    """Read a checkpoint from wherever Lightning, which reads it once more, could."""
+    options = {"map_location": map_location, "weights_only": weights_only}
+    checkpoint: dict[str, Any]
+    if isinstance(path, str) and "://" in path:
+        with fsspec.open(path, "rb") as file:
+            return torch.load(file, **options)  # type: ignore[no-any-return]
+    checkpoint = torch.load(path, **options)
+    if not isinstance(path, str | Path):
+        path.seek(0)
+    return checkpoint
 
 
 def _supports(weights: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -25,8 +25,9 @@ __all__ = ["DensePlusSparse", "compact_layers"]
 class DensePlusSparse(nn.Module, ABC):
     """A layer whose weight is ``alpha C + S``: a fixed dense matrix and a sparse one with k trainable values.
 
-    Parameters, gradients, optimizer state and checkpoints are O(k). Nothing else of the weight outlives a
-    step with ``backend="transform"``; ``"materialize"`` keeps C, once per shape for all layers.
+    Parameters, gradients, optimizer state and checkpoints are O(k). With ``backend="transform"`` no more than
+    tables outlive a step that are small beside the weight (but C for grouped 1 x 1 kernels, which have no
+    fast form); ``"materialize"`` keeps C, once per shape for all layers.
 
     Attributes:
         values: The k entries of S, a parameter.

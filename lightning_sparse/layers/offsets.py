@@ -162,6 +162,9 @@ class _SeparableDCT(LinearMap):
     With frequency ``t_o = pi o / 2q`` and patch index ``j = s C + c`` (s: place in the kernel, c: channel)
     ``cos(t_o (2j + 1)) = cos(2 t_o C s) cos(t_o (2c + 1)) - sin(2 t_o C s) sin(t_o (2c + 1))``: a 1 x 1
     convolution to two channels per output, then a kernel over these two.
+
+    The 1 x 1 kernel has two entries for each row and channel, which would be 2/9 of a 3 x 3 weight. So it is
+    not kept but multiplied out for each use, from two tables of about ``sqrt(channels)`` columns.
     """
 
     def __init__(
@@ -169,18 +172,26 @@ class _SeparableDCT(LinearMap):
     ) -> None:
         self.pointwise_geometry = Convolution(groups=geometry.groups)
         self.spatial_geometry = replace(geometry, groups=shape[0])
-        key = (shape, dtype, device)
-        self.pointwise = shared(("pointwise", *key), lambda: _pointwise_factor(shape).to(device, dtype))
+        self.shape, key = shape, (shape, dtype, device)
+        step, kind = math.isqrt(shape[1] - 1) + 1, torch.promote_types(dtype, torch.complex64)
+        self.coarse = shared(("coarse", *key), lambda: _coarse_factor(shape, step).to(device, kind))
+        self.fine = shared(("fine", *key), lambda: _fine_factor(shape, step).to(device, kind))
         self.spatial = shared(("spatial", *key), lambda: _spatial_factor(shape).to(device, dtype))
 
     def __call__(self, x: Tensor) -> Tensor:
-        pairs = self.pointwise_geometry.convolve(x, self.pointwise)
+        pairs = self.pointwise_geometry.convolve(x, self._pointwise())
         return self.spatial_geometry.convolve(pairs, self.spatial)
 
     def adjoint(self, grad: Tensor, input_size: torch.Size) -> Tensor:
-        pairs_size = torch.Size((input_size[0], len(self.pointwise), *input_size[2:]))
+        pairs_size = torch.Size((input_size[0], 2 * self.shape[0], *input_size[2:]))
         pairs = self.spatial_geometry.input_gradient(grad, self.spatial, pairs_size)
-        return self.pointwise_geometry.input_gradient(pairs, self.pointwise, input_size)
+        return self.pointwise_geometry.input_gradient(pairs, self._pointwise(), input_size)
+
+    def _pointwise(self) -> Tensor:
+        """Return ``s_o cos(t_o (2c + 1))`` and ``-s_o sin(t_o (2c + 1))``: ``(2 out, channels, 1, 1)``."""
+        out, channels = self.shape[:2]
+        waves = (self.coarse[:, :, None] * self.fine[:, None, :]).flatten(1)[:, :channels]
+        return torch.stack([waves.real, waves.imag], 1).view(2 * out, channels, 1, 1)
 
 
 def _kernel(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -190,14 +201,19 @@ def _kernel(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tens
     return kernel.copy_(matrix.view(out, height, width, channels).permute(0, 3, 1, 2))
 
 
-def _pointwise_factor(shape: torch.Size) -> Tensor:
-    """Return ``s_o cos(t_o (2c + 1))`` and ``-s_o sin(t_o (2c + 1))``: ``(2 out, channels, 1, 1)``."""
+def _coarse_factor(shape: torch.Size, step: int) -> Tensor:
+    """Return ``s_o exp(-2i t_o c)`` for every ``step``-th channel c: ``(out, channels / step)``."""
     size = max(shape[0], math.prod(shape[1:]))
     scale = torch.full((shape[0], 1), math.sqrt(2 / size), dtype=torch.float64)
     scale[0] = math.sqrt(1 / size)
-    angle = _frequencies(shape) * (2 * torch.arange(shape[1], dtype=torch.float64) + 1)
-    factor = torch.stack([scale * angle.cos(), -scale * angle.sin()], 1)
-    return factor.view(2 * shape[0], shape[1], 1, 1)
+    angle = _frequencies(shape) * (2 * torch.arange(0, shape[1], step, dtype=torch.float64))
+    return torch.polar(scale.expand_as(angle), -angle)
+
+
+def _fine_factor(shape: torch.Size, step: int) -> Tensor:
+    """Return ``exp(-i t_o (2c + 1))`` for the first ``step`` channels c: ``(out, step)``."""
+    angle = _frequencies(shape) * (2 * torch.arange(step, dtype=torch.float64) + 1)
+    return torch.polar(torch.ones_like(angle), -angle)
 
 
 def _spatial_factor(shape: torch.Size) -> Tensor:

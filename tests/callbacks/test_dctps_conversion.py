@@ -367,6 +367,13 @@ def test_load_from_checkpoint(tmp_path, kind, weights_only, recwarn):
         assert not any(layer.alpha.requires_grad for layer in compact_layers(loaded).values())
 
 
+def test_load_from_checkpoint_reads_what_lightning_reads(tmp_path):
+    toy, path = saved(tmp_path)
+    with path.open("rb") as file:
+        for source in (str(path), path.as_uri(), file):
+            assert_equal(weights_of(toy), weights_of(load_from_checkpoint(Toy, source)))
+
+
 def test_load_from_checkpoint_of_masked_and_of_foreign_nets(tmp_path):
     checkpoint = ModelCheckpoint(tmp_path, filename="it")
     module = Saved()

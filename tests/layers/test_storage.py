@@ -2,6 +2,7 @@
 
 import gc
 import io
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -55,7 +56,7 @@ def test_resnet50_stores_two_percent() -> None:
     net, optimizer = trained("transform", images)
     parameters = num_bytes(net.parameters())
     gradients = num_bytes(p.grad for p in net.parameters())
-    state = num_bytes(t for s in optimizer.state.values() for t in s.values() if t.numel() > 1)
+    state = num_bytes(t for s in optimizer.state.values() for t in s.values())
     buffers = num_bytes(net.buffers())
     checkpoint = io.BytesIO()
     torch.save(net.state_dict(), checkpoint)
@@ -67,7 +68,8 @@ def test_resnet50_stores_two_percent() -> None:
     assert checkpoint.tell() <= 0.02 * DENSE
     assert whole.tell() <= 0.02 * 3 * DENSE
     outlives = num_bytes(living_tensors()) - before - num_bytes([images])
-    assert parameters + gradients + state <= outlives <= 0.02 * 4 * DENSE  # parameters, gradients, Adam
+    # Of what outlives a step in the dense net: parameters, gradients and Adam's two; 0.8% with BatchNorm.
+    assert parameters + gradients + state <= outlives <= 0.01 * 4 * DENSE
 
 
 def test_auto_keeps_at_most_one_offset_per_shape() -> None:
@@ -78,7 +80,7 @@ def test_auto_keeps_at_most_one_offset_per_shape() -> None:
     outlives = num_bytes(living_tensors()) - before - num_bytes([images])
     shapes = {layer.shape for layer in compact_layers(net).values()}
     assert outlives <= 4 * sum(s.numel() for s in shapes) + 0.02 * 4 * DENSE
-    assert outlives > 0.02 * 4 * DENSE  # what the docs say of it
+    assert outlives > 0.01 * 4 * DENSE  # the docs say so: more than with the transform
     assert optimizer.state
 
 
@@ -123,10 +125,18 @@ def test_layers_of_one_shape_share_their_constants() -> None:
             layers.append(layer)
             sizes.append(num_bytes(living_tensors()) - before)
         first, second, third = sizes[0], sizes[1] - sizes[0], sizes[2] - sizes[1]
-        assert first > 8_000
+        assert first > 6_000
         assert max(second, third) < 2_500, (backend, sizes)
         del layer, layers, support
         assert num_bytes(living_tensors()) == before  # they go with the last layer
+
+
+def test_the_transform_of_one_large_kernel_keeps_little() -> None:
+    before = num_bytes(living_tensors())
+    support = draw_support(9 * 512 * 512, 100, torch.Generator().manual_seed(0))
+    layer = DensePlusSparseConv2d(512, 512, 3, support, bias=False, backend="transform")
+    layer(torch.zeros(1, 512, 3, 3)).sum().backward()
+    assert num_bytes(living_tensors()) - before <= 0.02 * 4 * 4 * math.prod(layer.shape)
 
 
 def test_constants_are_in_no_state_dict() -> None:
