@@ -6,10 +6,9 @@ from dataclasses import replace
 import torch
 
 from lightning_sparse.functional.allocation import allocate, layer_budget, total_budget
-from lightning_sparse.functional.isolation import differentiable, left_as_found
 from lightning_sparse.functional.masks import global_masks, layerwise_masks
 from lightning_sparse.functional.saliency import PruningMethod, PruningProblem, Ranking
-from lightning_sparse.functional.saliency.gradients import iterative_snip
+from lightning_sparse.functional.saliency.connection import check_connected
 from lightning_sparse.functional.saliency.iterative import Judge, left_before_pruned
 from lightning_sparse.types import Budgets, Densities, Masks, Scores, Shapes
 
@@ -41,7 +40,7 @@ def prune_along(
 
     Warns:
         UserWarning: If all scores of a layer are zero in the first iteration, fewer scores than weights to
-            keep are not zero in the last, or another method by gradients has cut the net through.
+            keep are not zero in the last, or what is kept of a layer has no gradient any more.
     """
     shapes, fixed = {name: weight.shape for name, weight in problem.weights.items()}, fixed or {}
     judge = Judge(0 if keep_lowest else _kept_by_rank(shapes, density, fixed, min_weights))
@@ -64,8 +63,9 @@ def prune_along(
         yield masks
     judge.sum_up()
     if method.needs_loss and judge.keep:
+        telling = [name for name, count in judge.at_first.items() if count]
         strict = len(method.path(density)) > 1 and method.conformance == "paper"
-        judge.check_connected(_scores_of_what_is_left(method, problem), strict)
+        check_connected(problem, method.num_batches, telling, strict)
 
 
 def masks_from_scores(
@@ -147,12 +147,6 @@ def _kept_by_rank(shapes: Shapes, density: float, fixed: Mapping[str, float], mi
     own = sum(layer_budget(sizes[name], share, min_weights) for name, share in fixed.items())
     kept = total_budget(sum(sizes.values()), density) - own
     return 0 if kept == sum(size for name, size in sizes.items() if name not in fixed) else kept
-
-
-def _scores_of_what_is_left(method: PruningMethod, problem: PruningProblem) -> Scores:
-    module, weights = problem.module, problem.weights
-    with left_as_found(module, module.training), differentiable(weights.values()):
-        return iterative_snip(weights, problem.losses(method.num_batches), problem.masks, problem.average)
 
 
 def _turned(scores: torch.Tensor) -> torch.Tensor:

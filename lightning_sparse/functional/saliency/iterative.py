@@ -67,26 +67,6 @@ class Judge:
         """Tell whether a global ranking keeps no weight that scores zero."""
         return sum(self.now.values()) >= keep and min(self.now.values(), default=0) >= min_weights
 
-    def check_connected(self, scores: Scores, strict: bool) -> None:
-        """Look at the scores of the pruned net, zero where it is pruned: one silent layer cuts it through.
-
-        Raises:
-            ValueError: If all scores of a layer are zero that were not at first, and that is ``strict``.
-
-        Warns:
-            UserWarning: If it is not.
-        """
-        silent = [name for name, count in self.at_first.items() if count and not scores[name].any()]
-        if not silent:
-            return
-        message = (
-            f"The net is cut through: no signal passes what is kept of {', '.join(silent[:3])} "
-            f"({len(silent)} layers). Raise `density`, or choose a method that keeps nets whole (`synflow`)."
-        )
-        if strict:
-            raise ValueError(message)
-        warnings.warn(message, stacklevel=3)
-
     def sum_up(self) -> None:
         """Warn if in the last iteration fewer scores than weights to keep were not zero."""
         telling = sum(self.now.values())

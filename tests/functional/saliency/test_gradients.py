@@ -14,6 +14,7 @@ from lightning_sparse import FORCE, SNIP, GraSP, IterativeSNIP, PruningProblem
 from lightning_sparse.functional.isolation import left_as_found
 from lightning_sparse.functional.masks import count_kept, global_masks
 from lightning_sparse.functional.pruning import prune_along
+from lightning_sparse.functional.saliency.connection import check_connected
 from lightning_sparse.functional.saliency.gradients import (
     force,
     grasp,
@@ -295,3 +296,30 @@ def test_a_cut_behind_which_biases_go_on_is_found(method, seed):
         reference = method(30, 1, conformance="reference")
         with pytest.warns(UserWarning, match="cut through"):
             list(prune_along(reference, problem, 2e-3))
+
+
+def test_a_silent_branch_is_no_cut():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.a, self.b, self.head = (nn.Linear(6, 6) for _ in range(4))
+
+        def forward(self, x):
+            h = self.stem(x)
+            return self.head(h + self.b(self.a(h).relu()))
+
+    torch.manual_seed(0)
+    net = Residual()
+    x, weights = torch.randn(8, 6), {n: p for n, p in net.named_parameters() if p.ndim > 1}
+    masks = {name: torch.ones(6, 6, dtype=torch.bool) for name in weights}
+    problem = PruningProblem(
+        net, weights, torch.Generator(), losses=lambda n: [lambda: net(x).square().mean()] * n
+    )
+    masks["b.weight"] = torch.zeros(6, 6, dtype=torch.bool)
+    with pytest.warns(
+        UserWarning, match=r"^No signal passes what is kept of a.weight, b.weight \(2 layers\)"
+    ):
+        check_connected(replace(problem, masks=masks), 1, weights, strict=True)
+    masks["stem.weight"] = masks["b.weight"]
+    with pytest.raises(ValueError, match=r"cut through: no signal passes what is kept of stem.weight"):
+        check_connected(replace(problem, masks=masks), 1, weights, strict=True)

@@ -203,18 +203,6 @@ def test_too_few_scores():
         judge.sum_up()
 
 
-@pytest.mark.filterwarnings("ignore:All scores of b")
-def test_a_layer_that_falls_silent_cuts_the_net():
-    judge = Judge(2)
-    judge.check({"a": torch.ones(3), "b": torch.zeros(1), "c": torch.ones(3)}, 2)
-    left = {"a": torch.tensor([1.0, 0.0, 0.0]), "b": torch.zeros(1), "c": torch.ones(3)}
-    judge.check_connected(left, strict=True)
-    with pytest.raises(ValueError, match=r"cut through: no signal passes what is kept of c \(1 layers\)"):
-        judge.check_connected({**left, "c": torch.zeros(3)}, strict=True)
-    with pytest.warns(UserWarning, match="cut through"):
-        judge.check_connected({**left, "c": torch.zeros(3)}, strict=False)
-
-
 def test_nothing_but_finite_scores_asked_for():
     judge = Judge(0)
     judge.check(of(0), 9)

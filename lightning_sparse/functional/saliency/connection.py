@@ -1,0 +1,84 @@
+"""Whether a signal still passes a pruned net."""
+
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from lightning_sparse.functional.isolation import differentiable, left_as_found
+from lightning_sparse.functional.saliency.base import PruningProblem
+from lightning_sparse.functional.saliency.gradients import iterative_snip
+from lightning_sparse.types import Scores
+
+__all__ = ["check_connected"]
+
+
+def check_connected(problem: PruningProblem, num_batches: int, telling: Iterable[str], strict: bool) -> None:
+    """Look for layers that pruning has silenced: what is kept of them has no gradient.
+
+    In a net with branches others may go on without them. But if what the last layer puts out is the same for
+    all items of a batch, the net is cut through: it depends on biases alone.
+
+    Args:
+        problem: The net and its finished masks.
+        num_batches: How many batches to look at.
+        telling: Layers that had a gradient before.
+        strict: Whether a net that is cut through is an error.
+
+    Raises:
+        ValueError: If the net is cut through, and that is ``strict``.
+
+    Warns:
+        UserWarning: If layers are silent, or the net is cut through.
+    """
+    scores, outputs_differ = _signals(problem, num_batches)
+    silent = [name for name in telling if not scores[name].any()]
+    if not silent:
+        return
+    cut = bool(outputs_differ) and not any(outputs_differ)
+    message = (
+        f"{'The net is cut through: no' if cut else 'No'} signal passes what is kept of "
+        f"{', '.join(silent[:3])} ({len(silent)} layers). Raise `density`, or choose a method that keeps "
+        "nets whole (`synflow`)."
+    )
+    if cut and strict:
+        raise ValueError(message)
+    warnings.warn(message, stacklevel=3)
+
+
+def _signals(problem: PruningProblem, num_batches: int) -> tuple[Scores, list[bool]]:
+    """Return scores of what is left, and for each batch whether the last layer's outputs differ."""
+    last: list[bool] = []
+    differ: list[bool] = []
+
+    def losses() -> Iterator[Any]:
+        for loss in problem.losses(num_batches):
+            last.clear()
+            yield loss
+            differ.extend(last[-1:])
+
+    with (
+        left_as_found(problem.module, training=False),  # without the differences that dropout makes
+        differentiable(problem.weights.values()),
+        _outputs_noted(problem, last),
+    ):
+        scores = iterative_snip(problem.weights, losses(), problem.masks, problem.average)
+    return scores, differ
+
+
+@contextmanager
+def _outputs_noted(problem: PruningProblem, noted: list[bool]) -> Iterator[None]:
+    """Note, whenever a layer of the problem's weights is called, whether its output differs between items."""
+
+    def note(_: Any, __: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim > 1 and len(output) > 1:
+            noted.append(bool((output != output[:1]).any()))
+
+    wanted = {id(weight) for weight in problem.weights.values()}
+    with ExitStack() as stack:
+        for layer in problem.module.modules():
+            if any(id(parameter) in wanted for parameter in layer._parameters.values()):
+                stack.callback(layer.register_forward_hook(note).remove)
+        yield
