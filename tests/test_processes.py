@@ -15,7 +15,9 @@ COMPACT = {1568: "dctps", 3136: "dctps-twice"}  # values of 7,840 weights
 
 def start(out, *arguments):
     out.mkdir(exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    # Tests in this process may have left a port in its environment, which all runs would then share.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MASTER_")}
+    environment = {**own, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, str(SCRIPT), str(out), *map(str, arguments)]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
