@@ -15,8 +15,9 @@ COMPACT = {1568: "dctps", 3136: "dctps-twice"}  # values of 7,840 weights
 
 def start(out, *arguments):
     out.mkdir(exist_ok=True)
-    # Tests in this process may have left a port in its environment, which all runs would then share.
-    own = {name: value for name, value in os.environ.items() if not name.startswith("MASTER_")}
+    # Fits in this process leave what describes its own process group; with it, runs wait for ranks of ours.
+    left = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
+    own = {name: value for name, value in os.environ.items() if name not in left}
     environment = {**own, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, str(SCRIPT), str(out), *map(str, arguments)]
     return subprocess.Popen(
