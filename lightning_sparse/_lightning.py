@@ -168,13 +168,17 @@ def for_the_step(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
+def _package_of(trainer: Trainer) -> ModuleType:
+    """Return the package whose Trainer this is."""
+    return next(package for package in _installed if isinstance(trainer, package.Trainer))
+
+
 @contextmanager
 def unlogged(trainer: Trainer, module: LightningModule) -> Iterator[None]:
     """Let steps log as they like; nothing of it arrives anywhere."""
     loggers, own = trainer.loggers, {name: vars(module)[name] for name in _LOGS if name in vars(module)}
-    package = next(package for package in _installed if isinstance(trainer, package.Trainer))
     try:
-        trainer.loggers = [package.loggers.logger.DummyLogger() for _ in loggers]
+        trainer.loggers = [_package_of(trainer).loggers.logger.DummyLogger() for _ in loggers]
         vars(module).update(dict.fromkeys(_LOGS, _log_nothing))
         yield
     finally:
@@ -190,8 +194,7 @@ def _log_nothing(*_: Any, **__: Any) -> None:
 
 def tqdm_of(trainer: Trainer) -> Callable[..., Any]:
     """Return the class of Lightning's tqdm bars, which depends on where they are shown."""
-    package = next(package for package in _installed if isinstance(trainer, package.Trainer))
-    bars: Callable[..., Any] = package.callbacks.progress.tqdm_progress.Tqdm
+    bars: Callable[..., Any] = _package_of(trainer).callbacks.progress.tqdm_progress.Tqdm
     return bars
 
 

@@ -3,10 +3,11 @@
 import glob
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-import fsspec  # type: ignore[import-untyped]  # a dependency of Lightning
+import fsspec
 import torch
 from torch import Tensor, nn
 
@@ -55,12 +56,9 @@ def load_from_checkpoint(module_class: type[Module], path: str | Path | IO[bytes
 
 def _read(path: str | Path | IO[bytes], map_location: Any, weights_only: bool) -> dict[str, Any]:
     """Read a checkpoint from wherever Lightning, which reads it once more, could."""
-    options = {"map_location": map_location, "weights_only": weights_only}
-    checkpoint: dict[str, Any]
-    if isinstance(path, str) and "://" in path:
-        with fsspec.open(path, "rb") as file:
-            return torch.load(file, **options)  # type: ignore[no-any-return]
-    checkpoint = torch.load(path, **options)
+    is_url = isinstance(path, str) and "://" in path
+    with fsspec.open(path, "rb") if is_url else nullcontext(path) as source:
+        checkpoint: dict[str, Any] = torch.load(source, map_location, weights_only=weights_only)
     if not isinstance(path, str | Path):
         path.seek(0)
     return checkpoint

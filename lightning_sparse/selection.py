@@ -1,4 +1,4 @@
-"""Which weights may become sparse.
+"""Which weights may become sparse, and whether masks fit them.
 
 By default: the weights of linear and convolutional layers. Norms, biases and embeddings stay dense. Names
 are those of ``named_parameters()`` without the ``_orig_mod.`` that ``torch.compile`` puts in.
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 
-from lightning_sparse.types import Densities
+from lightning_sparse.types import Densities, Masks
 
 __all__ = [
     "countable_weights",
@@ -22,7 +22,10 @@ __all__ = [
     "layer_name",
     "match_overrides",
     "matches",
+    "misfit",
+    "parameters_by_name",
     "plain_name",
+    "prunes_nothing",
     "select_weights",
 ]
 
@@ -32,6 +35,11 @@ SPARSE_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 def plain_name(name: str) -> str:
     """Return a parameter's name as it was before ``torch.compile`` wrapped an inner module."""
     return name.replace("_orig_mod.", "")
+
+
+def parameters_by_name(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return all parameters of a module, under their plain names."""
+    return {plain_name(name): parameter for name, parameter in module.named_parameters()}
 
 
 def layer_name(name: str) -> str:
@@ -118,6 +126,30 @@ def match_overrides(names: Iterable[str], overrides: Mapping[str, float] | None)
             )
         densities.update(dict.fromkeys(matched, density))
     return densities
+
+
+def misfit(masks: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> tuple[str, str] | None:
+    """Return the name of the first mask that no weight fits, and what there is instead; None if all fit.
+
+    >>> weight = nn.Linear(3, 2).weight
+    >>> misfit({"fc.weight": weight > 0}, {"fc.weight": weight.T})
+    ('fc.weight', 'one of shape (3, 2)')
+    """
+    for name, mask in masks.items():
+        if name not in weights:
+            return name, "none of that name"
+        if weights[name].shape != mask.shape:
+            return name, f"one of shape {tuple(weights[name].shape)}"
+    return None
+
+
+def prunes_nothing(masks: Masks, weights: Mapping[str, Tensor]) -> bool:
+    """Tell whether masks are for these weights, which are zero already wherever they prune."""
+    return (
+        masks.keys() == weights.keys()
+        and misfit(masks, weights) is None
+        and not any(weights[name].detach().cpu()[~mask.cpu()].any() for name, mask in masks.items())
+    )
 
 
 @dataclass

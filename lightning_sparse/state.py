@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lightning_sparse.functional.packing import checksums
-from lightning_sparse.selection import plain_name
+from lightning_sparse.selection import misfit, parameters_by_name
 from lightning_sparse.types import Budgets, Masks
 
 __all__ = ["SparseState", "state_of"]
@@ -95,15 +95,14 @@ class SparseState:
         Raises:
             ValueError: If the module has no such weight, or one of another shape.
         """
-        parameters = {plain_name(name): parameter for name, parameter in module.named_parameters()}
-        for name, mask in masks.items():
-            found = parameters[name].shape if name in parameters else None
-            if found != mask.shape:
-                raise ValueError(
-                    f"The mask of {name!r} is for a weight of shape {tuple(mask.shape)}, but the module has "
-                    + ("none of that name." if found is None else f"one of shape {tuple(found)}.")
-                    + " Build the module as it was when the masks were made, or start with a new callback."
-                )
+        parameters = parameters_by_name(module)
+        if (found := misfit(masks, parameters)) is not None:
+            name, instead = found
+            raise ValueError(
+                f"The mask of {name!r} is for a weight of shape {tuple(masks[name].shape)}, but the module "
+                f"has {instead}. Build the module as it was when the masks were made, or start with a new "
+                "callback."
+            )
         with torch.inference_mode(False):  # masks may be taken up while testing, and trained with later
             self.weights = {name: parameters[name] for name in masks}
             self._keep = {name: _keeper(weight) for name, weight in self.weights.items()}
@@ -128,7 +127,7 @@ class SparseState:
     @torch.no_grad()
     def zero_pruned_of_(self, copy: nn.Module) -> None:
         """Set the pruned weights of a copy of the module to zero."""
-        parameters = {plain_name(name): parameter for name, parameter in copy.named_parameters()}
+        parameters = parameters_by_name(copy)
         for name, mask in self.masks.items():
             parameters[name].masked_fill_(~mask.to(parameters[name].device), 0)
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_sparse import PruningProblem
-from lightning_sparse.functional.masks import unpack_bits
+from lightning_sparse.functional.packing import unpack_bits
 
 FOLDER = Path(__file__).parent / "golden"
 

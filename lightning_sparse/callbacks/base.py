@@ -2,12 +2,10 @@
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_sparse._lightning import (
@@ -36,15 +34,13 @@ from lightning_sparse.callbacks.refusals import (
 )
 from lightning_sparse.callbacks.reports import has_summary, log_sparsity, one_line, print_table
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
-from lightning_sparse.selection import select_weights
+from lightning_sparse.selection import prunes_nothing, select_weights
 from lightning_sparse.state import SparseState, state_of
 from lightning_sparse.types import Budgets, Masks, Shapes
 
 __all__ = ["SparsityCallback"]
 
-_LEFT_BEHIND = (
-    "masks stay in the processes it starts; after fit, this one has the sparse weights but no masks"
-)
+_LEFT = "masks stay in the processes it starts; after fit, this one has the sparse weights but no masks"
 
 
 class SparsityCallback(Callback, ABC):
@@ -85,13 +81,10 @@ class SparsityCallback(Callback, ABC):
         self.seed = seed
         self.verify = verify
         self._module: weakref.ReferenceType[LightningModule] | None = None
-        self._restored: Masks = {}
-        self._was_finished = False
-        self._carried: Masks = {}
-        self._handed_over = False
-        self._leads = False
-        self._fitting = False
-        self._loading = False
+        self._restored: Masks = {}  # out of a checkpoint
+        self._carried: Masks = {}  # in a copy
+        self._was_finished = self._handed_over = False  # the same two ways
+        self._leads = self._fitting = self._loading = False
 
     # What children fill in.
 
@@ -123,7 +116,7 @@ class SparsityCallback(Callback, ABC):
         self._loading = True
         self._module = weakref.ref(pl_module)
         refuse_strategy(type(self).__name__, trainer)
-        warn_of_spawned_processes(type(self).__name__, trainer, _LEFT_BEHIND)
+        warn_of_spawned_processes(type(self).__name__, trainer, _LEFT)
         refuse_company(self, sparsity_callbacks(trainer))
         if self.moves:
             refuse_averaging(type(self).__name__, trainer)
@@ -198,8 +191,7 @@ class SparsityCallback(Callback, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return masks (packed bits) and arguments; tensors and plain values only."""
-        module = self._module() if self._module is not None else None
-        state = state_of(module) if module is not None else SparseState()
+        state = self._state()
         if self not in state.finished:
             return {}
         masks = state.masks if state.owner is self else {}
@@ -231,10 +223,9 @@ class SparsityCallback(Callback, ABC):
         self._was_finished = bool(state_dict.get("finished", False))
 
     def __getstate__(self) -> dict[str, Any]:
-        module = self._module() if self._module is not None else None
-        state = state_of(module) if module is not None else None
-        carried = state.masks if state is not None and state.owner is self else self._carried
-        handed_over = state is not None and self in state.finished and state.owner is not self
+        state = self._state()
+        carried = state.masks if state.owner is self else self._carried
+        handed_over = self in state.finished and state.owner is not self
         return {**without_module(self), "_module": None, "_carried": carried, "_handed_over": handed_over}
 
     # Steps of the above.
@@ -242,6 +233,11 @@ class SparsityCallback(Callback, ABC):
     def select(self, module: LightningModule) -> dict[str, torch.nn.Parameter]:
         """Return the weights this callback is for."""
         return select_weights(module, self.include, self.exclude)
+
+    def _state(self) -> SparseState:
+        """Return the state of the module that this was set up for, an empty one if there is none."""
+        module = self._module() if self._module is not None else None
+        return SparseState() if module is None else state_of(module)
 
     def _plan(self, module: LightningModule) -> None:
         self.check_module(module)
@@ -279,10 +275,8 @@ class SparsityCallback(Callback, ABC):
                 state.owner = self  # who moved them is not in this Trainer
             return
         if trainer.global_step > 0:
-            rank_zero_warn(
-                f"{type(self).__name__} found no masks of its own in the checkpoint, and starts at step "
-                f"{trainer.global_step}."
-            )
+            name, step = type(self).__name__, trainer.global_step
+            rank_zero_warn(f"{name} found no masks of its own in the checkpoint, and starts at step {step}.")
         if self.moves and state.masks:
             state.owner = self
         else:
@@ -294,11 +288,7 @@ class SparsityCallback(Callback, ABC):
         state.finished.add(self)
 
     def _carried_for(self, module: LightningModule) -> Masks:
-        """Return the masks that came with a copy of this callback, if the module is a copy as well.
-
-        A callback copied in mid-training goes on with the module that was copied with it, whose pruned
-        weights are zero; before any other module it starts afresh.
-        """
+        """Return the masks this was copied with, if the module, zero where they prune, is a copy too."""
         return self._carried if self._carried and prunes_nothing(self._carried, self.select(module)) else {}
 
     def _full_config(self) -> dict[str, str | int | float | None]:
@@ -308,11 +298,3 @@ class SparsityCallback(Callback, ABC):
 def sparsity_callbacks(trainer: Trainer) -> list[SparsityCallback]:
     """Return the callbacks that own masks, in the Trainer's order."""
     return [callback for callback in callbacks_of(trainer) if isinstance(callback, SparsityCallback)]
-
-
-def prunes_nothing(masks: Masks, weights: Mapping[str, Tensor]) -> bool:
-    """Tell whether masks are for these weights, which are zero already wherever they prune."""
-    return masks.keys() == weights.keys() and all(
-        weights[name].shape == mask.shape and not weights[name].detach().cpu()[~mask.cpu()].any()
-        for name, mask in masks.items()
-    )

@@ -14,11 +14,10 @@ T = TypeVar("T")
 def with_progress(trainer: Trainer, steps: Iterable[T], total: int, description: str) -> Iterator[T]:
     """Yield from ``steps`` beside a bar, if the Trainer shows one and there is more than one step."""
     bar: Any = trainer.progress_bar_callback
-    enabled = total > 1 and trainer.is_global_zero and bar is not None and getattr(bar, "is_enabled", False)
-    if enabled and is_lightning(bar, "callbacks.TQDMProgressBar"):
-        return _tqdm(trainer, bar, steps, total, description)
-    if enabled and is_lightning(bar, "callbacks.RichProgressBar"):
-        return _rich(trainer, bar, steps, total, description)
+    for kind, beside_bar in (("TQDMProgressBar", _tqdm), ("RichProgressBar", _rich)):
+        shown = is_lightning(bar, f"callbacks.{kind}") and bar.is_enabled and trainer.is_global_zero
+        if shown and total > 1:
+            return beside_bar(trainer, bar, steps, total, description)
     return iter(steps)
 
 

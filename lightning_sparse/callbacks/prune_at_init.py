@@ -31,7 +31,7 @@ from lightning_sparse.functional.saliency import (
 )
 from lightning_sparse.functional.saliency.base import check_choice
 from lightning_sparse.mask_files import load_masks
-from lightning_sparse.selection import match_overrides, plain_name
+from lightning_sparse.selection import match_overrides, misfit, parameters_by_name
 from lightning_sparse.types import Budgets, Masks, Shapes
 
 __all__ = ["PruneAtInit"]
@@ -122,11 +122,10 @@ class PruneAtInit(SparsityCallback):
         ablation = {"mask_ablation": self.mask_ablation} if self.mask_ablation else {}
         if self.method is None:
             return {"mask_path": self.mask_path, **ablation}
-        minimum = self._min_weights
         return {
             "method": repr(self.method),
             "density": self.density,
-            "min_weights_per_layer": minimum,
+            "min_weights_per_layer": self._min_weights,
             **ablation,
         }
 
@@ -142,7 +141,7 @@ class PruneAtInit(SparsityCallback):
     def planned_budgets(self, shapes: Shapes) -> Budgets:
         """Return each layer's budget; under global ranking only those that are overridden."""
         if self.method is None:  # a resumed run may have lost the file
-            masks = load_masks(str(self.mask_path)) if Path(str(self.mask_path)).is_file() else {}
+            masks = load_masks(self.mask_path) if self.mask_path and Path(self.mask_path).is_file() else {}
             return {name: int(mask.count_nonzero()) for name, mask in masks.items() if name in shapes}
         return plan_budgets(
             shapes,
@@ -163,10 +162,10 @@ class PruneAtInit(SparsityCallback):
         if self.mask_ablation == "shuffle":
             return shuffled(masks, generator)
         if self.mask_ablation == "reinit":
-            weights = {n: p for n, p in _all_weights(module).items() if n in masks}
+            weights = {n: p for n, p in parameters_by_name(module).items() if n in masks}
             redraw_(weights, generator)
             for average in averaged_copies(module.trainer):  # made in `setup`, before
-                copies = _all_weights(average)
+                copies = parameters_by_name(average)
                 for name, weight in weights.items():
                     copies[name].data.copy_(weight)
         return masks
@@ -193,8 +192,10 @@ class PruneAtInit(SparsityCallback):
             keep_lowest=self.mask_ablation == "invert",
         )
         total, name = len(method.path(self.density)), type(method).__name__
+        runs_code = method.needs_loss or method.needs_forward  # the user's: it may change parameters
+        as_found = left_as_found(module, module.training, parameters=runs_code)
         masks: Masks = {}
-        with left_undisturbed(trainer), left_as_found(module, module.training), unlogged(trainer, module):
+        with left_undisturbed(trainer), as_found, unlogged(trainer, module):
             for masks in with_progress(trainer, iterations, total, name):  # noqa: B007 - the last one counts
                 pass
         return masks
@@ -229,19 +230,13 @@ def _refuse_beside_mask_path(selecting: tuple[object, ...], ablation: Ablation |
         )
 
 
-def _all_weights(module: nn.Module) -> dict[str, nn.Parameter]:
-    return {plain_name(name): parameter for name, parameter in module.named_parameters()}
-
-
 def _refuse_other_shapes(masks: Masks, module: LightningModule, path: str) -> None:
-    shapes = {name: parameter.shape for name, parameter in _all_weights(module).items()}
-    for name, mask in masks.items():
-        if shapes.get(name) != mask.shape:
-            found = f"one of shape {tuple(shapes[name])}" if name in shapes else "none of that name"
-            raise ValueError(
-                f"`mask_path` {path!r} has a mask of shape {tuple(mask.shape)} for {name!r}, and the module "
-                f"has {found}. Build the module as it was when the masks were made."
-            )
+    if (found := misfit(masks, parameters_by_name(module))) is not None:
+        name, instead = found
+        raise ValueError(
+            f"`mask_path` {path!r} has a mask of shape {tuple(masks[name].shape)} for {name!r}, and the "
+            f"module has {instead}. Build the module as it was when the masks were made."
+        )
 
 
 def _warn_of_empty_layers(masks: Masks) -> None:

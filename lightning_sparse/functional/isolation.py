@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from copy import copy
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,7 +16,7 @@ from lightning_sparse.types import Masks
 
 __all__ = ["Restore", "differentiable", "generator_restorer", "left_as_found", "sparsified"]
 
-Restore: TypeAlias = Callable[[], None]
+Restore: TypeAlias = Callable[[], object]
 
 _REGISTRIES = ("_parameters", "_modules")
 _DEPTH = 4  # a dict of lists of lists is looked into
@@ -55,11 +56,12 @@ def left_as_found(
 @contextmanager
 def sparsified(weights: Mapping[str, Tensor], masks: Masks | None) -> Iterator[None]:
     """Set weights that ``masks`` prune to zero for a while; without masks, change nothing."""
-    originals = {name: weights[name].detach().clone() for name in masks or {}}
+    masks = masks or {}
+    originals = {name: weights[name].detach().clone() for name in masks}
     try:
         with torch.no_grad():
-            for name in originals:
-                weights[name].mul_((masks or {})[name])
+            for name, mask in masks.items():
+                weights[name].mul_(mask)
         yield
     finally:
         with torch.no_grad():
@@ -83,17 +85,14 @@ def differentiable(weights: Iterable[Tensor]) -> Iterator[None]:
 def generator_restorer(value: Any) -> Restore | None:
     """Return what sets a random number generator back to its state of now; None if it is none."""
     if isinstance(value, torch.Generator):
-        state = value.get_state()
-        return lambda: _set(value.set_state, state)
+        return partial(value.set_state, value.get_state())
     if isinstance(value, np.random.Generator):
-        bits, numpy_state = value.bit_generator, copy(value.bit_generator.state)
-        return lambda: setattr(bits, "state", numpy_state)
+        bits = value.bit_generator
+        return partial(setattr, bits, "state", copy(bits.state))
     if isinstance(value, np.random.RandomState):
-        legacy_state = value.get_state()
-        return lambda: _set(value.set_state, legacy_state)
+        return partial(value.set_state, value.get_state())
     if isinstance(value, random.Random):
-        python_state = value.getstate()
-        return lambda: _set(value.setstate, python_state)
+        return partial(value.setstate, value.getstate())
     return None
 
 
@@ -147,7 +146,3 @@ def _restore_tensor(tensor: Tensor, content: Tensor) -> None:
 def _refill(container: Any, entries: Any) -> None:
     container.clear()
     (container.update if isinstance(container, set) else container.extend)(entries)
-
-
-def _set(setter: Callable[[Any], object], state: Any) -> None:
-    setter(state)

@@ -21,9 +21,7 @@ __all__ = [
     "count_nonzero",
     "global_masks",
     "layerwise_masks",
-    "pack_bits",
     "top_k_mask",
-    "unpack_bits",
 ]
 
 _Array: TypeAlias = npt.NDArray[Any]
@@ -98,74 +96,30 @@ def global_masks(
     """
     budgets = dict(fixed or {})
     _check_reachable(scores, k, min_weights, budgets)
-    flat = _rankable(scores)
+    flat, threshold = _rankable(scores), -math.inf
     while True:
         free = {name: score for name, score in flat.items() if name not in budgets}
-        masks = _best(free, k - sum(budgets.values()))
+        masks, threshold = _best(free, k - sum(budgets.values()), threshold)
         least = {name: min(min_weights, score.numel()) for name, score in free.items()}
-        short = {name: n for name, n in least.items() if masks[name].count_nonzero() < n}
+        short = {name: n for name, n in least.items() if count_nonzero(masks[name]) < n}
         if not short:
             break
-        budgets |= short
+        budgets |= short  # more than these layers would have had: the others' threshold can only rise
     masks |= layerwise_masks({name: flat[name] for name in budgets}, budgets)
     return {name: masks[name].view(score.shape) for name, score in scores.items()}
 
 
 def count_kept(masks: Masks) -> int:
     """Count the weights that the masks keep, over all layers."""
-    return sum(int(mask.count_nonzero()) for mask in masks.values())
+    return sum(map(count_nonzero, masks.values()))
 
 
-def count_nonzero(scores: Tensor) -> int:
+def count_nonzero(entries: Tensor) -> int:
     """Count the entries that are not zero; on the CPU by numpy, which takes a third of torch's time."""
-    if scores.device.type != "cpu" or scores.dtype not in (torch.float32, torch.float64):
-        return int(scores.count_nonzero())
-    return int(np.count_nonzero(scores.detach().numpy() != 0))
-
-
-def pack_bits(mask: Tensor) -> Tensor:
-    """Pack a mask into bits, eight to a byte, in C order.
-
-    Args:
-        mask: Boolean tensor of any shape and device.
-
-    Returns:
-        uint8 tensor of length ``ceil(mask.numel() / 8)`` on the CPU; the first entry is the highest bit, as
-        in ``numpy.packbits``, and unused bits of the last byte are 0.
-
-    Example:
-        >>> pack_bits(torch.tensor([True, False, False, False, False, False, True, True, True]))
-        tensor([131, 128], dtype=torch.uint8)
-    """
-    return torch.from_numpy(np.packbits(mask.detach().cpu().bool().numpy()))
-
-
-def unpack_bits(packed: Tensor, shape: Sequence[int]) -> Tensor:
-    """Unpack what ``pack_bits`` packed.
-
-    Args:
-        packed: uint8 tensor of length ``ceil(prod(shape) / 8)``.
-        shape: Shape of the mask.
-
-    Returns:
-        Boolean tensor of that shape on the CPU.
-
-    Raises:
-        ValueError: If the length does not belong to ``shape``, or an unused bit of the last byte is set.
-    """
-    num_bits = math.prod(shape)
-    if packed.numel() != -(-num_bits // 8):
-        raise ValueError(
-            f"`packed` must have {-(-num_bits // 8)} bytes for shape {tuple(shape)}, got {packed.numel()}. "
-            "Was the mask saved for another model?"
-        )
-    bits = np.unpackbits(packed.detach().cpu().numpy())
-    if bits[num_bits:].any():
-        raise ValueError(
-            f"`packed` must not set bits past the {num_bits} of shape {tuple(shape)}, got some set. "
-            "Was the mask saved for another model?"
-        )
-    return torch.from_numpy(bits[:num_bits].astype(bool).reshape(tuple(shape)))
+    if entries.device.type != "cpu" or entries.dtype not in (torch.bool, torch.float32, torch.float64):
+        return int(entries.count_nonzero())
+    array = entries.detach().numpy()
+    return int(np.count_nonzero(array if array.dtype == bool else array != 0))
 
 
 def _check_reachable(scores: Scores, k: int, min_weights: int, fixed: Mapping[str, int]) -> None:
@@ -191,12 +145,16 @@ def _check_reachable(scores: Scores, k: int, min_weights: int, fixed: Mapping[st
 def _top_k(scores: Tensor, k: int, name: str = "scores") -> Tensor:
     if not 0 <= k <= scores.numel():
         raise ValueError(f"`k` must be between 0 and the {scores.numel()} scores of {name}, got {k}.")
-    return _best(_rankable({name: scores}), k)[name].view(scores.shape)
+    masks, _ = _best(_rankable({name: scores}), k)
+    return masks[name].view(scores.shape)
 
 
-def _best(flat: Scores, k: int) -> Masks:
-    """Keep the k best over all layers: everything from the k-th largest up, less its last equals."""
-    threshold = _kth_largest(list(flat.values()), k) if k else math.inf
+def _best(flat: Scores, k: int, least: float = -math.inf) -> tuple[Masks, float]:
+    """Keep the k best over all layers: everything from the k-th largest up, less its last equals.
+
+    The k-th largest is returned too. Where it is known to be ``least`` or more, lower scores are not ranked.
+    """
+    threshold = _kth_largest(list(flat.values()), k, least) if k else math.inf
     masks = {name: _at_least(score, threshold) for name, score in flat.items()}
     excess = count_kept(masks) - k
     for name, score in reversed(flat.items()):
@@ -205,7 +163,7 @@ def _best(flat: Scores, k: int) -> Masks:
         tied = (score == threshold).nonzero()[-excess:]
         masks[name][tied] = False
         excess -= len(tied)
-    return masks
+    return masks, threshold
 
 
 def _at_least(scores: Tensor, threshold: float) -> Tensor:
@@ -230,12 +188,17 @@ def _rankable(scores: Scores) -> Scores:
     return {name: score.to(dtype) for name, score in flat.items()}
 
 
-def _kth_largest(tensors: Sequence[Tensor], k: int) -> float:
-    """Find the k-th largest value over flat tensors of one dtype, exactly; on the CPU without a copy."""
+def _kth_largest(tensors: Sequence[Tensor], k: int, least: float) -> float:
+    """Find the k-th largest value over flat tensors of one dtype, exactly; on the CPU without a copy.
+
+    It is known to be ``least`` or more.
+    """
     if any(tensor.device.type != "cpu" for tensor in tensors):
         value: float = torch.cat([t.to(tensors[0].device) for t in tensors]).topk(k).values[-1].item()
         return value
     arrays = [tensor.numpy() for tensor in tensors]
+    if least > -math.inf:
+        arrays = [array[array >= least] for array in arrays]
     if sum(array.size for array in arrays) < 8 * _SAMPLE:
         return _select(np.concatenate(arrays), k)
     return _select_by_bracket(arrays, k)

@@ -1,16 +1,62 @@
 """Masks as a checkpoint holds them: bits, with what it takes to notice a damaged one."""
 
+import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_sparse.functional.masks import pack_bits, unpack_bits
 from lightning_sparse.types import Masks
 
-__all__ = ["checksums", "pack_masks", "unpack_masks"]
+__all__ = ["checksums", "pack_bits", "pack_masks", "unpack_bits", "unpack_masks"]
+
+
+def pack_bits(mask: Tensor) -> Tensor:
+    """Pack a mask into bits, eight to a byte, in C order.
+
+    Args:
+        mask: Boolean tensor of any shape and device.
+
+    Returns:
+        uint8 tensor of length ``ceil(mask.numel() / 8)`` on the CPU; the first entry is the highest bit, as
+        in ``numpy.packbits``, and unused bits of the last byte are 0.
+
+    Example:
+        >>> pack_bits(torch.tensor([True, False, False, False, False, False, True, True, True]))
+        tensor([131, 128], dtype=torch.uint8)
+    """
+    return torch.from_numpy(np.packbits(mask.detach().cpu().bool().numpy()))
+
+
+def unpack_bits(packed: Tensor, shape: Sequence[int]) -> Tensor:
+    """Unpack what ``pack_bits`` packed.
+
+    Args:
+        packed: uint8 tensor of length ``ceil(prod(shape) / 8)``.
+        shape: Shape of the mask.
+
+    Returns:
+        Boolean tensor of that shape on the CPU.
+
+    Raises:
+        ValueError: If the length does not belong to ``shape``, or an unused bit of the last byte is set.
+    """
+    num_bits = math.prod(shape)
+    if packed.numel() != -(-num_bits // 8):
+        raise ValueError(
+            f"`packed` must have {-(-num_bits // 8)} bytes for shape {tuple(shape)}, got {packed.numel()}. "
+            "Was the mask saved for another model?"
+        )
+    bits = np.unpackbits(packed.detach().cpu().numpy())
+    if bits[num_bits:].any():
+        raise ValueError(
+            f"`packed` must not set bits past the {num_bits} of shape {tuple(shape)}, got some set. "
+            "Was the mask saved for another model?"
+        )
+    return torch.from_numpy(bits[:num_bits].astype(bool).reshape(tuple(shape)))
 
 
 def checksums(masks: Mapping[str, Tensor]) -> dict[str, int]:

@@ -5,6 +5,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from rich.progress import Progress
 from toy import HoldsMasks, Toy, adamw, assert_equal, loader, make_toy, sgd, trainer, weights_of
 
 from lightning_sparse import (
@@ -403,9 +404,23 @@ def test_masks_are_restored_and_never_made_again(tmp_path, monkeypatch):
         )
 
 
+def tasks_of_rich(monkeypatch):
+    """Return a list that rich's tasks go into when they are made."""
+    tasks, original = [], Progress.add_task
+
+    def spy(progress, *arguments, **options):
+        number = original(progress, *arguments, **options)
+        tasks.extend(task for task in progress.tasks if task.id == number)
+        return number
+
+    monkeypatch.setattr(Progress, "add_task", spy)
+    return tasks
+
+
 @pytest.mark.parametrize("bar", [TQDMProgressBar, RichProgressBar])
 @pytest.mark.parametrize("last", [True, False])
-def test_progress_in_the_trainers_style(tmp_path, capsys, bar, last):
+def test_progress_in_the_trainers_style(tmp_path, capsys, monkeypatch, bar, last):
+    tasks = tasks_of_rich(monkeypatch)
     callbacks = [PruneAtInit(SynFlow(7), 0.1), bar()]
     fit = trainer(tmp_path, *callbacks[:: 1 if last else -1], enable_progress_bar=True, max_epochs=1)
     fit.fit(make_toy(), loader())
@@ -414,6 +429,12 @@ def test_progress_in_the_trainers_style(tmp_path, capsys, bar, last):
     if bar is TQDMProgressBar:
         assert "SynFlow" in shown
         assert "7/7" in shown
+    else:
+        first, *others = tasks
+        assert "SynFlow" in first.description
+        assert first.total == first.completed == 7
+        assert any("Epoch 0" in task.description for task in others)
+        assert first.id not in fit.progress_bar_callback.progress.task_ids
 
 
 @pytest.mark.parametrize("arguments", [{"enable_progress_bar": False}, {"refresh_rate": 0}])
