@@ -43,20 +43,21 @@ class Report:
         self.environment = environment()
         self.samples: dict[str, Mapping[str, list[Sample]]] = {}
         self.figures: list[dict[str, Any]] = []
+        self.notes: dict[str, str] = {}
+        self.clock = "cpu" if options.threads == 1 else "wall"
 
     def add(self, case: str, samples: Mapping[str, list[Sample]], bars: Iterable[Bar]) -> None:
         """Turn the samples of a case into one figure per bar."""
         self.samples[case] = samples
         for bar in bars:
-            wall, cpu = (
-                paired_ratio(
-                    *([sample[clock] for sample in samples[name]] for name in (bar.name, bar.against))
-                )
-                for clock in (0, 1)
-            )
-            decides = cpu if self.options.threads == 1 else wall
-            figure = {"wall": wall._asdict(), "cpu": cpu._asdict(), "verdict": verdict(decides, bar.at_most)}
-            self.figures.append({"case": case, **asdict(bar), **figure})
+            pair = samples[bar.name], samples[bar.against]
+            ratios = {
+                clock: paired_ratio(*([getattr(sample, clock) for sample in taken] for taken in pair))
+                for clock in Sample._fields
+            }
+            figure = {clock: ratio._asdict() for clock, ratio in ratios.items()}
+            found = verdict(ratios[self.clock], bar.at_most)
+            self.figures.append({"case": case, **asdict(bar), **figure, "verdict": found})
 
     def add_value(self, case: str, name: str, value: float, at_most: float | None = None) -> None:
         """Add a figure that is no ratio of times, such as a share of memory."""
@@ -64,6 +65,32 @@ class Report:
         self.figures.append(
             {"case": case, "name": name, "value": value, "at_most": at_most, "verdict": found}
         )
+
+    def seconds(self, case: str, name: str) -> float:
+        """Return the median of an alternative's samples, by the clock that decides."""
+        return statistics.median(getattr(sample, self.clock) for sample in self.samples[case][name])
+
+    def ratio(self, case: str, name: str, against: str) -> float:
+        """Return a ratio added before, by the clock that decides."""
+        wanted = {"case": case, "name": name, "against": against}
+        figure = next(figure for figure in self.figures if wanted.items() <= figure.items())
+        median: float = figure[self.clock]["median"]
+        return median
+
+    def overview(self, cases: Sequence[str], against: str) -> str:
+        """Return one row per case: its ratios to an alternative, by the clock that decides, and its note."""
+        figures = [f for f in self.figures if f.get("against") == against and f["case"] in cases]
+        names = list(dict.fromkeys(figure["name"] for figure in figures))
+        cells = {(f["case"], f["name"]): self._cell(f) for f in figures}
+        rows = [("case", f"{against}, ms", *(f"{name} / {against}" for name in names), "")]
+        for case in cases:
+            ratios = (cells.get((case, name), "") for name in names)
+            rows.append((case, f"{self.seconds(case, against) * 1e3:.3f}", *ratios, self.notes.get(case, "")))
+        return "\n".join(table(rows))
+
+    def _cell(self, figure: Mapping[str, Any]) -> str:
+        bar = "" if figure["at_most"] is None else f" <= {figure['at_most']:g}: {figure['verdict']}"
+        return f"{figure[self.clock]['median']:.3f}{bar}"
 
     def finish(self) -> Path:
         """Print the tables, write the one file of this run, and return its path."""
@@ -83,7 +110,7 @@ class Report:
             for case, alternatives in self.samples.items()
         }
         about = {"benchmark": self.name, "options": vars(self.options), "environment": self.environment}
-        return {**about, "figures": self.figures, "samples": samples}
+        return {**about, "figures": self.figures, "notes": self.notes, "samples": samples}
 
     def __str__(self) -> str:
         about = [f"{key}: {value}" for key, value in self.environment.items()]
@@ -96,7 +123,7 @@ class Report:
             for name, taken in alternatives.items():
                 wall, cpu = (f"{statistics.median(times) * 1e3:.3f}" for times in zip(*taken, strict=True))
                 rows.append((case, name, wall, cpu))
-        return _table(rows)
+        return table(rows)
 
     def _ratios(self) -> list[str]:
         rows = [("case", "figure", "wall clock", "CPU time", "at most", "verdict")]
@@ -108,7 +135,7 @@ class Report:
                 shown = (f"{figure['name']} / {figure['against']}", *ratios)
             bar = "-" if figure["at_most"] is None else f"{figure['at_most']:g}"
             rows.append((figure["case"], *shown, bar, figure["verdict"]))
-        return _table(rows)
+        return table(rows)
 
 
 def verdict(found: Ratio, at_most: float | None) -> str:
@@ -142,7 +169,8 @@ def rounded_load() -> str:
     return " ".join(f"{load:.2f}" for load in os.getloadavg())
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table, its columns aligned."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -9,10 +9,10 @@ at five rounds, where it goes from the lowest to the highest ratio, with 94%.
 
 import argparse
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from math import comb
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,6 +74,18 @@ def timed(function: Callable[[], Any], calls: int = 1, clocks: Clocks = read_clo
     return alternative
 
 
+def timed_at_length(
+    function: Callable[[], Any], seconds: float = 0.02, clocks: Clocks = read_clocks
+) -> Alternative:
+    """Return an alternative that calls ``function`` as often as takes about so many seconds of wall clock.
+
+    It is called four times here: once for what happens only once, and three times to see what a call takes.
+    """
+    function()
+    shortest = min(timed(function, clocks=clocks)().wall for _ in range(3))
+    return timed(function, max(1, math.ceil(seconds / shortest)), clocks)
+
+
 def turns(names: Sequence[str], number: int) -> list[str]:
     """Return the order of a round: it begins with the next one each time; every other cycle is reversed."""
     cycle, first = divmod(number, len(names))
@@ -111,14 +123,19 @@ def interval_rank(rounds: int, coverage: float = 0.95) -> int:
     A value lies below the true median with probability 1/2, so the number that do is binomial.
     """
     rank, outside = 1, 2 / 2**rounds
-    while outside + 2 * comb(rounds, rank) / 2**rounds <= 1 - coverage:
-        outside += 2 * comb(rounds, rank) / 2**rounds
+    while outside + 2 * math.comb(rounds, rank) / 2**rounds <= 1 - coverage:
+        outside += 2 * math.comb(rounds, rank) / 2**rounds
         rank += 1
     return rank
 
 
-def parse(description: str | None, argv: Sequence[str] | None, rounds: int) -> argparse.Namespace:
-    """Return the options that all benchmarks share, and let PyTorch use so many threads."""
+def parse(
+    description: str | None,
+    argv: Sequence[str] | None,
+    rounds: int,
+    add_own: Callable[[argparse.ArgumentParser], None] = lambda _: None,
+) -> argparse.Namespace:
+    """Return the options that all benchmarks share and its own, and let PyTorch use so many threads."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -126,6 +143,7 @@ def parse(description: str | None, argv: Sequence[str] | None, rounds: int) -> a
     parser.add_argument("--rounds", type=int, default=rounds, help=f"rounds (default: {rounds})")
     parser.add_argument("--smoke", action="store_true", help="two small rounds, to see that it runs")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder")
+    add_own(parser)
     options = parser.parse_args(argv)
     if options.smoke:
         options.rounds = 2

@@ -11,13 +11,9 @@ on Linux only.
 """
 
 import argparse
-import ctypes
-import gc
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +22,7 @@ from torch.nn import functional as F
 from torchvision.models import resnet18, resnet50
 
 from benchmarks.masked_training import cifar_resnet18
+from benchmarks.memory import MIB, peak_extra
 from benchmarks.report import Bar, Report
 from benchmarks.runner import interleave, parse, timed
 from lightning_sparse import FORCE, SynFlow
@@ -37,7 +34,6 @@ from lightning_sparse.types import Masks, Scores
 RANKING_AT_MOST, SYNFLOW_AT_MOST, FORCE_AT_MOST = 0.12, 0.5, 0.65
 EXTRA_MIB_AT_MOST = 64
 IMAGE = (3, 32, 32)
-MIB = 2**20
 
 Turn = Callable[[], Any]
 
@@ -189,23 +185,6 @@ def authors_force(
         yield masks
 
 
-def peak_extra(turn: Turn) -> int | None:
-    """Return the bytes of memory that a turn needs at most, or None where the system does not tell.
-
-    What was freed before is first given back to the system, else a turn would use it unseen.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return None
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is what is held now
-    before = _memory("VmRSS")
-    result = turn()
-    extra = _memory("VmHWM") - before
-    del result
-    return extra
-
-
 class Stretch(SynFlow):
     """Some iterations of a run of 100, the first or the last ones."""
 
@@ -268,11 +247,6 @@ def _masked_forward(layer: Any, x: Tensor) -> Tensor:
         if isinstance(layer, nn.Linear)
         else layer._conv_forward(x, weight, layer.bias)
     )
-
-
-def _memory(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparse._lightning import LightningModule
-from lightning_sparse.layers import DCTOffset, NoOffset, convert_to_dctps_
+from lightning_sparse.layers import DCTOffset, NoOffset, Offset, convert_to_dctps_
 from lightning_sparse.layers.conversion import convertible_layers
+from lightning_sparse.layers.offsets import CHW_MARKER
 from lightning_sparse.selection import plain_name
 
 __all__ = ["load_from_checkpoint"]
@@ -91,8 +92,15 @@ def _convert_(module: nn.Module, supports: Mapping[str, Tensor], checkpoint: Map
             include=[name],
             alpha_requires_grad=state["config"].get("alpha_requires_grad", True),
             backend=state["backend"],
-            offset=DCTOffset() if f"{path}.alpha" in checkpoint["state_dict"] else NoOffset(),
+            offset=_offset(path, checkpoint["state_dict"]),
         )
+
+
+def _offset(path: str, weights: Mapping[str, Any]) -> Offset:
+    """Return the offset that the keys of a layer tell of."""
+    if f"{path}.alpha" not in weights:
+        return NoOffset()
+    return DCTOffset("chw" if f"{path}.{CHW_MARKER}" in weights else "hwc")
 
 
 def _is_ordinary(layer: nn.Module) -> bool:

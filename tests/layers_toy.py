@@ -19,7 +19,7 @@ from lightning_sparse.layers import (
 from lightning_sparse.layers.support import draw_support
 
 BACKENDS = ["materialize", "transform"]
-OFFSETS = [DCTOffset(), NoOffset()]
+OFFSETS = [DCTOffset(), DCTOffset("chw"), NoOffset()]
 
 
 def filled(layer: Any, generator: torch.Generator) -> Any:

@@ -15,8 +15,19 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are not part of the installed package
 
 from benchmarks import lenet_loop, masked_training, saliency
+from benchmarks.memory import MIB, peak_extra
 from benchmarks.report import Bar, Report, verdict
-from benchmarks.runner import Ratio, Sample, interleave, interval_rank, paired_ratio, parse, timed, turns
+from benchmarks.runner import (
+    Ratio,
+    Sample,
+    interleave,
+    interval_rank,
+    paired_ratio,
+    parse,
+    timed,
+    timed_at_length,
+    turns,
+)
 from lightning_sparse import FORCE, PruningProblem, SynFlow
 from lightning_sparse.functional.pruning import prune_along
 
@@ -99,6 +110,17 @@ def test_timed_divides_by_the_number_of_calls():
     assert len(calls) == 4
 
 
+def test_a_sample_is_as_many_calls_as_fill_the_time():
+    """The first call does not count; of the next three, which take 9, 3 and 5 s, the shortest does."""
+    clocks = iter([Sample(*pair) for pair in [(0, 0), (9, 0), (10, 0), (13, 0), (20, 0), (25, 0)]])
+    calls = []
+    alternative = timed_at_length(lambda: calls.append(0), seconds=7, clocks=lambda: next(clocks))
+    assert len(calls) == 4
+    clocks = iter([Sample(0, 0), Sample(12, 6)])
+    assert alternative() == (4, 2)
+    assert len(calls) == 7
+
+
 @pytest.mark.parametrize(
     ("ratio", "expected"),
     [
@@ -138,6 +160,20 @@ def test_on_one_thread_cpu_time_decides(options):
     taken = {"new": samples(3, 3, 3, 3, 3, cpu=1.0), "old": samples(2, 2, 2, 2, 2, cpu=4.0)}
     report.add("case", taken, [Bar("new", "old", 1.2)])
     assert report.figures[0]["verdict"] == "met"
+
+
+def test_overview_has_one_row_per_case(options):
+    options.threads = 1
+    report = Report("nothing", options)
+    taken = {"new": samples(*[3] * 5, cpu=1.0), "old": samples(*[2] * 5, cpu=4.0)}
+    report.add("one", taken, [Bar("new", "old", 1.2)])
+    report.add("two", taken, [Bar("new", "old")])
+    report.notes["two"] = "as found"
+    header, one, two = report.overview(["one", "two"], "old").splitlines()
+    assert header.split("  ") == ["case", "old, ms", " new / old"]
+    assert one.split() == ["one", "4000.000", "0.250", "<=", "1.2:", "met"]
+    assert two.split() == ["two", "4000.000", "0.250", "as", "found"]
+    assert (report.ratio("one", "new", "old"), report.seconds("one", "old")) == (0.25, 4)
 
 
 def test_fewer_than_five_rounds_are_refused(capsys):
@@ -202,8 +238,8 @@ def test_the_authors_force_makes_our_masks():
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory is read as Linux tells it")
 def test_peak_memory_is_that_of_the_turn():
-    extra = saliency.peak_extra(lambda: torch.ones(64 * saliency.MIB, dtype=torch.uint8))
-    assert 63 * saliency.MIB < extra < 80 * saliency.MIB
+    extra = peak_extra(lambda: torch.ones(64 * MIB, dtype=torch.uint8))
+    assert 63 * MIB < extra < 80 * MIB
 
 
 def test_nested_fits_train_as_fits_do():

@@ -1,6 +1,5 @@
 """Layers of DCT plus sparse in the place of dense ones, before training starts."""
 
-from collections.abc import Mapping
 from functools import partial
 from itertools import chain
 from typing import Any, cast, get_args
@@ -17,7 +16,11 @@ from lightning_sparse._lightning import (
 )
 from lightning_sparse.callbacks.base import sparsity_callbacks
 from lightning_sparse.callbacks.monitor import monitored
-from lightning_sparse.callbacks.processes import agree_on_supports, seed_of_rank_zero
+from lightning_sparse.callbacks.processes import (
+    agree_on_supports,
+    leave_out_of_broadcasts_,
+    seed_of_rank_zero,
+)
 from lightning_sparse.callbacks.prune_at_init import PruneAtInit
 from lightning_sparse.callbacks.refusals import (
     check_alpha,
@@ -41,10 +44,17 @@ from lightning_sparse.callbacks.reports import (
 )
 from lightning_sparse.functional.allocation import allocate
 from lightning_sparse.functional.saliency.base import check_choice
-from lightning_sparse.layers import DensePlusSparse, compact_layers, convert_to_dctps_, materialize_
-from lightning_sparse.layers.alphas import Alpha
+from lightning_sparse.layers import (
+    DCTOffset,
+    DensePlusSparse,
+    compact_layers,
+    convert_to_dctps_,
+    materialize_,
+)
+from lightning_sparse.layers.alphas import Alpha, plain_alpha
 from lightning_sparse.layers.backends import BACKENDS, Backend
 from lightning_sparse.layers.conversion import convertible_layers, unconverted_layers
+from lightning_sparse.layers.offsets import PatchOrder
 from lightning_sparse.selection import layer_name, match_overrides
 from lightning_sparse.types import AllocationName, Budgets, Shapes
 
@@ -72,6 +82,7 @@ class DCTpSConversion(Callback):
         alpha: Scale of the DCT at the start: a number, ``"match_norm"`` for the norm that the layer's weight
             had, or either by pattern (the last match wins, 1.0 elsewhere). Layers of zeros get 0.
         alpha_requires_grad: Whether alpha is trained.
+        patch_order: How the DCT goes through patches: ``"hwc"``, as in the authors' code, or ``"chw"``.
         backend: How the layers multiply: ``"materialize"`` builds the weight in each step, ``"transform"``
             never does, ``"auto"`` takes what is faster.
         min_weights_per_layer: Entries that S has at least in each layer.
@@ -97,6 +108,7 @@ class DCTpSConversion(Callback):
         *,
         alpha: Alpha | dict[str, Alpha] = 1.0,
         alpha_requires_grad: bool = True,
+        patch_order: PatchOrder = "hwc",
         backend: Backend = "auto",
         min_weights_per_layer: int = 1,
         include: list[str] | None = None,
@@ -106,6 +118,7 @@ class DCTpSConversion(Callback):
     ) -> None:
         check_selection(density, include, exclude, density_overrides, seed)
         check_choice("allocation", allocation, get_args(AllocationName))
+        check_choice("patch_order", patch_order, get_args(PatchOrder))
         check_choice("backend", backend, BACKENDS)
         check_integer("min_weights_per_layer", min_weights_per_layer)
         check_alpha(alpha)
@@ -113,6 +126,7 @@ class DCTpSConversion(Callback):
         self.allocation = allocation
         self.alpha = alpha
         self.alpha_requires_grad = alpha_requires_grad
+        self.patch_order = patch_order
         self.backend = backend
         self.min_weights_per_layer = min_weights_per_layer
         self.include = include
@@ -120,8 +134,7 @@ class DCTpSConversion(Callback):
         self.density_overrides = density_overrides or {}
         self.seed = seed
         self._counts: dict[str, int] = {}
-        self._fitting = False
-        self._loading = False
+        self._fitting = self._loading = False
 
     # What it would do.
 
@@ -235,6 +248,7 @@ class DCTpSConversion(Callback):
             alpha=self.alpha,
             alpha_requires_grad=self.alpha_requires_grad,
             backend=self.backend,
+            offset=DCTOffset(self.patch_order),
             min_weights_per_layer=self.min_weights_per_layer,
             generator=seed_of_rank_zero(trainer, self.seed),  # a rank's weights may be its own at this time
         )
@@ -244,7 +258,7 @@ class DCTpSConversion(Callback):
         self._counts = {path: layer.nnz for path, layer in _layers(module).items()}
         if self._fitting:
             self._refuse_other_budgets(module, budgets)
-        _leave_out_of_broadcasts_(module)
+        leave_out_of_broadcasts_(module, [f"{path}.indices" for path in _layers(module)])
 
     def _refuse_other_budgets(self, module: nn.Module, budgets: Budgets) -> None:
         """Raise ValueError if layers converted earlier do not have what the arguments ask for."""
@@ -266,30 +280,17 @@ class DCTpSConversion(Callback):
         return {
             "density": self.density,
             "allocation": self.allocation,
-            "alpha": _plain(self.alpha),
+            "alpha": plain_alpha(self.alpha),
             "alpha_requires_grad": self.alpha_requires_grad,
+            "patch_order": self.patch_order,
             "min_weights_per_layer": self.min_weights_per_layer,
             **selection_config(self.include, self.exclude, self.density_overrides),
         }
 
 
-def _plain(alpha: Alpha | Mapping[str, Alpha]) -> str | float:
-    """Return alpha as a plain value; patterns keep their order, since the last match wins."""
-    if isinstance(alpha, Mapping):
-        return str({p: a if isinstance(a, str) else float(a) for p, a in alpha.items()})
-    return alpha
-
-
 def _layers(module: nn.Module) -> dict[str, DensePlusSparse]:
     """Return the Dense-plus-Sparse layers by the names that keys of state dicts have."""
     return {path: layer for path, layer in module.named_modules() if isinstance(layer, DensePlusSparse)}
-
-
-def _leave_out_of_broadcasts_(module: nn.Module) -> None:
-    """Keep DDP from sending the supports around in every forward: they are equal, and stay so."""
-    ignored = list(getattr(module, "_ddp_params_and_buffers_to_ignore", []))
-    supports = [f"{path}.indices" for path in _layers(module)]
-    vars(module)["_ddp_params_and_buffers_to_ignore"] = [*ignored, *(n for n in supports if n not in ignored)]
 
 
 def _refuse_scores(trainer: Trainer) -> None:

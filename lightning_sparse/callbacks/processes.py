@@ -1,6 +1,6 @@
 """One run, several processes: the same masks on all of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 from zlib import crc32
@@ -19,6 +19,7 @@ from lightning_sparse.types import Masks
 __all__ = [
     "agree",
     "agree_on_supports",
+    "leave_out_of_broadcasts_",
     "masks_of_rank_zero",
     "mean_over_processes",
     "seed_of_rank_zero",
@@ -77,3 +78,9 @@ def verify_step(trainer: Trainer, state: SparseState, optimizer: Optimizer) -> N
     """Check masks, weights and optimizer after a step, and that all ranks have the same masks."""
     state.verify(optimizer)
     agree(trainer, state)
+
+
+def leave_out_of_broadcasts_(module: nn.Module, supports: Sequence[str]) -> None:
+    """Keep DDP from sending the supports around in every forward: they are equal, and stay so."""
+    ignored = list(getattr(module, "_ddp_params_and_buffers_to_ignore", []))
+    vars(module)["_ddp_params_and_buffers_to_ignore"] = [*ignored, *(n for n in supports if n not in ignored)]

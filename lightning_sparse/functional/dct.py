@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["accumulation_dtype", "dct", "dct_adjoint", "dct_matrix", "shared"]
+__all__ = ["DCTPlan", "accumulation_dtype", "dct", "dct_adjoint", "dct_matrix", "dct_plan", "shared"]
 
 _CHUNK = 2**20  # matrix entries made at a time: bounds the temporary indices
 _SHARED: "WeakValueDictionary[Hashable, Tensor]" = WeakValueDictionary()
@@ -90,7 +90,7 @@ def dct(x: Tensor, out_features: int) -> Tensor:
     """
     _check_sizes(out_features, x.shape[-1])
     rows = x.reshape(-1, x.shape[-1]).to(accumulation_dtype(x.dtype))
-    plan = _plan(max(out_features, x.shape[-1]), rows.dtype, rows.device)
+    plan = dct_plan(max(out_features, x.shape[-1]), rows.dtype, rows.device)
     return plan.forward(rows, out_features).to(x.dtype).reshape(*x.shape[:-1], out_features)
 
 
@@ -109,12 +109,12 @@ def dct_adjoint(y: Tensor, in_features: int) -> Tensor:
     """
     _check_sizes(y.shape[-1], in_features)
     rows = y.reshape(-1, y.shape[-1]).to(accumulation_dtype(y.dtype))
-    plan = _plan(max(in_features, y.shape[-1]), rows.dtype, rows.device)
+    plan = dct_plan(max(in_features, y.shape[-1]), rows.dtype, rows.device)
     return plan.adjoint(rows, in_features).to(y.dtype).reshape(*y.shape[:-1], in_features)
 
 
 @dataclass(frozen=True)
-class _Plan:
+class DCTPlan:
     """What the FFT needs for one size q: index orders (int32) and twiddle factors, about 40 q bytes.
 
     ``order`` puts even inputs first and odd ones last in reverse, and is itself reversed: then the real FFT
@@ -131,27 +131,36 @@ class _Plan:
     untwiddle: Tensor
 
     def forward(self, x: Tensor, out_features: int) -> Tensor:
-        padded = F.pad(x, (0, self.size - x.shape[1]))
-        spectrum: Tensor = torch.fft.rfft(padded.index_select(1, self.order)) * self.twiddle
+        """Return the lowest frequencies of every row, ``(rows, out)``, maybe with gaps in memory."""
+        spectrum = torch.fft.rfft(self._whole(x).index_select(1, self.order))
         if out_features <= self.twiddle.shape[0]:
-            return spectrum.real[:, :out_features]
-        return torch.view_as_real(spectrum).flatten(1).index_select(1, self.frequencies[:out_features])
+            real: Tensor = (spectrum[:, :out_features] * self.twiddle[:out_features]).real
+            return real
+        pairs = torch.view_as_real(spectrum.mul_(self.twiddle)).flatten(1)
+        return pairs.index_select(1, self.frequencies[:out_features])
 
     def adjoint(self, y: Tensor, in_features: int) -> Tensor:
+        """Return the transposed matrix's product with every row, ``(rows, in)``."""
         if y.shape[1] <= self.size // 2:  # frequency q - k is then zero for every k that is not
             spectrum = y * self.untwiddle[: y.shape[1]]
             spectrum[:, 0] *= 1 + 1j
         else:
-            padded = F.pad(y, (0, self.size - y.shape[1]))
-            mirrored = padded.index_select(1, self.mirrored)
-            spectrum = torch.complex(padded[:, : mirrored.shape[1]], mirrored) * self.untwiddle
+            whole = self._whole(y)
+            mirrored = whole.index_select(1, self.mirrored)
+            spectrum = torch.complex(whole[:, : mirrored.shape[1]], mirrored).mul_(self.untwiddle)
         ordered: Tensor = torch.fft.irfft(spectrum, self.size)
         return ordered.index_select(1, self.inverse_order[:in_features])
+
+    def _whole(self, rows: Tensor) -> Tensor:
+        """Fill rows up to the size with zeros."""
+        missing = self.size - rows.shape[1]
+        return F.pad(rows, (0, missing)) if missing else rows
 
 
 @lru_cache(maxsize=256)
 @torch.inference_mode(False)
-def _plan(size: int, dtype: torch.dtype, device: torch.device) -> _Plan:
+def dct_plan(size: int, dtype: torch.dtype, device: torch.device) -> DCTPlan:
+    """Return the one plan of this size, for float32 or float64 rows on ``device``."""
     half = size // 2 + 1
     order = torch.cat([torch.arange(0, size, 2), torch.arange(1, size, 2).flip(0)])
     order = order[-torch.arange(size) % size]
@@ -166,7 +175,7 @@ def _plan(size: int, dtype: torch.dtype, device: torch.device) -> _Plan:
     orders = [order, order.argsort(), frequencies, mirrored]
     complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
     factors = [twiddle.to(device, complex_dtype), untwiddle.to(device, complex_dtype)]
-    return _Plan(size, *(o.to(device, torch.int32) for o in orders), *factors)
+    return DCTPlan(size, *(o.to(device, torch.int32) for o in orders), *factors)
 
 
 def _build_matrix(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:

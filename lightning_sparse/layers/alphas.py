@@ -10,10 +10,17 @@ from lightning_sparse.layers.base import compact_layers
 from lightning_sparse.layers.offsets import Offset
 from lightning_sparse.selection import matches
 
-__all__ = ["Alpha", "alpha_groups", "starting_alphas"]
+__all__ = ["Alpha", "alpha_groups", "plain_alpha", "starting_alphas"]
 
 Alpha: TypeAlias = float | Literal["match_norm"]
 """Scale of the offset at the start; "match_norm" gives it the norm of the weight it replaces."""
+
+
+def plain_alpha(alpha: Alpha | Mapping[str, Alpha]) -> str | float:
+    """Return alpha as a plain value; patterns keep their order, since the last match wins."""
+    if isinstance(alpha, Mapping):
+        return str({p: a if isinstance(a, str) else float(a) for p, a in alpha.items()})
+    return alpha
 
 
 def alpha_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -12,21 +12,25 @@ Backend: TypeAlias = Literal["auto", "materialize", "transform"]
 
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
-# Cost of the FFT way in units of one entry of the dense product. Fitted on one x86-64 machine with AVX-512
-# (torch 2.13) at one and two threads, batch 128, 512 and 32, n = 128 ... 8192.
-COST_PER_VALUE = 2
-COST_PER_FEATURE = 80  # per thread: FFTs gain less from threads than matrix products do
-COST_PER_CALL = 1_000_000  # per thread, shared by the rows of a batch
+# Microseconds of forward and backward in float32, on one thread of an x86-64 CPU with AVX-512 (torch 2.15),
+# fitted by `python -m benchmarks.backend_rule`. Only their ratios count.
+PER_CALL, PER_ENTRY, PER_PRODUCT = 110, 0.004, 4.6e-5  # materialize; the last for each row and entry
 
-# Convolutions: (least channels, highest density) at which the separable form is faster. Batch 32 only.
-SEPARABLE_FROM = ((256, 0.01), (512, 0.05))
-POINTWISE_FROM = 512  # least of input and output channels at which 1 x 1 kernels go by the linear rule
+# transform; what follows the first line is for each row
+LINEAR_PER_CALL, LINEAR_PER_CALL_IN_BAGS = 280, 200
+LINEAR_PER_FEATURE, LINEAR_PER_FEATURE_IN_BAGS, LINEAR_PER_VALUE = 0.011, 0.0027, 0.0003
+
+POINTWISE_PER_CALL = 670
+POINTWISE_PER_FEATURE, POINTWISE_PER_CHANNEL, POINTWISE_PER_VALUE = 0.0065, 0.0093, 0.0003
+
+SPATIAL_PER_PLACE = 105
+SPATIAL_PER_PRODUCT, SPATIAL_PER_CHANNEL, SPATIAL_PER_PLANE, SPATIAL_PER_VALUE = 1e-4, 0.0136, 0.0012, 0.00026
 
 
 def choose_backend(
     shape: torch.Size, nnz: int, rows: int, device: torch.device, threads: int, groups: int = 1
 ) -> Literal["materialize", "transform"]:
-    """Return the backend that ``"auto"`` takes.
+    """Return the backend that ``"auto"`` takes: that of the shorter estimated time.
 
     On a GPU that is always ``"materialize"``: nothing has been measured there.
 
@@ -35,20 +39,26 @@ def choose_backend(
         nnz: Number of values k.
         rows: Vectors multiplied at a time; for convolutions output pixels of all images.
         device: Of the inputs.
-        threads: Threads that PyTorch uses.
+        threads: Threads that PyTorch uses. Only matrix products are counted as shared among them.
         groups: Groups of a convolution.
     """
     if device.type != "cpu" or groups > 1 or rows == 0:
         return "materialize"
-    return "transform" if _transform_pays(shape, nnz, rows, threads) else "materialize"
+    entries = math.prod(shape)
+    materialize = PER_CALL + PER_ENTRY * entries + PER_PRODUCT * rows * entries / threads
+    return "transform" if _time_of_transform(shape, nnz, rows, threads) < materialize else "materialize"
 
 
-def _transform_pays(shape: torch.Size, nnz: int, rows: int, threads: int) -> bool:
-    out, channels = shape[:2]
-    if math.prod(shape[2:]) > 1:
-        density = nnz / math.prod(shape)
-        return any(channels >= least and density <= most for least, most in SEPARABLE_FROM)
-    if len(shape) > 2 and min(out, channels) < POINTWISE_FROM:
-        return False
-    per_row = COST_PER_VALUE * nnz + COST_PER_FEATURE * threads * max(out, channels)
-    return per_row + COST_PER_CALL * threads / rows < out * channels
+def _time_of_transform(shape: torch.Size, nnz: int, rows: int, threads: int) -> float:
+    channels, longer, places = shape[0] + shape[1], max(shape[:2]), math.prod(shape[2:])
+    if len(shape) == 2:
+        in_bags = nnz > longer / 2
+        per_row = LINEAR_PER_FEATURE * longer + LINEAR_PER_VALUE * nnz
+        per_row += LINEAR_PER_FEATURE_IN_BAGS * channels * in_bags
+        return LINEAR_PER_CALL + LINEAR_PER_CALL_IN_BAGS * in_bags + rows * per_row
+    if places == 1:
+        per_row = POINTWISE_PER_FEATURE * longer + POINTWISE_PER_CHANNEL * channels
+        return POINTWISE_PER_CALL + rows * (per_row + POINTWISE_PER_VALUE * nnz)
+    per_row = SPATIAL_PER_PRODUCT * shape[0] * shape[1] / threads + SPATIAL_PER_CHANNEL * channels
+    per_row += SPATIAL_PER_PLANE * min(places * channels, 2 * nnz) + SPATIAL_PER_VALUE * nnz
+    return SPATIAL_PER_PLACE * places + rows * per_row

@@ -67,6 +67,8 @@ class DensePlusSparse(nn.Module, ABC):
         make: dict[str, Any] = {"device": device or torch.get_default_device(), "dtype": dtype}
         self.values = nn.Parameter(torch.zeros(len(indices), **make))
         self.register_buffer("indices", indices.to(make["device"], index_dtype(math.prod(shape))))
+        if (marker := self.offset.marker(self.shape)) is not None:
+            self.register_buffer(marker, torch.empty(0, device=make["device"]))
         scale = None if self.offset.is_zero else torch.full((), float(alpha), **make)
         self.register_parameter("alpha", None if scale is None else nn.Parameter(scale, alpha_requires_grad))
         self.register_parameter("bias", nn.Parameter(torch.empty(shape[0], **make)) if bias else None)

@@ -32,11 +32,28 @@ class Convolution:
         """Convolve images ``(batch, channels, H, W)``."""
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
-    def input_gradient(self, grad: Tensor, weight: Tensor, input_size: torch.Size) -> Tensor:
-        """Return the gradient of the images for that of the output."""
-        options = (self.stride, self.padding, self.dilation, self.groups)
-        gradient = nn_grad.conv2d_input(input_size, weight, grad, *options)  # type: ignore[no-untyped-call]
-        return cast(Tensor, gradient)
+    def transpose(self, grad: Tensor, weight: Tensor, input_size: torch.Size) -> Tensor:
+        """Apply the adjoint of `convolve`, with a kernel of its own: faster for small groups."""
+        shortest = (
+            (size - 1) * step - 2 * pad + gap * (kernel - 1) + 1
+            for size, step, pad, gap, kernel in zip(
+                grad.shape[2:], self.stride, self.padding, self.dilation, weight.shape[2:], strict=True
+            )
+        )
+        missing = [size - least for size, least in zip(input_size[2:], shortest, strict=True)]
+        options = (self.stride, self.padding, missing, self.groups, self.dilation)
+        return F.conv_transpose2d(grad, weight, None, *options)
+
+    def gradients(
+        self, grad: Tensor, x: Tensor, weight: Tensor, needs: tuple[bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradients of images and weight for that of the output, as far as ``needs`` says.
+
+        Both at once, as autograd has them: `torch.nn.grad` does without the images, which takes longer.
+        """
+        options = (None, self.stride, self.padding, self.dilation, False, (0, 0), self.groups)
+        d_x, d_weight, _ = torch.ops.aten.convolution_backward(grad, x, weight, *options, (*needs, False))
+        return d_x, d_weight
 
     def weight_gradient(self, grad: Tensor, x: Tensor, shape: torch.Size) -> Tensor:
         """Return the gradient of the weight for that of the output."""

@@ -115,10 +115,10 @@ class Materialized(Product):
         dense: DenseGradient,
     ) -> Gradients:
         """Make the weight's gradient for a moment, and keep the entries of the support."""
-        d_x = self._input_gradient(grad, x, self.weight(values, alpha)) if needs[0] else None
-        if not (needs[1] or needs[2] or dense.wanted):
+        of_weight = needs[1] or needs[2] or dense.wanted
+        d_x, d_weight = self._gradients(grad, x, values, alpha, (needs[0], of_weight))
+        if d_weight is None:
             return d_x, None, None
-        d_weight = self.weight_gradient(grad, x)
         if dense.wanted:
             dense.add(d_weight)
         return d_x, *self.weight_adjoint(d_weight, values, alpha)
@@ -143,8 +143,13 @@ class Materialized(Product):
             return d_values, None
         return d_values, torch.dot(flat.to(self.matrix.dtype), self.matrix.view(-1)).to(alpha.dtype)
 
-    def _input_gradient(self, grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        weight = weight.to(grad.dtype)
-        if self.geometry is None:
-            return grad @ weight
-        return self.geometry.input_gradient(grad, weight, x.shape)
+    def _gradients(
+        self, grad: Tensor, x: Tensor, values: Tensor, alpha: Tensor | None, needs: tuple[bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradients of x and of the weight."""
+        if not needs[0]:
+            return None, self.weight_gradient(grad, x) if needs[1] else None
+        weight = self.weight(values, alpha).to(grad.dtype)
+        if self.geometry is not None:
+            return self.geometry.gradients(grad, x, weight, needs)
+        return grad @ weight, self.weight_gradient(grad, x) if needs[1] else None

@@ -4,13 +4,13 @@ import warnings
 from functools import cache, cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["SparsePattern", "check_indices", "draw_support", "index_dtype"]
 
 _HAS_MKL = bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
-INDEX_ADD_UP_TO = 1.5  # entries per row or column up to which adding them one by one is fastest
+PLANES_ONE_BY_ONE_UP_TO = 1  # entries per row or column up to which planes are best added one by one
+INDEX_ADD_UP_TO = 0.5  # entries per row or column up to which adding them one by one is fastest
 
 
 def index_dtype(size: int) -> torch.dtype:
@@ -115,6 +115,27 @@ class SparsePattern:
         sampled: Tensor = torch.sparse.sampled_addmm(pattern, grad, columns.t(), beta=0.0).values()
         return sampled
 
+    def add_(self, out: Tensor, values: Tensor, planes: Tensor) -> None:
+        """Add ``S @ planes`` to ``out``: ``(m, ...)`` for ``(n, ...)``."""
+        if len(values) <= PLANES_ONE_BY_ONE_UP_TO * self.shape[0]:
+            out.index_add_(0, self.rows, _weighted(planes.index_select(0, self.cols), values))
+        else:
+            out += self.multiply(values, planes.flatten(1)).view(out.shape)
+
+    def add_adjoint_(self, out: Tensor, values: Tensor, planes: Tensor) -> None:
+        """Add ``S.T @ planes`` to ``out``: ``(n, ...)`` for ``(m, ...)``."""
+        if len(values) <= PLANES_ONE_BY_ONE_UP_TO * self.shape[1]:
+            out.index_add_(0, self.cols, _weighted(planes.index_select(0, self.rows), values))
+        else:
+            out += self.multiply_adjoint(values, planes.flatten(1)).view(out.shape)
+
+    def sample_planes(self, grad: Tensor, planes: Tensor) -> Tensor:
+        """Return the entries of ``grad @ planes.T`` on the support, (k,), for ``(m, ...)``, ``(n, ...)``."""
+        if len(self.rows) <= PLANES_ONE_BY_ONE_UP_TO / 2 * max(self.shape):
+            products = grad.index_select(0, self.rows) * planes.index_select(0, self.cols)
+            return products.flatten(1).sum(1)
+        return self.sample(grad.flatten(1), planes.flatten(1))
+
     def add_rows_(self, out: Tensor, values: Tensor, x: Tensor) -> Tensor:
         """Add ``x @ S.T`` to ``out``: ``(p, m)`` for ``(p, n)``; for tiny supports."""
         return out.index_add_(1, self.rows, x.index_select(1, self.cols) * values)
@@ -138,6 +159,10 @@ class SparsePattern:
         return order.int(), self.rows[order], _starts(self.cols[order], self.shape[1])
 
 
+def _weighted(planes: Tensor, values: Tensor) -> Tensor:
+    return planes.mul_(values.view(-1, *[1] * (planes.dim() - 1)))
+
+
 @cache
 def _hear_beta_warning() -> None:
     """Let PyTorch say once per process that CSR tensors are in beta, where nobody is alarmed."""
@@ -155,9 +180,9 @@ def _bag_sum(ids: Tensor, starts: Tensor, table: Tensor, weights: Tensor) -> Ten
     """Sum weighted rows of a table, bag by bag; the fastest sparse product there is on x86."""
     if table.shape[1] == 0:
         return table.new_zeros(len(starts) - 1, 0)
-    return F.embedding_bag(
-        ids, table, starts, mode="sum", per_sample_weights=weights, include_last_offset=True
-    )
+    # Not through `torch.nn.functional`, whose checks take as long as a small product.
+    bags = torch.embedding_bag(table, ids, starts, False, 0, False, weights, include_last_offset=True)
+    return bags[0]
 
 
 def _sample_by_chunks(grad: Tensor, columns: Tensor, rows: Tensor, cols: Tensor) -> Tensor:

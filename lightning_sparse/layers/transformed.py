@@ -3,7 +3,9 @@
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import product
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +23,17 @@ __all__ = ["Transformed", "TransformedConvolution", "TransformedLinear"]
 class Transformed(Product):
     """Multiply by C with its fast transform and by S entry by entry; the weight is never built.
 
+    A large batch is gone through in parts, so that what is made on the way stays in the cache.
+
     Args:
         shape: Shape of the weight.
         geometry: Of the convolution; ``None`` for a linear layer.
         pattern: Positions of the values in the matrix that maps input columns to outputs.
         transform: The fast way to multiply by C; ``None`` if it is zero.
     """
+
+    floats_at_a_time: ClassVar[int]
+    """About how large the larger of input and output of a part are; found by timing on one machine."""
 
     def __init__(
         self,
@@ -40,14 +47,9 @@ class Transformed(Product):
 
     def forward(self, x: Tensor, values: Tensor, alpha: Tensor | None, bias: Tensor | None) -> Tensor:
         """Return ``alpha (C x) + S x + b``, computed in float32 or float64."""
-        exact, values = x.to(accumulation_dtype(x.dtype)), values.to(accumulation_dtype(x.dtype))
-        offset = None
-        if self.transform is not None and alpha is not None:
-            offset = self.transform(exact) * alpha.to(exact.dtype)
-        y = self._plus_sparse(offset, values, exact)
-        if bias is not None:
-            y += bias.to(y.dtype).view(-1, *[1] * (y.dim() - 2))
-        return y.to(x.dtype)
+        exact, v, scale, b = _exact(x, values, alpha, bias)
+        parts = [self._multiply(part, v, scale, b) for part in exact.split(self._items_at_a_time(x))]
+        return _joined(parts).to(x.dtype)
 
     def backward(
         self,
@@ -58,24 +60,53 @@ class Transformed(Product):
         needs: Sequence[bool],
         dense: DenseGradient,
     ) -> Gradients:
-        """Apply the adjoints; the one of C serves x and alpha alike: ``<C x, g> = <x, C' g>``."""
+        """Apply the adjoints."""
         if dense.wanted:
             dense.add(self.weight_gradient(grad, x))
-        dtype = accumulation_dtype(x.dtype)
-        exact, g, v = x.to(dtype), grad.to(dtype), values.to(dtype)
-        laid_out = self._lay_out(g)
-        d_values = self._sample(laid_out, exact).to(values.dtype) if needs[1] else None
-        d_offset = d_alpha = None
-        if self.transform is not None and alpha is not None and (needs[0] or needs[2]):
-            d_offset = self.transform.adjoint(g, exact.shape)
-            d_alpha = (exact * d_offset).sum().to(alpha.dtype)
-            d_offset *= alpha.to(dtype)
-        d_x = self._plus_sparse_adjoint(d_offset, v, laid_out, exact.shape).to(x.dtype) if needs[0] else None
+        exact, v, scale, g = _exact(x, values, alpha, grad)
+        items = self._items_at_a_time(x)
+        pairs = zip(g.split(items), exact.split(items), strict=True)
+        parts = [self._gradients(part, inputs, v, scale, needs) for part, inputs in pairs]
+        d_x, d_values, d_alpha = ([p for p in of_one if p is not None] for of_one in zip(*parts, strict=True))
+        return (
+            _joined(d_x).to(x.dtype) if d_x else None,
+            _sum(d_values).to(values.dtype) if d_values else None,
+            _sum(d_alpha).to(alpha.dtype) if d_alpha and alpha is not None else None,
+        )
+
+    def _multiply(self, x: Tensor, values: Tensor, alpha: Tensor | None, bias: Tensor | None) -> Tensor:
+        offset = self.transform(x) if self.transform is not None else None
+        y = self._plus_sparse(offset, alpha, values, x)
+        if bias is not None:
+            y += bias if y.dim() == 2 else bias.view(-1, 1, 1)
+        return y
+
+    def _gradients(
+        self, grad: Tensor, x: Tensor, values: Tensor, alpha: Tensor | None, needs: Sequence[bool]
+    ) -> Gradients:
+        """The adjoint of C serves x and alpha alike: ``<C x, g> = <x, C' g>``."""
+        laid_out = self._lay_out(grad)
+        d_values = self._sample(laid_out, x) if needs[1] else None
+        d_offset = d_alpha = d_x = None
+        if self.transform is not None and (needs[0] or needs[2]):
+            d_offset = self.transform.adjoint(grad, x.shape)
+        if d_offset is not None and needs[2]:
+            d_alpha = torch.dot(x.reshape(-1), d_offset.reshape(-1))
+        if needs[0]:
+            d_x = self._plus_sparse_adjoint(d_offset, alpha, values, laid_out, x.shape)
         return d_x, d_values, d_alpha
 
+    def _items_at_a_time(self, x: Tensor) -> int:
+        """Return how many vectors or images make a part."""
+        return max(1, self.floats_at_a_time // self._floats_per_item(x))
+
     @abstractmethod
-    def _plus_sparse(self, y: Tensor | None, values: Tensor, x: Tensor) -> Tensor:
-        """Return ``y + S x``; may write to ``y``, which is zero if ``None``."""
+    def _floats_per_item(self, x: Tensor) -> int:
+        """Return the length of the longer of input and output of one vector or image."""
+
+    @abstractmethod
+    def _plus_sparse(self, offset: Tensor | None, alpha: Tensor | None, values: Tensor, x: Tensor) -> Tensor:
+        """Return ``alpha offset + S x``; ``offset`` may be overwritten, and is zero if ``None``."""
 
     @abstractmethod
     def _lay_out(self, grad: Tensor) -> Tensor:
@@ -83,9 +114,14 @@ class Transformed(Product):
 
     @abstractmethod
     def _plus_sparse_adjoint(
-        self, d_x: Tensor | None, values: Tensor, laid_out: Tensor, input_size: torch.Size
+        self,
+        offset: Tensor | None,
+        alpha: Tensor | None,
+        values: Tensor,
+        laid_out: Tensor,
+        input_size: torch.Size,
     ) -> Tensor:
-        """Return ``d_x + S' grad``; may write to ``d_x``, which is zero if ``None``."""
+        """Return ``alpha offset + S' grad``; ``offset`` may be overwritten, and is zero if ``None``."""
 
     @abstractmethod
     def _sample(self, laid_out: Tensor, x: Tensor) -> Tensor:
@@ -95,22 +131,32 @@ class Transformed(Product):
 class TransformedLinear(Transformed):
     """Transforms for ``(rows, in)``."""
 
-    def _plus_sparse(self, y: Tensor | None, values: Tensor, x: Tensor) -> Tensor:
+    floats_at_a_time = 2**18
+
+    def _floats_per_item(self, x: Tensor) -> int:  # noqa: ARG002
+        return max(self.shape)
+
+    def _plus_sparse(self, offset: Tensor | None, alpha: Tensor | None, values: Tensor, x: Tensor) -> Tensor:
         if self.pattern.is_tiny:
-            y = x.new_zeros(len(x), self.shape[0]) if y is None else y
+            y = _scaled(offset, alpha, (len(x), self.shape[0]), x)
             return self.pattern.add_rows_(y, values, x)
-        return _transposed_plus(self.pattern.multiply(values, x.t().contiguous()), y)
+        return _plus_scaled(self.pattern.multiply(values, x.t().contiguous()).t(), offset, alpha)
 
     def _lay_out(self, grad: Tensor) -> Tensor:
         return grad if self.pattern.is_tiny else grad.t().contiguous()
 
     def _plus_sparse_adjoint(
-        self, d_x: Tensor | None, values: Tensor, laid_out: Tensor, input_size: torch.Size
+        self,
+        offset: Tensor | None,
+        alpha: Tensor | None,
+        values: Tensor,
+        laid_out: Tensor,
+        input_size: torch.Size,
     ) -> Tensor:
         if self.pattern.is_tiny:
-            d_x = laid_out.new_zeros(input_size) if d_x is None else d_x
+            d_x = _scaled(offset, alpha, input_size, laid_out)
             return self.pattern.add_rows_adjoint_(d_x, values, laid_out)
-        return _transposed_plus(self.pattern.multiply_adjoint(values, laid_out), d_x)
+        return _plus_scaled(self.pattern.multiply_adjoint(values, laid_out).t(), offset, alpha)
 
     def _sample(self, laid_out: Tensor, x: Tensor) -> Tensor:
         if self.pattern.is_tiny:
@@ -119,63 +165,110 @@ class TransformedLinear(Transformed):
 
 
 class TransformedConvolution(Transformed):
-    """Transforms for images: S acts on columns, one per output pixel, with the batch innermost."""
+    """Transforms for images: S acts on channels, place by place in the kernel, with the batch innermost.
 
-    def _plus_sparse(self, y: Tensor | None, values: Tensor, x: Tensor) -> Tensor:
-        sums = self.pattern.multiply(values, self._columns(x))
-        height, width = self._geometry.output_size(x.shape, self.shape)
-        sums = sums.view(self.shape[0], height, width, len(x)).permute(3, 0, 1, 2)
-        return sums.contiguous() if y is None else y.add_(sums)
+    So no patches are laid out, and what is at work at a time is one plane per channel.
+    """
+
+    floats_at_a_time = 2**19
+
+    def _floats_per_item(self, x: Tensor) -> int:
+        pixels = math.prod(self._geometry.output_size(x.shape, self.shape))
+        return max(1, x[0].numel() if len(x) else 0, self.shape[0] * pixels)
+
+    def _plus_sparse(self, offset: Tensor | None, alpha: Tensor | None, values: Tensor, x: Tensor) -> Tensor:
+        size = self._geometry.output_size(x.shape, self.shape)
+        sums = x.new_zeros(self.shape[0], *size, len(x))
+        for pattern, v, window in zip(self._patterns, self._split(values), self._windows(x), strict=True):
+            pattern.add_(sums, v, window)
+        return _plus_scaled(sums.permute(3, 0, 1, 2), offset, alpha)
 
     def _lay_out(self, grad: Tensor) -> Tensor:
-        return _batch_innermost(grad).flatten(1)
+        return grad.permute(1, 2, 3, 0).contiguous()  # long runs for sums of planes
 
     def _plus_sparse_adjoint(
-        self, d_x: Tensor | None, values: Tensor, laid_out: Tensor, input_size: torch.Size
+        self,
+        offset: Tensor | None,
+        alpha: Tensor | None,
+        values: Tensor,
+        laid_out: Tensor,
+        input_size: torch.Size,
     ) -> Tensor:
-        images = self._fold(self.pattern.multiply_adjoint(values, laid_out), input_size)
-        return images.contiguous() if d_x is None else d_x.add_(images)
+        batch, channels, height, width = input_size
+        top, left = self._geometry.padding
+        padded = laid_out.new_zeros(channels, height + 2 * top, width + 2 * left, batch)
+        windows = self._windows_of(padded, laid_out.shape[1:3])
+        for pattern, v, window in zip(self._patterns, self._split(values), windows, strict=True):
+            pattern.add_adjoint_(window, v, laid_out)
+        images = padded[:, top : top + height, left : left + width].permute(3, 0, 1, 2)
+        return _plus_scaled(images, offset, alpha)
 
     def _sample(self, laid_out: Tensor, x: Tensor) -> Tensor:
-        return self.pattern.sample(laid_out, self._columns(x))
+        windows = self._windows(x)
+        parts = [p.sample_planes(laid_out, window) for p, window in zip(self._patterns, windows, strict=True)]
+        return torch.cat(parts).index_select(0, self._by_place[1])
 
     @property
     def _geometry(self) -> Convolution:
         assert self.geometry is not None
         return self.geometry
 
-    def _columns(self, x: Tensor) -> Tensor:
-        """Return the patches: ``(channels * height * width, pixels * batch)``."""
+    @cached_property
+    def _by_place(self) -> tuple[Tensor, Tensor, list[int]]:
+        """The values in the order of their places in the kernel, the way back, how many each place has."""
+        places = math.prod(self.shape[2:])
+        place = self.pattern.cols % places
+        order = place.argsort(stable=True)
+        return order.int(), order.argsort().int(), place.bincount(minlength=places).tolist()
+
+    @cached_property
+    def _patterns(self) -> list[SparsePattern]:
+        """For each place the matrix that maps channels to outputs."""
+        order, _, counts = self._by_place
+        places, (out, columns) = len(counts), self.pattern.shape
+        rows, cols = self.pattern.rows[order], self.pattern.cols[order] // places
+        pairs = zip(torch.split(rows, counts), torch.split(cols, counts), strict=True)
+        return [SparsePattern(r, c, (out, columns // places)) for r, c in pairs]
+
+    def _split(self, values: Tensor) -> Sequence[Tensor]:
+        order, _, counts = self._by_place
+        return torch.split(values.index_select(0, order), counts)
+
+    def _windows(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the pixels of images that each place meets."""
         vertical, horizontal = self._geometry.padding
-        padded = _batch_innermost(F.pad(x, (horizontal, horizontal, vertical, vertical)))
-        patches = torch.stack(list(self._windows(padded, x.shape)), 1)
-        return patches.flatten(0, 1).flatten(1)
+        padded = F.pad(x.permute(1, 2, 3, 0), (0, 0, horizontal, horizontal, vertical, vertical))
+        return self._windows_of(padded.contiguous(), self._geometry.output_size(x.shape, self.shape))
 
-    def _fold(self, columns: Tensor, input_size: torch.Size) -> Tensor:
-        """Add patches up to images ``input_size``, the adjoint of ``_columns``."""
-        batch, channels, height, width = input_size
-        top, left = self._geometry.padding
-        padded = columns.new_zeros(channels, height + 2 * top, width + 2 * left, batch)
-        patches = columns.view(channels, math.prod(self.shape[2:]), -1).unbind(1)
-        for patch, window in zip(patches, self._windows(padded, input_size), strict=True):
-            window += patch.view(window.shape)
-        return padded[:, top : top + height, left : left + width].permute(3, 0, 1, 2)
-
-    def _windows(self, padded: Tensor, input_size: torch.Size) -> Iterator[Tensor]:
+    def _windows_of(self, padded: Tensor, output_size: Sequence[int]) -> Iterator[Tensor]:
         """Yield the pixels that each place in the kernel meets: ``(channels, out H, out W, batch)``."""
-        g, (height, width) = self._geometry, self._geometry.output_size(input_size, self.shape)
+        g, (height, width) = self._geometry, output_size
         for place in product(range(self.shape[2]), range(self.shape[3])):
             top, left = (i * step for i, step in zip(place, g.dilation, strict=True))
             rows = slice(top, top + (height - 1) * g.stride[0] + 1, g.stride[0])
             yield padded[:, rows, left : left + (width - 1) * g.stride[1] + 1 : g.stride[1]]
 
 
-def _batch_innermost(images: Tensor) -> Tensor:
-    """Copy ``(batch, channels, H, W)`` to ``(channels, H, W, batch)``: long runs for sums of rows."""
-    return images.permute(1, 2, 3, 0).contiguous()
+def _exact(*tensors: Tensor | None) -> list[Any]:
+    """Cast to the precision to compute in; that of the first tensor, but at least float32."""
+    dtype = accumulation_dtype(tensors[0].dtype) if tensors[0] is not None else torch.float32
+    return [t if t is None or t.dtype == dtype else t.to(dtype) for t in tensors]
 
 
-def _transposed_plus(columns: Tensor, rows: Tensor | None) -> Tensor:
-    """Return ``columns.T + rows``; transposing first and adding in place is the fast order."""
-    transposed = columns.t().contiguous()
-    return transposed if rows is None else transposed.add_(rows)
+def _plus_scaled(sums: Tensor, offset: Tensor | None, alpha: Tensor | None) -> Tensor:
+    """Return ``sums + alpha offset``; transposing first and adding in place is the fast order."""
+    ordered = sums.contiguous()
+    return ordered if offset is None or alpha is None else ordered.addcmul_(offset, alpha)
+
+
+def _scaled(offset: Tensor | None, alpha: Tensor | None, size: Sequence[int], like: Tensor) -> Tensor:
+    """Return ``alpha offset``, or zeros."""
+    return like.new_zeros(size) if offset is None or alpha is None else offset * alpha
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _sum(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum(0)

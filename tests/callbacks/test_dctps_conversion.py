@@ -26,7 +26,7 @@ from lightning_sparse import (
     load_from_checkpoint,
 )
 from lightning_sparse.cli import main
-from lightning_sparse.layers import alpha_groups, compact_layers, convert_to_dctps_
+from lightning_sparse.layers import DCTOffset, alpha_groups, compact_layers, convert_to_dctps_
 from lightning_sparse.models import ImageClassifier, LeNet5
 from lightning_sparse.state import state_of
 
@@ -66,6 +66,12 @@ def fit(tmp_path, toy, *callbacks, data=None, ckpt_path=None, density=0.1, conve
     assert same.steps > 0
     assert any(layer.values.any() for layer in compact_layers(toy).values())
     return runner
+
+
+def converted(patch_order):
+    toy = make_toy()
+    convert_to_dctps_(toy, 0.1, offset=DCTOffset(patch_order))
+    return toy
 
 
 def saved(tmp_path, density=0.1, **arguments):
@@ -306,6 +312,18 @@ def test_test_on_a_fresh_module(tmp_path, density):
     assert {layer.nnz for layer in compact_layers(fresh).values()} == {51}
 
 
+def test_weights_of_another_patch_order_do_not_load(tmp_path):
+    """Values of one order mean nothing in the other."""
+    _, path = saved(tmp_path)
+    chw = DCTpSConversion(0.1, patch_order="chw")
+    with pytest.raises(RuntimeError, match=r"Missing key.*net.0.patch_order_chw"):
+        trainer(tmp_path, chw).test(Toy(), loader(2), ckpt_path=path, verbose=False)
+    weights = converted("chw").state_dict()
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*net.0.patch_order_chw"):
+        converted("hwc").load_state_dict(weights)
+    converted("chw").load_state_dict(weights)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
 def test_damaged_checkpoint(tmp_path, damage):
     toy, path = saved(tmp_path)
@@ -365,6 +383,23 @@ def test_load_from_checkpoint(tmp_path, kind, weights_only, recwarn):
     if not weights_only:
         assert {layer.backend for layer in compact_layers(loaded).values()} == {"transform"}
         assert not any(layer.alpha.requires_grad for layer in compact_layers(loaded).values())
+
+
+def test_load_from_checkpoint_knows_the_patch_order(tmp_path):
+    checkpoint = ModelCheckpoint(tmp_path, filename="it", save_weights_only=True)
+    module = Saved()
+    fit(
+        tmp_path,
+        module,
+        checkpoint,
+        convert=DCTpSConversion(0.1, patch_order="chw"),
+        enable_checkpointing=True,
+    )
+    loaded = load_from_checkpoint(Saved, tmp_path / "it.ckpt")
+    x = loader(1).dataset.tensors[0]
+    torch.testing.assert_close(module.eval().net(x), loaded.eval().net(x))
+    kernel = compact_layers(loaded)["net.0"]
+    assert kernel.offset == DCTOffset("chw")
 
 
 def test_load_from_checkpoint_reads_what_lightning_reads(tmp_path):

@@ -10,17 +10,20 @@ CPU = torch.device("cpu")
     ("shape", "density", "rows", "threads", "expected"),
     [
         ((4096, 4096), 0.05, 128, 2, "transform"),
-        ((1024, 1024), 0.3, 128, 1, "transform"),
+        ((1024, 1024), 0.05, 1024, 1, "transform"),
         ((1024, 1024), 0.6, 128, 1, "materialize"),
-        ((300, 784), 0.01, 128, 2, "transform"),
+        ((300, 784), 0.01, 32, 1, "transform"),
+        ((300, 784), 0.01, 1024, 1, "materialize"),
         ((10, 784), 0.001, 128, 2, "materialize"),  # a thin head
         ((128, 128), 0.001, 128, 1, "materialize"),
-        ((512, 512), 0.01, 1, 1, "materialize"),  # the cost of the call is not shared by rows
+        ((512, 512), 0.01, 1, 1, "transform"),  # building the weight twice takes longer still
+        ((100, 300), 0.01, 1, 1, "materialize"),
         ((2, 2), 1.0, 0, 1, "materialize"),  # an empty batch
-        ((256, 256, 3, 3), 0.01, 2048, 2, "transform"),
-        ((128, 128, 3, 3), 0.001, 8192, 2, "materialize"),
-        ((512, 512, 3, 3), 0.05, 512, 2, "transform"),
-        ((256, 256, 3, 3), 0.05, 2048, 2, "materialize"),
+        ((256, 256, 3, 3), 0.01, 2048, 1, "transform"),
+        ((256, 256, 3, 3), 0.01, 2048, 2, "materialize"),  # threads share matrix products above all
+        ((128, 128, 3, 3), 0.01, 8192, 1, "materialize"),
+        ((64, 64, 3, 3), 0.01, 32768, 1, "materialize"),
+        ((512, 512, 3, 3), 0.05, 512, 1, "transform"),
         ((2048, 512, 1, 1), 0.01, 512, 1, "transform"),
         ((64, 256, 1, 1), 0.01, 32768, 1, "materialize"),
     ],

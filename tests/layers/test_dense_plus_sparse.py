@@ -136,7 +136,7 @@ def test_frozen_tensors_get_no_gradient() -> None:
 def test_repr_tells_the_arguments() -> None:
     assert repr(DensePlusSparseLinear(20, 10, torch.arange(4))) == (
         "DensePlusSparseLinear(in_features=20, out_features=10, bias=True, nnz=4 (0.02 of 200), "
-        "offset=DCTOffset(), backend='auto')"
+        "offset=DCTOffset(patch_order='hwc'), backend='auto')"
     )
     layer = DensePlusSparseConv2d(4, 8, 3, torch.arange(4), padding="same", groups=2, offset=NoOffset())
     assert repr(layer) == (

@@ -73,3 +73,14 @@ def test_patches_are_read_in_the_order_height_width_channel() -> None:
     kernel = DCTOffset().matrix(torch.Size((1, 2, 1, 3)), torch.float64, torch.device("cpu"))
     flat = DCTOffset().matrix(torch.Size((1, 6)), torch.float64, torch.device("cpu"))
     assert torch.equal(kernel[0, 1, 0], flat[0, 1::2])
+
+
+def test_or_in_the_order_of_the_weight_itself() -> None:
+    kernel = DCTOffset("chw").matrix(torch.Size((1, 2, 1, 3)), torch.float64, torch.device("cpu"))
+    flat = DCTOffset().matrix(torch.Size((1, 6)), torch.float64, torch.device("cpu"))
+    assert torch.equal(kernel.flatten(), flat.flatten())
+
+
+def test_an_unknown_order_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`patch_order` must be one of \('hwc', 'chw'\), got 'whc'"):
+        DCTOffset("whc")  # type: ignore[arg-type]

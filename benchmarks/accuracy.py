@@ -1,0 +1,289 @@
+"""Trains recipes over budgets and seeds, and says what differs: means, paired differences, a plot.
+
+    python -m benchmarks.accuracy lenet5_budgets --data_dir cifar10 --seeds 0 1 2
+    python -m benchmarks.accuracy lenet5_budgets --show
+
+Each run is `lightning-sparse fit` with a recipe and some overrides; its test accuracy after the last epoch is
+added to `<results>/<experiment>.jsonl`. Runs that are there already are not repeated, so a broken series goes
+on where it stopped. A run that ends in an error is kept with its message: a gap in the table.
+
+A pair are two runs of one seed: same initial weights, same order of batches. The interval is Student's over
+the differences of the pairs, with 95%; with three seeds it is wide, and one that holds 0 says only that
+nothing was shown. In parentheses behind a mean and its standard deviation: the number of seeds.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_sparse.data import ImageFolderDataModule
+from lightning_sparse.data.images import Labelled
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table: a recipe, and what is changed in it."""
+
+    name: str
+    recipe: str
+    overrides: tuple[str, ...] = ()
+    dense: bool = False
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Methods by budgets; every method is compared with ``against``."""
+
+    methods: tuple[Method, ...]
+    budgets: tuple[int, ...]
+    weights: int
+    epochs: int
+    against: str
+    data: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+class DecodedOnce(ImageFolderDataModule):
+    """An image folder whose files are read once per process, whatever number of runs."""
+
+    def _decode(self, part: str) -> Labelled:
+        return _decoded(self.data_dir, part)
+
+
+@cache
+def _decoded(data_dir: str, part: str) -> Labelled:
+    return ImageFolderDataModule._decode(ImageFolderDataModule(data_dir), part)
+
+
+CIFAR10 = ("--data=benchmarks.accuracy.DecodedOnce", "--data.data_dir={data_dir}", "--data.batch_size=64")
+EXPERIMENTS = {
+    "lenet5_budgets": Experiment(
+        methods=(
+            Method("random uniform", "cifar10/lenet5_epl", ("--trainer.callbacks.method=uniform",)),
+            Method("random EPL", "cifar10/lenet5_epl"),
+            Method("FORCE", "cifar10/lenet5_force"),
+            Method("SynFlow", "cifar10/lenet5_synflow"),
+            Method("DCTpS (EPL)", "cifar10/lenet5_dctps"),
+            Method("DCTpS (EPL), chw", "cifar10/lenet5_dctps", ("--trainer.callbacks.patch_order=chw",)),
+            Method("dense", "cifar10/lenet5_dense", dense=True),
+        ),
+        budgets=(100, 300, 1_000, 3_000, 20_000),
+        weights=61_510,
+        epochs=10,
+        against="DCTpS (EPL)",
+        data=CIFAR10,
+    )
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what is missing of an experiment, or show what is there."""
+    options = _parse(argv)
+    experiment = EXPERIMENTS[options.experiment]
+    path = options.results / f"{options.experiment}.jsonl"
+    if not options.show:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.set_num_threads(options.threads)
+        torch.set_flush_denormal(True)  # nets without a signal train on denormals, at a third of the speed
+        chosen = replace(
+            experiment,
+            budgets=tuple(options.budgets or experiment.budgets),
+            methods=tuple(m for m in experiment.methods if m.name in (options.methods or [m.name])),
+        )
+        run(chosen, options.seeds or experiment.seeds, path, options.data_dir, options.smoke)
+    records = read(path)
+    print("\n".join(table(experiment, records)))
+    if options.plot:
+        plot(experiment, records, options.plot)
+
+
+def run(experiment: Experiment, seeds: Sequence[int], path: Path, data_dir: str, smoke: bool) -> None:
+    """Train what ``path`` does not hold yet; seeds outermost, so that an early end leaves whole seeds."""
+    for seed in seeds:
+        for method, budget in _cells(experiment):
+            cell = {"method": method.name, "budget": budget, "seed": seed}
+            if any(record.items() >= cell.items() for record in read(path)):  # another process may add to it
+                continue
+            args = arguments(experiment, method, budget, seed, data_dir, smoke)
+            record = cell | fit(args)
+            print(json.dumps(record), flush=True)
+            with path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+
+def _cells(experiment: Experiment) -> Iterator[tuple[Method, int]]:
+    for method in experiment.methods:
+        for budget in (experiment.weights,) if method.dense else experiment.budgets:
+            yield method, budget
+
+
+def arguments(
+    experiment: Experiment, method: Method, budget: int, seed: int, data_dir: str, smoke: bool
+) -> list[str]:
+    """Return the command line of one run."""
+    args = ["fit", f"--config={ROOT / 'recipes' / method.recipe}.yaml", f"--seed_everything={seed}"]
+    args += [f"--trainer.max_epochs={experiment.epochs}", *method.overrides]
+    if not method.dense:
+        args.append(f"--trainer.callbacks.density={budget / experiment.weights!r}")
+    args += [part.format(data_dir=data_dir) for part in experiment.data]
+    unneeded = ("logger", "enable_progress_bar", "enable_model_summary")
+    args += [*(f"--trainer.{name}=false" for name in unneeded), "--trainer.limit_val_batches=0"]
+    return [*args, "--trainer.fast_dev_run=1"] if smoke else args
+
+
+def fit(args: list[str]) -> dict[str, Any]:
+    """Run the command in this process, in a folder of its own; return accuracy, seconds and any error."""
+    from lightning_sparse.cli import main as cli
+
+    said, start, error = io.StringIO(), time.perf_counter(), None
+    with tempfile.TemporaryDirectory() as folder, _inside(folder):
+        try:
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                cli(args)
+        except SystemExit as stop:  # how the command ends on a mistake
+            error = f"exit {stop.code}: {said.getvalue().strip()[-300:]}"
+        except (RuntimeError, ValueError) as failure:
+            error = f"{type(failure).__name__}: {failure}"
+    found = re.search(r"test/acc\W+([0-9.]+)", said.getvalue())
+    accuracy = 100 * float(found[1]) if found else None
+    return {"accuracy": accuracy, "seconds": round(time.perf_counter() - start, 1), "error": error}
+
+
+@contextlib.contextmanager
+def _inside(folder: str) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the records of the runs so far."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+Accuracies = dict[tuple[str, int], dict[int, float]]
+"""Accuracy by seed, by method and budget; runs that failed are left out."""
+
+
+def accuracies(records: Sequence[dict[str, Any]]) -> Accuracies:
+    """Sort the accuracies of the records."""
+    found: Accuracies = {}
+    for record in records:
+        cell = found.setdefault((record["method"], record["budget"]), {})
+        if record["accuracy"] is not None:
+            cell[record["seed"]] = record["accuracy"]
+    return found
+
+
+def table(experiment: Experiment, records: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the lines of two tables in Markdown: accuracies, and differences from ``against``."""
+    found = accuracies(records)
+    header = [f"| | {' | '.join(f'{budget:,}' for budget in experiment.budgets)} |"]
+    header += ["|---" * (len(experiment.budgets) + 1) + "|"]
+    lines = header.copy()
+    for method in experiment.methods:
+        if method.dense:
+            lines.append(f"\n{method.name}: {_spread(found.get((method.name, experiment.weights), {}))}")
+        else:
+            cells = [_spread(found.get((method.name, budget), {})) for budget in experiment.budgets]
+            lines.append(f"| {method.name} | {' | '.join(cells)} |")
+    lines += ["", *header]
+    for method in experiment.methods:
+        if method.dense or method.name == experiment.against:
+            continue
+        cells = [
+            _difference(found.get((experiment.against, budget), {}), found.get((method.name, budget), {}))
+            for budget in experiment.budgets
+        ]
+        lines.append(f"| {experiment.against} - {method.name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _spread(cell: dict[int, float]) -> str:
+    values = list(cell.values())
+    if len(values) < 2:
+        return f"{values[0]:.1f} (1)" if values else "-"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} ({len(values)})"
+
+
+def _difference(ours: dict[int, float], theirs: dict[int, float]) -> str:
+    low, mean, high = paired_interval([ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()])
+    return "-" if mean != mean else f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def paired_interval(differences: Sequence[float], coverage: float = 0.95) -> tuple[float, float, float]:
+    """Return low end, mean and high end of Student's interval; NaN for fewer than two differences."""
+    from scipy.stats import t
+
+    n = len(differences)
+    if n < 2:
+        return (float("nan"),) * 3
+    mean = statistics.mean(differences)
+    half = float(t.ppf(0.5 + coverage / 2, n - 1)) * statistics.stdev(differences) / n**0.5
+    return mean - half, mean, mean + half
+
+
+def plot(experiment: Experiment, records: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw accuracy over trained weights, one line per method, its seeds as dots."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    found = accuracies(records)
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    for method in experiment.methods:
+        if method.dense:
+            values = list(found.get((method.name, experiment.weights), {}).values())
+            axes.axhline(statistics.mean(values), color="0.4", linestyle="--", label="dense")
+            continue
+        cells = {budget: found.get((method.name, budget), {}) for budget in experiment.budgets}
+        means = [statistics.mean(cell.values()) if cell else float("nan") for cell in cells.values()]
+        (line,) = axes.plot(experiment.budgets, means, label=method.name)
+        dots = [(budget, value) for budget, cell in cells.items() for value in cell.values()]
+        axes.scatter(*zip(*dots, strict=True), s=12, color=line.get_color())
+    axes.set(xscale="log", xlabel="trained weights in the layers", ylabel="test accuracy (%)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("experiment", choices=sorted(EXPERIMENTS))
+    parser.add_argument("--data_dir", default="data", help="folder with the data of the experiment")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: those of the experiment")
+    parser.add_argument("--methods", nargs="+", help="names of rows; default: all")
+    parser.add_argument("--budgets", type=int, nargs="+", help="default: those of the experiment")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--show", action="store_true", help="train nothing, show what is there")
+    parser.add_argument("--plot", type=Path, help="file to draw the figure into")
+    parser.add_argument("--smoke", action="store_true", help="one batch per run, just to see that it works")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The accuracy series: its statistics on figures that are known, and a smoke run."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are not part of the installed package
+
+from benchmarks import accuracy
+from benchmarks.accuracy import Experiment, Method
+
+DIGITS = Experiment(
+    methods=(
+        Method("pruned", "quickstart"),
+        Method(
+            "dense", "quickstart", (f"--config={accuracy.ROOT / 'recipes/overlays/dense.yaml'}",), dense=True
+        ),
+    ),
+    budgets=(1_000, 1),
+    weights=50_200,
+    epochs=1,
+    against="pruned",
+)
+
+
+def record(method, budget, seed, value):
+    return {"method": method, "budget": budget, "seed": seed, "accuracy": value}
+
+
+def test_an_interval_is_students():
+    """Mean 2, standard deviation 1, n = 3: half of it is 4.303 / sqrt(3)."""
+    assert accuracy.paired_interval([1, 2, 3]) == pytest.approx((2 - 2.484, 2, 2 + 2.484), abs=1e-3)
+    assert accuracy.paired_interval([1])[1] != accuracy.paired_interval([1])[1]  # NaN: nothing can be said
+
+
+def test_tables_pair_by_seed_and_leave_gaps():
+    experiment = Experiment((Method("a", ""), Method("b", "")), (10, 20), 100, 1, against="a")
+    records = [record("a", 10, s, 50.0 + s) for s in (0, 1, 2)] + [record("a", 20, 0, None)]
+    records += [record("b", 10, 2, 50.0), record("b", 10, 1, 50.0)]
+    lines = accuracy.table(experiment, records)
+    assert lines[2] == "| a | 51.0 ± 1.0 (3) | - |"
+    assert lines[3] == "| b | 50.0 ± 0.0 (2) | - |"
+    assert lines[-1] == "| a - b | +1.5 (-4.9 to +7.9) | - |"
+
+
+def test_runs_are_kept_and_not_repeated(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(accuracy.EXPERIMENTS, "digits", DIGITS)
+    options = ["digits", "--seeds", "0", "--smoke", "--results", str(tmp_path)]
+    accuracy.main(options)
+    path = tmp_path / "digits.jsonl"
+    kept = accuracy.read(path)
+    assert [(r["method"], r["budget"]) for r in kept] == [("pruned", 1_000), ("pruned", 1), ("dense", 50_200)]
+    assert [r["accuracy"] is None for r in kept] == [False, True, False]
+    assert "density" in kept[1]["error"]
+    accuracy.main([*options, "--plot", str(tmp_path / "plot.png")])
+    assert accuracy.read(path) == kept
+    assert (tmp_path / "plot.png").stat().st_size > 0
+    assert "| pruned | " in capsys.readouterr().out
