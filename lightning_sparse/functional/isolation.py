@@ -101,8 +101,19 @@ def _restorers(layer: nn.Module, parameters: bool) -> Iterator[Restore]:
     attributes = {key: value for key, value in vars(layer).items() if key not in _REGISTRIES}
     yield _dict_restorer(vars(layer), attributes, keep=_REGISTRIES)
     own = [p for p in layer._parameters.values() if p is not None] if parameters else []
-    for value in [*attributes.values(), *own]:
+    empty, rest = _empty_and_others([*attributes.values(), *own])
+    yield lambda: [container.clear() for container in empty]
+    for value in rest:
         yield from _content_restorers(value, _DEPTH)
+
+
+def _empty_and_others(values: Iterable[Any]) -> tuple[list[Any], list[Any]]:
+    """Set empty containers apart: a module has a dozen of them, its registries of hooks."""
+    empty: list[Any] = []
+    others: list[Any] = []
+    for value in values:
+        (empty if isinstance(value, dict | list | set | deque) and not value else others).append(value)
+    return empty, others
 
 
 def _content_restorers(value: Any, depth: int) -> Iterator[Restore]:

