@@ -6,6 +6,8 @@ from lightning_sparse.callbacks import (
     DCTpSConversion,
     ExactResume,
     PruneAtInit,
+    RigLCallback,
+    SETCallback,
     SparsityCallback,
     SparsityMonitor,
 )
@@ -37,6 +39,8 @@ __all__ = [
     "PruningMethod",
     "PruningProblem",
     "Random",
+    "RigLCallback",
+    "SETCallback",
     "SparsityCallback",
     "SparsityMonitor",
     "SynFlow",

@@ -7,6 +7,7 @@ package only: to the one that the process imported before us, else to ``pytorch_
 """
 
 import importlib
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 __all__ = [
@@ -32,12 +35,15 @@ __all__ = [
     "copied_train_loader",
     "for_the_step",
     "is_lightning",
+    "loss_scale",
+    "planned_steps",
     "rank_zero_warn",
     "restart_train_iterator",
     "starts_other_processes",
     "tqdm_of",
     "train_loaders",
     "unlogged",
+    "unscale_gradients_",
     "without_module",
 ]
 
@@ -202,6 +208,45 @@ def restart_train_iterator(trainer: Trainer) -> None:
     """Make the iterator over the training data anew."""
     if trainer.fit_loop._data_fetcher is not None:
         iter(trainer.fit_loop._data_fetcher)
+
+
+def planned_steps(trainer: Trainer) -> int | None:
+    """Return how many batches fit will step on; None if nobody can know."""
+    if any(_accumulates_otherwise(trainer, callback) for callback in callbacks_of(trainer)):
+        return None
+    try:
+        total = trainer.estimated_stepping_batches
+    except _package_of(trainer).utilities.exceptions.MisconfigurationException:  # accumulation changes
+        return None
+    return None if total in (-1, math.inf) else int(total)
+
+
+def _accumulates_otherwise(trainer: Trainer, callback: Any) -> bool:
+    """Tell whether a callback changes how gradients are accumulated: the estimate leaves that out."""
+    if not is_lightning(callback, "callbacks.GradientAccumulationScheduler"):
+        return False
+    return set(callback.scheduling.values()) != {trainer.accumulate_grad_batches}
+
+
+def loss_scale(trainer: Trainer) -> float:
+    """Return the factor that losses are multiplied with in mixed precision by float16, else 1."""
+    scaler = _scaler_of(trainer)
+    return 1.0 if scaler is None else scaler.get_scale()
+
+
+def unscale_gradients_(trainer: Trainer, optimizer: Optimizer) -> None:
+    """Divide gradients by the loss scale, where Lightning leaves it to a fused optimizer's step.
+
+    The scaler looks for infinities on the way, which it must have done even if the gradients then go.
+    """
+    scaler = _scaler_of(trainer)
+    if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+        scaler.unscale_(optimizer)
+
+
+def _scaler_of(trainer: Trainer) -> GradScaler | None:
+    plugin: Any = trainer.precision_plugin
+    return plugin.scaler if is_lightning(plugin, "plugins.MixedPrecision") else None
 
 
 def cli_module() -> ModuleType:

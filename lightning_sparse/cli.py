@@ -19,6 +19,7 @@ from lightning_sparse._lightning import (
     cli_module,
 )
 from lightning_sparse.callbacks import DCTpSConversion, SparsityCallback
+from lightning_sparse.callbacks.moving import MovingSupports
 from lightning_sparse.functional.allocation import total_budget
 from lightning_sparse.reporting.cost import LayerCost, cost_table
 from lightning_sparse.selection import layer_name, select_weights
@@ -48,7 +49,9 @@ class PlanTrainer(Trainer):
             model.configure_model()
         found = [callback for callback in callbacks_of(self) if isinstance(callback, Sparsifier)]
         for callback in found:
-            print(f"\n{callback.describe()}\n{_plan_table(model, callback)}")
+            print(f"\n{callback.describe()}")
+            if not (isinstance(callback, MovingSupports) and not callback.draws_masks):
+                print(_plan_table(model, callback))
         if not found:
             print(f"\nNo sparsity callback: the net stays dense.\n{_plan_table(model, None)}")
         print(LEGEND)

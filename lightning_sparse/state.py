@@ -114,6 +114,9 @@ class SparseState:
     def move_(self, masks: Mapping[str, Tensor], optimizers: Iterable[Optimizer]) -> None:
         """Change masks: dropped weights become zero, and what ``optimizers`` keep for moved ones as well."""
         optimizers = list(optimizers)
+        for plan in self._plans.values():  # what is written here does no harm, unlike what was before
+            plan.stays_zero &= plan.seen in ([], _written(plan.weights))
+            plan.seen = []
         for name, mask in masks.items():
             weight, keep = self.weights[name], self._keep[name]
             pruned = ~mask.to(weight.device)

@@ -16,7 +16,7 @@ class Mixing(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> Any:
         loss = closure() if closure is not None else None
         for group in self.param_groups:
-            for p in group["params"]:
+            for p in (p for p in group["params"] if p.grad is not None):
                 p.add_(p.grad + p.grad.mean(), alpha=-group["lr"])
         return loss
 
@@ -31,7 +31,7 @@ class ExtraState(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> Any:
         loss = closure() if closure is not None else None
         for group in self.param_groups:
-            for p in group["params"]:
+            for p in (p for p in group["params"] if p.grad is not None):
                 state = self.state[p]
                 if not state:
                     state.update(velocity=torch.zeros_like(p), scale=torch.ones(p.shape[0]), count=0)

@@ -67,6 +67,18 @@ def test_plan_of_a_dense_net_and_of_a_global_ranking(capsys):
     assert "2,510" in printed
 
 
+@pytest.mark.parametrize("name", ["RigLCallback", "SETCallback"])
+def test_plan_of_moving_supports_counts_only_masks_of_their_own(capsys, name):
+    main(["plan", "--config", QUICKSTART, f"--trainer.callbacks+={name}"])
+    printed = capsys.readouterr().out
+    assert f"{name}: " in printed
+    assert printed.count("net.fcs.0") == 1  # in the table of PruneAtInit
+    assert "by score" not in printed
+    overlay = ["--config", DENSE, f"--trainer.callbacks+={name}", "--trainer.callbacks.density=0.01"]
+    main(["plan", "--config", QUICKSTART, *overlay])
+    assert "502" in capsys.readouterr().out
+
+
 def test_method_objects_by_class_path(capsys):
     method = "{class_path: Magnitude, init_args: {allocation: epl}}"
     main(["plan", "--config", QUICKSTART, f"--trainer.callbacks.method={method}"])

@@ -65,6 +65,9 @@ def assert_same(a, b, ranks):
         ("mid-epoch", "fixed", 2),
         ("mid-epoch", "force", 0),
         ("mid-epoch", "dctps", 0),
+        ("mid-epoch", "rigl", 0),
+        ("mid-epoch", "set", 0),
+        ("mid-epoch", "dctps-rigl", 0),
     ],
 )
 def test_killed_and_resumed_is_undisturbed(tmp_path, processes, where, row, workers):
@@ -92,7 +95,9 @@ def test_a_new_process_tests_the_net_that_was_trained(tmp_path, row):
     assert torch.load(tmp_path / "metrics.pt") == result(tmp_path)["metrics"]
 
 
-@pytest.mark.parametrize("row", ["fixed", "snip", "grasp", "force", "synflow", "dctps"])
+@pytest.mark.parametrize(
+    "row", ["fixed", "snip", "grasp", "force", "synflow", "dctps", "rigl", "set", "dctps-rigl"]
+)
 def test_two_processes_are_one_on_the_joint_batch(tmp_path, row):
     one = start(tmp_path / "one", "--row", row, "--batch-size", 16)
     two = ["--batch-size", 8, "--processes", 2, "--rank-seeds", "--own-sampler"]

@@ -5,5 +5,15 @@ from lightning_sparse.callbacks.dctps_conversion import DCTpSConversion
 from lightning_sparse.callbacks.exact_resume import ExactResume
 from lightning_sparse.callbacks.monitor import SparsityMonitor
 from lightning_sparse.callbacks.prune_at_init import PruneAtInit
+from lightning_sparse.callbacks.rigl import RigLCallback
+from lightning_sparse.callbacks.set import SETCallback
 
-__all__ = ["DCTpSConversion", "ExactResume", "PruneAtInit", "SparsityCallback", "SparsityMonitor"]
+__all__ = [
+    "DCTpSConversion",
+    "ExactResume",
+    "PruneAtInit",
+    "RigLCallback",
+    "SETCallback",
+    "SparsityCallback",
+    "SparsityMonitor",
+]

@@ -15,11 +15,10 @@ from lightning_sparse._lightning import (
     averaged_copies,
     builds_layers_late,
     callbacks_of,
-    rank_zero_warn,
     without_module,
 )
 from lightning_sparse.callbacks.monitor import monitored
-from lightning_sparse.callbacks.processes import agree, masks_of_rank_zero, seed_of_rank_zero, verify_step
+from lightning_sparse.callbacks.processes import after_step, agree, masks_of_rank_zero, seed_of_rank_zero
 from lightning_sparse.callbacks.refusals import (
     check_selection,
     explain_damage,
@@ -30,17 +29,16 @@ from lightning_sparse.callbacks.refusals import (
     refuse_missing_owner,
     refuse_strategy,
     selection_config,
+    warn_of_late_start,
     warn_of_spawned_processes,
 )
 from lightning_sparse.callbacks.reports import has_summary, log_sparsity, one_line, print_table
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
-from lightning_sparse.selection import prunes_nothing, select_weights
+from lightning_sparse.selection import parameters_by_name, prunes_nothing, select_weights
 from lightning_sparse.state import SparseState, state_of
 from lightning_sparse.types import Budgets, Masks, Shapes
 
 __all__ = ["SparsityCallback"]
-
-_LEFT = "masks stay in the processes it starts; after fit, this one has the sparse weights but no masks"
 
 
 class SparsityCallback(Callback, ABC):
@@ -116,7 +114,7 @@ class SparsityCallback(Callback, ABC):
         self._loading = True
         self._module = weakref.ref(pl_module)
         refuse_strategy(type(self).__name__, trainer)
-        warn_of_spawned_processes(type(self).__name__, trainer, _LEFT)
+        warn_of_spawned_processes(type(self).__name__, trainer)
         refuse_company(self, sparsity_callbacks(trainer))
         if self.moves:
             refuse_averaging(type(self).__name__, trainer)
@@ -125,16 +123,15 @@ class SparsityCallback(Callback, ABC):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up restored masks; let the leader keep pruned weights at zero from the first step on."""
-        callbacks = sparsity_callbacks(trainer)
-        self._leads = callbacks[0] is self
+        self._leads = sparsity_callbacks(trainer)[0] is self
         self._loading = False
         state = state_of(pl_module)
         self._take_up(trainer, pl_module)
         if self not in state.finished:
             self._plan(pl_module)
         if self._leads:
-            verify = any(callback.verify for callback in callbacks)
-            state.attach(trainer.optimizers, partial(verify_step, trainer, state) if verify else None)
+            verify = any(callback.verify for callback in sparsity_callbacks(trainer))
+            state.attach(trainer.optimizers, partial(after_step, trainer, pl_module, verify))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the masks that are not there yet; who moves masks comes last, to take them over."""
@@ -157,15 +154,14 @@ class SparsityCallback(Callback, ABC):
         if not self._leads:
             return
         state = state_of(pl_module)
-        if state.owner is not None and (moved := state.owner.new_masks(pl_module, optimizer)):
-            state.move_(moved, trainer.optimizers)
-            agree(trainer, state)
+        if state.owner is not None:
+            state.owner.move_(trainer, pl_module, optimizer)
         state.mask_gradients_(optimizer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare masks between processes, and log the sparsity of every layer."""
         if self._leads:
-            state_of(pl_module).zero_pruned_of_(pl_module)  # in case somebody wrote to `weight.data`
+            state_of(pl_module).clean_(trainer.optimizers)  # in case somebody wrote to `weight.data`
             agree(trainer, state_of(pl_module))
         if self._leads and not monitored(trainer):
             log_sparsity(pl_module)
@@ -251,19 +247,28 @@ class SparsityCallback(Callback, ABC):
         """Return the masks that change before this step; gradients are those of all weights, pruned too."""
         return {}
 
+    def move_(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
+        """Change masks before a step; may set gradients to None, for the step to be left out."""
+        if moved := self.new_masks(module, optimizer):
+            state_of(module).move_(moved, trainer.optimizers)
+            agree(trainer, state_of(module))
+
+    def after_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
+        """Take notice of a step that was really made; called for the owner of the masks."""
+
     def _take_up(self, trainer: Trainer, module: LightningModule) -> None:
         """Install masks that came with a checkpoint or a copy, or once more those of an earlier fit."""
         state = state_of(module)
-        masks = self._restored or (self._carried_for(module) if self._fitting else {})
+        weights = {n: p for n, p in parameters_by_name(module).items() if n in self._carried}
+        is_copy = self._fitting and prunes_nothing(self._carried, weights)  # of the module copied along
+        masks = self._restored or (self._carried if is_copy else {})
         if masks or self._was_finished:
             state.finished.add(self)
-        if not masks and state.owner is self:
-            masks = state.masks  # parameters may have moved to another device
-        if masks:
+        masks = masks or (state.masks if state.owner is self else {})  # the device may be another
+        if masks or (self.moves and self._was_finished):  # what moves may be no masks but layers
             state.install_(module, masks, self, trainer.optimizers)
         self._restored, self._was_finished = {}, False
-        if self._fitting:
-            self._carried = {}
+        self._carried = {} if self._fitting else self._carried
 
     def _start(self, trainer: Trainer, module: LightningModule) -> None:
         """Make masks or take over those that are there, unless that is done for this module already."""
@@ -275,8 +280,7 @@ class SparsityCallback(Callback, ABC):
                 state.owner = self  # who moved them is not in this Trainer
             return
         if trainer.global_step > 0:
-            name, step = type(self).__name__, trainer.global_step
-            rank_zero_warn(f"{name} found no masks of its own in the checkpoint, and starts at step {step}.")
+            warn_of_late_start(type(self).__name__, trainer.global_step)
         if self.moves and state.masks:
             state.owner = self
         else:
@@ -286,10 +290,6 @@ class SparsityCallback(Callback, ABC):
             for copy in averaged_copies(trainer):  # made in `setup`, of the dense net
                 state.zero_pruned_of_(copy)
         state.finished.add(self)
-
-    def _carried_for(self, module: LightningModule) -> Masks:
-        """Return the masks this was copied with, if the module, zero where they prune, is a copy too."""
-        return self._carried if self._carried and prunes_nothing(self._carried, self.select(module)) else {}
 
     def _full_config(self) -> dict[str, str | int | float | None]:
         return {**self.config(), **selection_config(self.include, self.exclude, self.density_overrides)}

@@ -9,21 +9,21 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_sparse._lightning import Trainer
+from lightning_sparse._lightning import LightningModule, Trainer
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.functional.saliency.base import Average, one_process
 from lightning_sparse.layers import compact_layers
-from lightning_sparse.state import SparseState
+from lightning_sparse.state import SparseState, state_of
 from lightning_sparse.types import Masks
 
 __all__ = [
+    "after_step",
     "agree",
     "agree_on_supports",
     "leave_out_of_broadcasts_",
     "masks_of_rank_zero",
     "mean_over_processes",
     "seed_of_rank_zero",
-    "verify_step",
 ]
 
 
@@ -43,6 +43,8 @@ def agree_on_supports(trainer: Trainer, module: nn.Module) -> None:
 
 
 def _compare(trainer: Trainer, digests: Mapping[str, int], what: str) -> None:
+    if not digests:
+        return
     mine = torch.tensor(list(digests.values()), device=trainer.strategy.root_device)
     every = trainer.strategy.all_gather(mine).view(trainer.world_size, -1)
     differ = [name for name, same in zip(digests, (every == every[0]).all(dim=0), strict=True) if not same]
@@ -74,10 +76,14 @@ def seed_of_rank_zero(trainer: Trainer, seed: int | None) -> int:
     return shared
 
 
-def verify_step(trainer: Trainer, state: SparseState, optimizer: Optimizer) -> None:
-    """Check masks, weights and optimizer after a step, and that all ranks have the same masks."""
-    state.verify(optimizer)
-    agree(trainer, state)
+def after_step(trainer: Trainer, module: LightningModule, verify: bool, optimizer: Optimizer) -> None:
+    """Let the owner of the masks count a step; if asked to, check all that must hold after it."""
+    state = state_of(module)
+    if state.owner is not None:
+        state.owner.after_step(trainer, module, optimizer)
+    if verify:
+        state.verify(optimizer)
+        agree(trainer, state)
 
 
 def leave_out_of_broadcasts_(module: nn.Module, supports: Sequence[str]) -> None:

@@ -41,9 +41,11 @@ __all__ = [
     "refuse_other_counts",
     "refuse_strategy",
     "selection_config",
+    "warn_of_late_start",
     "warn_of_spawned_processes",
 ]
 
+_MASKS_LEFT = "masks stay in the processes it starts; after fit, this one has the sparse weights but no masks"
 SPLITS_WEIGHTS = ("fsdp", "deepspeed", "modelparallel", "xla")
 
 
@@ -105,10 +107,15 @@ def selection_config(
     return {name: str(value) if value else None for name, value in shared.items()}
 
 
-def warn_of_spawned_processes(callback: str, trainer: Trainer, left: str) -> None:
+def warn_of_spawned_processes(callback: str, trainer: Trainer, left: str = _MASKS_LEFT) -> None:
     """Warn that Lightning hands weights back to the parent process, but nothing else that is ``left``."""
     if starts_other_processes(trainer):
         rank_zero_warn(f"{callback}: {left}. Use `strategy='ddp'`, or go on from a checkpoint.")
+
+
+def warn_of_late_start(callback: str, step: int) -> None:
+    """Warn that a checkpoint was made without a callback, which starts in the middle."""
+    rank_zero_warn(f"{callback} found no masks of its own in the checkpoint, and starts at step {step}.")
 
 
 def refuse_strategy(callback: str, trainer: Trainer) -> None:
@@ -146,7 +153,7 @@ def refuse_changed_config(config: Mapping[str, object], saved: Mapping[str, obje
 
 def refuse_missing_owner(state: SparseState) -> None:
     """Raise ValueError if a resumed run has no masks, as the callback that took them over is not there."""
-    if not state.masks:
+    if state.owner is None:
         raise ValueError(
             "The checkpoint's masks belong to a callback that is not in `callbacks`. Add the one that "
             "changed them during training, or load only the weights (`load_state_dict`) and start a new run."

@@ -1,8 +1,65 @@
 """Schedules as plain functions of time: drop fractions, density paths and ASNI's sparsity path."""
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, TypeAlias
 
-__all__ = ["cosine", "cubic", "exponential", "linear", "sigmoid"]
+__all__ = [
+    "DROP_SCHEDULES",
+    "DropScheduleName",
+    "constant",
+    "cosine",
+    "cubic",
+    "drop_fraction",
+    "exponential",
+    "inverse_power",
+    "is_due",
+    "linear",
+    "sigmoid",
+]
+
+DropScheduleName: TypeAlias = Literal["cosine", "constant", "linear", "inverse_power"]
+"""How the share of connections that move develops; see ``drop_fraction``."""
+
+
+def drop_fraction(schedule: DropScheduleName, step: float, total: float, initial: float) -> float:
+    """Give the share of connections to move by the name of its schedule.
+
+    Args:
+        schedule: "cosine", "constant", "linear" (``inverse_power`` with power 1) or "inverse_power" (with 3).
+        step: Time t.
+        total: Time T at which connections stop to move, in the same unit.
+        initial: Drop fraction f_0 at t = 0, in [0, 1].
+
+    Returns:
+        The drop fraction at ``step``.
+
+    Raises:
+        ValueError: If the name is unknown, or as from the schedule.
+
+    Example:
+        >>> drop_fraction("linear", 10, 40, 0.5)
+        0.375
+    """
+    if schedule not in DROP_SCHEDULES:
+        raise ValueError(f"`schedule` must be one of {', '.join(DROP_SCHEDULES)}, got {schedule!r}.")
+    return DROP_SCHEDULES[schedule](step, total, initial)
+
+
+def is_due(step: int, every_n_steps: int, stop_at: int) -> bool:
+    """Tell whether connections move at this step: ``t % n == 0 and t < T``.
+
+    Args:
+        step: Optimizer steps t, counted from 1: this one included.
+        every_n_steps: Steps n between moves.
+        stop_at: Step T from which on connections rest.
+
+    Example:
+        >>> [t for t in range(1, 60) if is_due(t, every_n_steps=10, stop_at=40)]
+        [10, 20, 30]
+    """
+    return step % every_n_steps == 0 and step < stop_at
 
 
 def cosine(step: float, total: float, initial: float) -> float:
@@ -26,9 +83,59 @@ def cosine(step: float, total: float, initial: float) -> float:
         >>> [round(cosine(t, 40, 0.3), 3) for t in (0, 20, 40)]
         [0.3, 0.15, 0.0]
     """
-    if not 0 <= initial <= 1:
-        raise ValueError(f"`initial` must be in [0, 1], got {initial}.")
+    _check_fraction(initial)
     return initial / 2 * (1 + math.cos(math.pi * _progress(step, total)))
+
+
+def constant(step: float, total: float, initial: float) -> float:
+    """Move the same share of connections each time: ``f0``, also past the end.
+
+    Args:
+        step: Time t.
+        total: Time T; without effect, as is t.
+        initial: Drop fraction f_0, in [0, 1].
+
+    Returns:
+        The drop fraction.
+
+    Raises:
+        ValueError: If ``step`` is negative, ``total`` is not positive or ``initial`` is not in [0, 1].
+
+    Source:
+        google-research/rigl, ``sparse_optimizers_base.py``, "constant".
+    """
+    _check_fraction(initial)
+    _progress(step, total)  # arguments that one schedule refuses, all refuse
+    return initial
+
+
+def inverse_power(step: float, total: float, initial: float, power: float = 3.0) -> float:
+    """Let the share of connections that move fall to zero: ``f0 (1 - t / T) ** k``.
+
+    Args:
+        step: Time t; past ``total`` the fraction stays at zero.
+        total: Time T at which the fraction reaches zero, in the same unit.
+        initial: Drop fraction f_0 at t = 0, in [0, 1].
+        power: Exponent k, above 0: 1 is a straight line.
+
+    Returns:
+        The drop fraction at ``step``.
+
+    Raises:
+        ValueError: If ``step`` is negative, ``total`` or ``power`` is not positive or ``initial`` is not in
+            [0, 1].
+
+    Source:
+        Evci et al., "Rigging the Lottery", ICML 2020, appendix (arXiv:1911.11134); in google-research/rigl,
+        ``sparse_optimizers_base.py``, "exponential_k".
+
+    Example:
+        >>> inverse_power(20, 40, 0.4)
+        0.05
+    """
+    _check_fraction(initial)
+    _check_positive(power, "power")
+    return initial * math.pow(1 - _progress(step, total), power)
 
 
 def exponential(step: float, total: float, final: float) -> float:
@@ -156,9 +263,22 @@ def _check_positive(value: float, name: str) -> None:
         raise ValueError(f"`{name}` must be greater than 0, got {value}.")
 
 
+def _check_fraction(initial: float) -> None:
+    if not 0 <= initial <= 1:
+        raise ValueError(f"`initial` must be in [0, 1], got {initial}.")
+
+
 def _check_density(value: float, name: str) -> None:
     if not 0 < value <= 1:
         raise ValueError(
             f"`{name}` must be a density in (0, 1], got {value}. "
             "It is the share of weights kept: 1 - sparsity."
         )
+
+
+DROP_SCHEDULES: dict[str, Callable[[float, float, float], float]] = {
+    "cosine": cosine,
+    "constant": constant,
+    "linear": partial(inverse_power, power=1.0),
+    "inverse_power": inverse_power,
+}

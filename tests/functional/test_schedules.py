@@ -2,16 +2,30 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_sparse.functional.schedules import cosine, cubic, exponential, linear, sigmoid
+from lightning_sparse.functional.schedules import (
+    DROP_SCHEDULES,
+    DropScheduleName,
+    constant,
+    cosine,
+    cubic,
+    drop_fraction,
+    exponential,
+    inverse_power,
+    is_due,
+    linear,
+    sigmoid,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PAIRS: list[tuple[float, int]] = json.loads((GOLDEN / "schedules.json").read_text())["pairs"]
+RIGL: dict[str, Any] = json.loads((GOLDEN / "rigl_schedule.json").read_text())
 DensityPath = Callable[[float, float, float], float]
 
 
@@ -33,7 +47,33 @@ def test_density_paths_equal_the_reference(
     np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize(("total", "initial"), [(1000, 0.3), (750, 0.5)])
+def test_cosine_equals_both_references(total: int, initial: float) -> None:
+    ours = [cosine(t, total, initial) for t in range(total + 1)]
+    theirs = np.load(GOLDEN / "rigl_schedule.npz")
+    np.testing.assert_allclose(
+        ours, theirs[f"drop_fraction_torch.T{total}_a{initial}"][: len(ours)], atol=1e-16
+    )
+    tensorflow = theirs[f"drop_fraction_tf.T{total}_a{initial}_b0"]  # float32, and 0 where no update is due
+    np.testing.assert_allclose(np.where(tensorflow == 0, 0, ours), tensorflow, atol=5e-8)
+
+
+@pytest.mark.parametrize(("stop_at", "every_n_steps", "calls"), [(40, 10, 60), (33, 7, 50)])
+def test_moves_are_due_when_they_are_in_the_torch_reference(
+    stop_at: int, every_n_steps: int, calls: int
+) -> None:
+    theirs = RIGL["rigl_torch"][f"T{stop_at}_delta{every_n_steps}"]
+    assert theirs["total"] == calls
+    ours = [t for t in range(1, calls + 1) if is_due(t, every_n_steps, stop_at)]
+    assert ours == theirs["update_at_calls"]
+
+
 def test_hand_worked_values() -> None:
+    assert [constant(t, 30, 0.4) for t in (0, 10, 30, 99)] == [0.4] * 4
+    assert [inverse_power(t, 40, 0.64) for t in (0, 10, 20, 40, 50)] == pytest.approx(
+        [0.64, 0.27, 0.08, 0, 0]  # 0.64 times 1, 27 / 64, 1 / 8
+    )
+    assert [inverse_power(t, 40, 0.64, power=2) for t in (10, 30)] == pytest.approx([0.36, 0.04])
     assert [cosine(t, 30, 0.4) for t in (0, 10, 15, 20, 30)] == pytest.approx([0.4, 0.3, 0.2, 0.1, 0.0])
     assert [exponential(t, 2, 0.01) for t in (0, 1, 2)] == pytest.approx([1, 0.1, 0.01])
     assert [linear(t, 4, 0.2) for t in (0, 1, 2, 4)] == pytest.approx([1, 0.8, 0.6, 0.2])
@@ -57,12 +97,24 @@ def test_density_paths_fall_from_one_to_exactly_the_target(
     assert 1 >= schedule(step, total, final) >= schedule(step + 1, total, final) >= final
 
 
+def test_drop_fractions_by_name() -> None:
+    at_10_of_40 = {name: drop_fraction(name, 10, 40, 0.64) for name in DROP_SCHEDULES}
+    assert at_10_of_40 == pytest.approx(
+        {"cosine": 0.32 * (1 + math.sqrt(0.5)), "constant": 0.64, "linear": 0.48, "inverse_power": 0.27}
+    )
+    assert set(get_args(DropScheduleName)) == set(DROP_SCHEDULES)
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "inverse_power"])
 @settings(deadline=None, max_examples=50)
 @given(initial=st.floats(0, 1, allow_subnormal=False), total=st.integers(1, 1000), step=st.integers(0, 2000))
-def test_cosine_falls_to_zero_and_stays_there(initial: float, total: int, step: int) -> None:
-    assert cosine(0, total, initial) == initial
-    assert cosine(total + step, total, initial) == 0
-    assert initial >= cosine(step, total, initial) >= cosine(step + 1, total, initial) >= 0
+def test_drop_fractions_fall_to_zero_and_stay_there(
+    name: DropScheduleName, initial: float, total: int, step: int
+) -> None:
+    assert drop_fraction(name, 0, total, initial) == initial
+    assert drop_fraction(name, total + step, total, initial) == 0
+    now, then = (drop_fraction(name, t, total, initial) for t in (step, step + 1))
+    assert initial >= now >= then >= 0
 
 
 def test_sigmoid_is_safe_far_out() -> None:
@@ -83,6 +135,15 @@ def test_sigmoid_rises_within_bounds(e: int, beta: float, gamma: float) -> None:
         (lambda: cosine(-1, 10, 0.3), r"`step` must be 0 or more, got -1\."),
         (lambda: cosine(1, 0, 0.3), r"`total` must be greater than 0, got 0\."),
         (lambda: cosine(1, 10, 1.3), r"`initial` must be in \[0, 1\], got 1\.3\."),
+        (lambda: constant(1, 10, -0.1), r"`initial` must be in \[0, 1\], got -0\.1\."),
+        (lambda: constant(-1, 10, 0.3), r"`step` must be 0 or more, got -1\."),
+        (lambda: inverse_power(1, 10, 2.0), r"`initial` must be in \[0, 1\], got 2\.0\."),
+        (lambda: inverse_power(1, 0, 0.3), r"`total` must be greater than 0, got 0\."),
+        (lambda: inverse_power(1, 10, 0.3, power=0), r"`power` must be greater than 0, got 0\."),
+        (
+            lambda: drop_fraction("cosin", 1, 10, 0.3),  # type: ignore[arg-type]
+            r"`schedule` must be one of cosine, constant, linear, inverse_power, got 'cosin'\.",
+        ),
         (
             lambda: exponential(1, 10, 0.0),
             r"`final` must be a density in \(0, 1\], got 0\.0\..*share of weights",

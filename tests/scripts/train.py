@@ -19,7 +19,17 @@ from torch.utils.data import DataLoader, DistributedSampler
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from toy import HoldsMasks, Rotate, Toy, loader
 
-from lightning_sparse import FORCE, SNIP, DCTpSConversion, ExactResume, GraSP, PruneAtInit, SynFlow
+from lightning_sparse import (
+    FORCE,
+    SNIP,
+    DCTpSConversion,
+    ExactResume,
+    GraSP,
+    PruneAtInit,
+    RigLCallback,
+    SETCallback,
+    SynFlow,
+)
 from lightning_sparse.state import state_of
 
 ROWS = {
@@ -30,6 +40,9 @@ ROWS = {
     "force": lambda: [PruneAtInit(FORCE(4, 3), 0.2, verify=True)],
     "synflow": lambda: [PruneAtInit(SynFlow(5), 0.2, verify=True)],
     "moving": lambda: [PruneAtInit("magnitude", 0.2), Rotate(0.2, verify=True)],
+    "rigl": lambda: [RigLCallback(0.2, every_n_steps=3, stop_at=100, grad_average=2, verify=True)],
+    "set": lambda: [SETCallback(0.2, every_n_steps=3, stop_at=100, verify=True)],
+    "dctps-rigl": lambda: [DCTpSConversion(0.2), RigLCallback(every_n_steps=3, stop_at=100, grad_average=2)],
     "unverified": lambda: [PruneAtInit("magnitude", 0.2)],
     "dctps": lambda: [DCTpSConversion(0.2)],
     "dctps-twice": lambda: [DCTpSConversion(0.4)],
