@@ -87,7 +87,25 @@ EXPERIMENTS = {
         epochs=10,
         against="DCTpS (EPL)",
         data=CIFAR10,
-    )
+    ),
+    "lenet300_moving": Experiment(
+        methods=(
+            Method("static ERK", "mnist/lenet300_static"),
+            Method("static EPL", "mnist/lenet300_epl"),
+            Method("SET (ERK)", "mnist/lenet300_set"),
+            Method("RigL (ERK)", "mnist/lenet300_rigl"),
+            Method("RigL (EPL)", "mnist/lenet300_rigl", ("--trainer.callbacks.allocation=epl",)),
+            Method("DCTpS (EPL)", "mnist/lenet300_dctps"),
+            Method("DCTpS (EPL) + RigL", "mnist/lenet300_dctps_rigl"),
+            Method("dense", "mnist/lenet300_dense", dense=True),
+        ),
+        budgets=(1_331, 2_662, 5_324),
+        weights=266_200,
+        epochs=15,
+        against="DCTpS (EPL) + RigL",
+        data=("--data.data_dir={data_dir}",),
+        seeds=(0, 1, 2, 3, 4),
+    ),
 }
 
 
