@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run what is missing of an experiment, or show what is there."""
     options = _parse(argv)
     experiment = EXPERIMENTS[options.experiment]
-    path = options.results / f"{options.experiment}.jsonl"
+    path = options.results / f"{options.experiment}{'-smoke' if options.smoke else ''}.jsonl"
     if not options.show:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(options.threads)
@@ -271,13 +271,15 @@ def plot(experiment: Experiment, records: Sequence[dict[str, Any]], path: Path) 
     for method in experiment.methods:
         if method.dense:
             values = list(found.get((method.name, experiment.weights), {}).values())
-            axes.axhline(statistics.mean(values), color="0.4", linestyle="--", label="dense")
+            if values:
+                axes.axhline(statistics.mean(values), color="0.4", linestyle="--", label="dense")
             continue
         cells = {budget: found.get((method.name, budget), {}) for budget in experiment.budgets}
         means = [statistics.mean(cell.values()) if cell else float("nan") for cell in cells.values()]
         (line,) = axes.plot(experiment.budgets, means, label=method.name)
         dots = [(budget, value) for budget, cell in cells.items() for value in cell.values()]
-        axes.scatter(*zip(*dots, strict=True), s=12, color=line.get_color())
+        if dots:
+            axes.scatter(*zip(*dots, strict=True), s=12, color=line.get_color())
     axes.set(xscale="log", xlabel="trained weights in the layers", ylabel="test accuracy (%)")
     axes.grid(alpha=0.3)
     axes.legend()

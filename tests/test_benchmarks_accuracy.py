@@ -44,11 +44,18 @@ def test_tables_pair_by_seed_and_leave_gaps():
     assert lines[-1] == "| a - b | +1.5 (-4.9 to +7.9) | - |"
 
 
+def test_a_plot_leaves_gaps(tmp_path):
+    methods = (Method("a", ""), Method("b", ""), Method("dense", "", dense=True))
+    path = tmp_path / "plot.png"
+    accuracy.plot(Experiment(methods, (10, 20), 100, 1, against="a"), [record("a", 10, 0, 50.0)], path)
+    assert path.stat().st_size > 0
+
+
 def test_runs_are_kept_and_not_repeated(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(accuracy.EXPERIMENTS, "digits", DIGITS)
     options = ["digits", "--seeds", "0", "--smoke", "--results", str(tmp_path)]
     accuracy.main(options)
-    path = tmp_path / "digits.jsonl"
+    path = tmp_path / "digits-smoke.jsonl"  # real runs must not take these for done
     kept = accuracy.read(path)
     assert [(r["method"], r["budget"]) for r in kept] == [("pruned", 1_000), ("pruned", 1), ("dense", 50_200)]
     assert [r["accuracy"] is None for r in kept] == [False, True, False]

@@ -77,6 +77,8 @@ def test_the_constants_of_the_rule_are_fitted(capsys):
     said = capsys.readouterr().out
     assert all(f"{name}: " in said for name in ("materialize", "linear", "pointwise", "spatial"))
     assert "9 timings" in said
+    with pytest.raises(SystemExit, match="`--threads` must be 1, since CPU time counts, got 2"):
+        backend_rule.main(["--smoke", "--threads", "2"])
 
 
 def test_a_fit_finds_the_constants_that_made_the_times(capsys):

@@ -5,6 +5,8 @@ from typing import Literal, TypeAlias, get_args
 
 import torch
 
+from lightning_sparse.layers.support import INDEX_ADD_UP_TO
+
 __all__ = ["BACKENDS", "Backend", "choose_backend"]
 
 Backend: TypeAlias = Literal["auto", "materialize", "transform"]
@@ -52,7 +54,7 @@ def choose_backend(
 def _time_of_transform(shape: torch.Size, nnz: int, rows: int, threads: int) -> float:
     channels, longer, places = shape[0] + shape[1], max(shape[:2]), math.prod(shape[2:])
     if len(shape) == 2:
-        in_bags = nnz > longer / 2
+        in_bags = nnz > INDEX_ADD_UP_TO * longer
         per_row = LINEAR_PER_FEATURE * longer + LINEAR_PER_VALUE * nnz
         per_row += LINEAR_PER_FEATURE_IN_BAGS * channels * in_bags
         return LINEAR_PER_CALL + LINEAR_PER_CALL_IN_BAGS * in_bags + rows * per_row

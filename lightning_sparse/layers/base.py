@@ -196,6 +196,8 @@ class DensePlusSparse(nn.Module, ABC):
 
     def _build(self, backend: str, dtype: torch.dtype) -> Product:
         shape, geometry, device = self.shape, self._geometry, self.indices.device
+        if device.type == "meta":  # only shapes count there, and supports cannot be read
+            backend = "materialize"
         transform = self.offset.transform(shape, geometry, dtype, device) if backend == "transform" else None
         if backend == "materialize" or (transform is None and not self.offset.is_zero):
             return Materialized(shape, geometry, self.indices, self.offset.matrix(shape, dtype, device))

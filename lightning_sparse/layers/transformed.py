@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import product
 from typing import Any, ClassVar
@@ -47,9 +47,8 @@ class Transformed(Product):
 
     def forward(self, x: Tensor, values: Tensor, alpha: Tensor | None, bias: Tensor | None) -> Tensor:
         """Return ``alpha (C x) + S x + b``, computed in float32 or float64."""
-        exact, v, scale, b = _exact(x, values, alpha, bias)
-        parts = [self._multiply(part, v, scale, b) for part in exact.split(self._items_at_a_time(x))]
-        return _joined(parts).to(x.dtype)
+        parts = torch.split(x, self._items_at_a_time(x))
+        return _joined([self._multiply(*_exact(part, values, alpha, bias)).to(x.dtype) for part in parts])
 
     def backward(
         self,
@@ -63,15 +62,14 @@ class Transformed(Product):
         """Apply the adjoints."""
         if dense.wanted:
             dense.add(self.weight_gradient(grad, x))
-        exact, v, scale, g = _exact(x, values, alpha, grad)
         items = self._items_at_a_time(x)
-        pairs = zip(g.split(items), exact.split(items), strict=True)
-        parts = [self._gradients(part, inputs, v, scale, needs) for part, inputs in pairs]
-        d_x, d_values, d_alpha = ([p for p in of_one if p is not None] for of_one in zip(*parts, strict=True))
+        pairs = zip(torch.split(grad, items), torch.split(x, items), strict=True)
+        parts = (self._gradients(needs, *_exact(g, inputs, values, alpha)) for g, inputs in pairs)
+        d_x, d_values, d_alpha = _gathered(parts, x.dtype)
         return (
-            _joined(d_x).to(x.dtype) if d_x else None,
-            _sum(d_values).to(values.dtype) if d_values else None,
-            _sum(d_alpha).to(alpha.dtype) if d_alpha and alpha is not None else None,
+            d_x,
+            None if d_values is None else d_values.to(values.dtype),
+            None if d_alpha is None or alpha is None else d_alpha.to(alpha.dtype),
         )
 
     def _multiply(self, x: Tensor, values: Tensor, alpha: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -82,7 +80,7 @@ class Transformed(Product):
         return y
 
     def _gradients(
-        self, grad: Tensor, x: Tensor, values: Tensor, alpha: Tensor | None, needs: Sequence[bool]
+        self, needs: Sequence[bool], grad: Tensor, x: Tensor, values: Tensor, alpha: Tensor | None
     ) -> Gradients:
         """The adjoint of C serves x and alpha alike: ``<C x, g> = <x, C' g>``."""
         laid_out = self._lay_out(grad)
@@ -270,5 +268,16 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
-def _sum(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum(0)
+def _gathered(parts: Iterable[Gradients], dtype: torch.dtype) -> Gradients:
+    """Join the gradients of x in their dtype; add up the others as they come, as k may exceed a part."""
+    of_x: list[Tensor] = []
+    d_values = d_alpha = None
+    for d_x, of_values, of_alpha in parts:
+        of_x += [] if d_x is None else [d_x.to(dtype)]
+        d_values, d_alpha = _added(d_values, of_values), _added(d_alpha, of_alpha)
+    return _joined(of_x) if of_x else None, d_values, d_alpha
+
+
+def _added(total: Tensor | None, more: Tensor | None) -> Tensor | None:
+    """Return the sum, made in place; ``None`` is zero."""
+    return more if total is None or more is None else total.add_(more)
