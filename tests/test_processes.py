@@ -1,8 +1,11 @@
 """Runs in processes of their own: killed and resumed, and two at a time."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,14 +23,27 @@ def start(out, *arguments):
     own = {name: value for name, value in os.environ.items() if name not in left}
     environment = {**own, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, str(SCRIPT), str(out), *map(str, arguments)]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    with (out / "output.txt").open("w") as said:
+        process = subprocess.Popen(
+            command, env=environment, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    return process, out / "output.txt"
 
 
-def finish(process):
-    output, _ = process.communicate(timeout=240)
-    return process.returncode, output
+def finish(started):
+    """Wait for rank 0, and for the others if all is well; one whose peer was killed may wait for ever."""
+    process, said = started
+    try:
+        process.wait(timeout=240)
+        end = time.monotonic() + (60 if process.returncode == 0 else 0)
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < end:
+                os.killpg(process.pid, 0)
+                time.sleep(0.05)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, said.read_text()
 
 
 def run(out, *arguments):
