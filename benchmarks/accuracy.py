@@ -113,6 +113,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run what is missing of an experiment, or show what is there."""
     options = _parse(argv)
     experiment = EXPERIMENTS[options.experiment]
+    names = [method.name for method in experiment.methods]
+    if unknown := set(options.methods or []) - set(names):
+        raise SystemExit(f"`--methods` must be among {', '.join(names)}, got {', '.join(sorted(unknown))}.")
     path = options.results / f"{options.experiment}{'-smoke' if options.smoke else ''}.jsonl"
     if not options.show:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         chosen = replace(
             experiment,
             budgets=tuple(options.budgets or experiment.budgets),
-            methods=tuple(m for m in experiment.methods if m.name in (options.methods or [m.name])),
+            methods=tuple(m for m in experiment.methods if m.name in (options.methods or names)),
         )
         run(chosen, options.seeds or experiment.seeds, path, options.data_dir, options.smoke)
     records = read(path)

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are not part of the installed package
 
@@ -22,6 +23,14 @@ DIGITS = Experiment(
     epochs=1,
     against="pruned",
 )
+
+
+@pytest.fixture(autouse=True)
+def _settings_stay():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
 
 
 def record(method, budget, seed, value):
@@ -64,3 +73,8 @@ def test_runs_are_kept_and_not_repeated(tmp_path, monkeypatch, capsys):
     assert accuracy.read(path) == kept
     assert (tmp_path / "plot.png").stat().st_size > 0
     assert "| pruned | " in capsys.readouterr().out
+
+
+def test_unknown_methods_are_named(tmp_path):
+    with pytest.raises(SystemExit, match=r"`--methods` must be among random uniform, .*got DCT"):
+        accuracy.main(["lenet5_budgets", "--methods", "DCT", "--results", str(tmp_path)])

@@ -105,7 +105,8 @@ class DensePlusSparse(nn.Module, ABC):
 
         Args:
             consumer: Called in each backward pass with the gradient, of the shape of the weight, neither
-                reduced over ranks nor unscaled. Without one, passes are summed up for `dense_grad`.
+                reduced over ranks nor unscaled, and not to be written to. Without one, passes are summed up
+                for `dense_grad`.
         """
         self.dense_gradient.reset(wanted=True, consumer=consumer)
 
