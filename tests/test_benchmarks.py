@@ -2,17 +2,12 @@
 
 import argparse
 import json
-import logging
 import platform
-import sys
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are not part of the installed package
 
 from benchmarks import lenet_loop, masked_training, saliency
 from benchmarks.memory import MIB, peak_extra
@@ -31,18 +26,7 @@ from benchmarks.runner import (
 from lightning_sparse import FORCE, PruningProblem, SynFlow
 from lightning_sparse.functional.pruning import prune_along
 
-
-@pytest.fixture(autouse=True)
-def _settings_stay():
-    """A benchmark sets the threads of PyTorch and silences Lightning, for its whole process."""
-    threads = torch.get_num_threads()
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch")]
-    levels = [logger.level for logger in loggers]
-    torch.set_num_threads(1)  # threads wait for each other by spinning, at length if other tests run as well
-    yield
-    torch.set_num_threads(threads)
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+pytestmark = pytest.mark.usefixtures("settings_stay")
 
 
 @pytest.fixture

@@ -1,15 +1,9 @@
 """The accuracy series: its statistics on figures that are known, and a smoke run."""
 
-import sys
-from pathlib import Path
-
 import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are not part of the installed package
 
 from benchmarks import accuracy
-from benchmarks.accuracy import Experiment, Method
+from benchmarks.experiments import Experiment, Method
 
 DIGITS = Experiment(
     methods=(
@@ -25,12 +19,7 @@ DIGITS = Experiment(
 )
 
 
-@pytest.fixture(autouse=True)
-def _settings_stay():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
+pytestmark = pytest.mark.usefixtures("settings_stay")
 
 
 def record(method, budget, seed, value):

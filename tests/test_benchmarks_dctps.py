@@ -1,25 +1,15 @@
 """The benchmark of Dense-plus-Sparse layers: a smoke run, and what it compares. Nothing is timed."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are not part of the installed package
 
 from benchmarks import backend_rule, dctps
 from benchmarks.dctps_forms import AuthorsForm, ForwardBackward, compact_form
 from benchmarks.dctps_growth import Point, exponents
 
-
-@pytest.fixture(autouse=True)
-def _threads_stay():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("settings_stay")
 
 
 def test_dctps_runs(tmp_path, capsys):

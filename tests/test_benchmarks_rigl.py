@@ -2,14 +2,10 @@
 
 import json
 import platform
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are not part of the installed package
 
 from benchmarks import rigl
 from benchmarks.masked_training import inside_all
@@ -18,13 +14,7 @@ from benchmarks.saliency import tiny_net, weights_of
 from lightning_sparse.layers import compact_layers
 from lightning_sparse.state import state_of
 
-
-@pytest.fixture(autouse=True)
-def _threads_stay():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("settings_stay")
 
 
 def test_rigl_runs(tmp_path, capsys):

@@ -216,8 +216,7 @@ class DCTpSConversion(Callback):
     ) -> None:
         """Refuse to resume with another number of values, and from a damaged file.
 
-        The layers have taken over the checkpoint's number by now: right for a test, but in fit it is not
-        what the arguments say.
+        The layers have the checkpoint's number by now: right for a test, not what fit's arguments say.
         """
         self._loading = False
         if not sparsity_callbacks(trainer):  # else they look

@@ -33,7 +33,7 @@ class Convolution:
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def transpose(self, grad: Tensor, weight: Tensor, input_size: torch.Size) -> Tensor:
-        """Apply the adjoint of `convolve`, with a kernel of its own: faster for small groups."""
+        """Apply the adjoint of `convolve`; for small groups faster than what autograd does."""
         shortest = (
             (size - 1) * step - 2 * pad + gap * (kernel - 1) + 1
             for size, step, pad, gap, kernel in zip(

@@ -21,8 +21,8 @@ __all__ = ["DCTOffset", "LinearMap", "NoOffset", "Offset", "PatchOrder"]
 PatchOrder: TypeAlias = Literal["hwc", "chw"]
 """In which order the DCT goes through a convolution's patch: "hwc" has the channel innermost."""
 
-
 CHW_MARKER = "patch_order_chw"
+"""Name of the empty buffer of kernels in the order "chw", by which a state dict tells them from others."""
 
 
 class LinearMap(ABC):

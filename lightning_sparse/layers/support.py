@@ -9,7 +9,8 @@ from torch import Tensor
 __all__ = ["SparsePattern", "check_indices", "draw_support", "index_dtype"]
 
 _HAS_MKL = bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
-PLANES_ONE_BY_ONE_UP_TO = 1  # entries per row or column up to which planes are best added one by one
+# Entries per row or column up to which planes are best taken one by one: added up, and multiplied with others
+ADD_PLANES_UP_TO, SAMPLE_PLANES_UP_TO = 1, 0.5
 INDEX_ADD_UP_TO = 0.5  # entries per row or column up to which adding them one by one is fastest
 
 
@@ -117,21 +118,21 @@ class SparsePattern:
 
     def add_(self, out: Tensor, values: Tensor, planes: Tensor) -> None:
         """Add ``S @ planes`` to ``out``: ``(m, ...)`` for ``(n, ...)``."""
-        if len(values) <= PLANES_ONE_BY_ONE_UP_TO * self.shape[0]:
+        if len(values) <= ADD_PLANES_UP_TO * self.shape[0]:
             out.index_add_(0, self.rows, _weighted(planes.index_select(0, self.cols), values))
         else:
             out += self.multiply(values, planes.flatten(1)).view(out.shape)
 
     def add_adjoint_(self, out: Tensor, values: Tensor, planes: Tensor) -> None:
         """Add ``S.T @ planes`` to ``out``: ``(n, ...)`` for ``(m, ...)``."""
-        if len(values) <= PLANES_ONE_BY_ONE_UP_TO * self.shape[1]:
+        if len(values) <= ADD_PLANES_UP_TO * self.shape[1]:
             out.index_add_(0, self.cols, _weighted(planes.index_select(0, self.rows), values))
         else:
             out += self.multiply_adjoint(values, planes.flatten(1)).view(out.shape)
 
     def sample_planes(self, grad: Tensor, planes: Tensor) -> Tensor:
         """Return the entries of ``grad @ planes.T`` on the support, (k,), for ``(m, ...)``, ``(n, ...)``."""
-        if len(self.rows) <= PLANES_ONE_BY_ONE_UP_TO / 2 * max(self.shape):
+        if len(self.rows) <= SAMPLE_PLANES_UP_TO * max(self.shape):
             products = grad.index_select(0, self.rows) * planes.index_select(0, self.cols)
             return products.flatten(1).sum(1)
         return self.sample(grad.flatten(1), planes.flatten(1))

@@ -247,10 +247,10 @@ class TransformedConvolution(Transformed):
             yield padded[:, rows, left : left + (width - 1) * g.stride[1] + 1 : g.stride[1]]
 
 
-def _exact(*tensors: Tensor | None) -> list[Any]:
+def _exact(first: Tensor, *others: Tensor | None) -> list[Any]:
     """Cast to the precision to compute in; that of the first tensor, but at least float32."""
-    dtype = accumulation_dtype(tensors[0].dtype) if tensors[0] is not None else torch.float32
-    return [t if t is None or t.dtype == dtype else t.to(dtype) for t in tensors]
+    dtype = accumulation_dtype(first.dtype)
+    return [t if t is None or t.dtype == dtype else t.to(dtype) for t in (first, *others)]
 
 
 def _plus_scaled(sums: Tensor, offset: Tensor | None, alpha: Tensor | None) -> Tensor:
@@ -264,8 +264,8 @@ def _scaled(offset: Tensor | None, alpha: Tensor | None, size: Sequence[int], li
     return like.new_zeros(size) if offset is None or alpha is None else offset * alpha
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _gathered(parts: Iterable[Gradients], dtype: torch.dtype) -> Gradients:
