@@ -5,9 +5,9 @@ scores above the k-th largest, then the first ones equal to it, until k are kept
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ __all__ = [
     "count_kept",
     "count_nonzero",
     "global_masks",
+    "in_pieces",
     "layerwise_masks",
     "top_k_mask",
 ]
@@ -96,15 +97,15 @@ def global_masks(
     """
     budgets = dict(fixed or {})
     _check_reachable(scores, k, min_weights, budgets)
-    flat, threshold = _rankable(scores), -math.inf
+    flat = _rankable(scores)
     while True:
         free = {name: score for name, score in flat.items() if name not in budgets}
-        masks, threshold = _best(free, k - sum(budgets.values()), threshold)
+        masks = _best(free, k - sum(budgets.values()))
         least = {name: min(min_weights, score.numel()) for name, score in free.items()}
         short = {name: n for name, n in least.items() if count_nonzero(masks[name]) < n}
         if not short:
             break
-        budgets |= short  # more than these layers would have had: the others' threshold can only rise
+        budgets |= short
     masks |= layerwise_masks({name: flat[name] for name in budgets}, budgets)
     return {name: masks[name].view(score.shape) for name, score in scores.items()}
 
@@ -120,6 +121,19 @@ def count_nonzero(entries: Tensor) -> int:
         return int(entries.count_nonzero())
     array = entries.detach().numpy()
     return int(np.count_nonzero(array if array.dtype == bool else array != 0))
+
+
+def in_pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the same rows of tensors of one shape, on the CPU so few at a time that they stay in its cache.
+
+    There several operations on them take hardly longer than one on all of it: the way to memory counts.
+    """
+    if tensors[0].device.type != "cpu" or tensors[0].numel() <= _CHUNK:
+        yield tensors
+        return
+    rows = max(1, _CHUNK * len(tensors[0]) // tensors[0].numel())
+    for start in range(0, len(tensors[0]), rows):
+        yield tuple(tensor[start : start + rows] for tensor in tensors)
 
 
 def _check_reachable(scores: Scores, k: int, min_weights: int, fixed: Mapping[str, int]) -> None:
@@ -145,16 +159,15 @@ def _check_reachable(scores: Scores, k: int, min_weights: int, fixed: Mapping[st
 def _top_k(scores: Tensor, k: int, name: str = "scores") -> Tensor:
     if not 0 <= k <= scores.numel():
         raise ValueError(f"`k` must be between 0 and the {scores.numel()} scores of {name}, got {k}.")
-    masks, _ = _best(_rankable({name: scores}), k)
-    return masks[name].view(scores.shape)
+    return _best(_rankable({name: scores}), k)[name].view(scores.shape)
 
 
-def _best(flat: Scores, k: int, least: float = -math.inf) -> tuple[Masks, float]:
-    """Keep the k best over all layers: everything from the k-th largest up, less its last equals.
-
-    The k-th largest is returned too. Where it is known to be ``least`` or more, lower scores are not ranked.
-    """
-    threshold = _kth_largest(list(flat.values()), k, least) if k else math.inf
+def _best(flat: Scores, k: int) -> Masks:
+    """Keep the k best over all layers: everything from the k-th largest up, less its last equals."""
+    # All that equal the largest are no more than ties if none is to be kept.
+    threshold = _kth_largest(list(flat.values()), max(k, 1)) if any(map(len, flat.values())) else 0
+    if math.isnan(threshold):
+        _refuse_nan(flat)
     masks = {name: _at_least(score, threshold) for name, score in flat.items()}
     excess = count_kept(masks) - k
     for name, score in reversed(flat.items()):
@@ -163,7 +176,7 @@ def _best(flat: Scores, k: int, least: float = -math.inf) -> tuple[Masks, float]
         tied = (score == threshold).nonzero()[-excess:]
         masks[name][tied] = False
         excess -= len(tied)
-    return masks, threshold
+    return masks
 
 
 def _at_least(scores: Tensor, threshold: float) -> Tensor:
@@ -174,33 +187,35 @@ def _at_least(scores: Tensor, threshold: float) -> Tensor:
 
 
 def _rankable(scores: Scores) -> Scores:
-    """Flatten to one common dtype that numpy can sort without loss; refuse NaN, which has no rank."""
+    """Flatten to one common dtype that numpy can sort without loss."""
     flat = {name: score.detach().reshape(-1) for name, score in scores.items()}
-    for name, score in flat.items():
-        if score.numel() and score.amax().isnan():  # amax hands NaN on, and needs no memory
-            raise ValueError(
-                f"`scores` must not contain NaN, got {int(score.isnan().sum())} in {name!r}. "
-                "Look for an overflow in the loss or in half precision."
-            )
     dtype = reduce(torch.promote_types, (score.dtype for score in flat.values()), torch.uint8)
     if dtype in (torch.float16, torch.bfloat16):
         dtype = torch.float32
     return {name: score.to(dtype) for name, score in flat.items()}
 
 
-def _kth_largest(tensors: Sequence[Tensor], k: int, least: float) -> float:
+def _refuse_nan(scores: Scores) -> NoReturn:
+    counts = {name: int(score.isnan().sum()) for name, score in scores.items()}
+    name, bad = next((name, bad) for name, bad in counts.items() if bad)
+    raise ValueError(
+        f"`scores` must not contain NaN, got {bad} in {name!r}. "
+        "Look for an overflow in the loss or in half precision."
+    )
+
+
+def _kth_largest(tensors: Sequence[Tensor], k: int) -> float:
     """Find the k-th largest value over flat tensors of one dtype, exactly; on the CPU without a copy.
 
-    It is known to be ``least`` or more.
+    NaN if any value is: to look for that beforehand would take a good part of the time of the search.
     """
     if any(tensor.device.type != "cpu" for tensor in tensors):
-        value: float = torch.cat([t.to(tensors[0].device) for t in tensors]).topk(k).values[-1].item()
-        return value
+        best = torch.cat([t.to(tensors[0].device) for t in tensors]).topk(k).values
+        return math.nan if best[0].isnan() else float(best[-1])  # topk takes NaN for the largest
     arrays = [tensor.numpy() for tensor in tensors]
-    if least > -math.inf:
-        arrays = [array[array >= least] for array in arrays]
     if sum(array.size for array in arrays) < 8 * _SAMPLE:
-        return _select(np.concatenate(arrays), k)
+        values = np.concatenate(arrays)
+        return math.nan if np.isnan(values).any() else _select(values, k)
     return _select_by_bracket(arrays, k)
 
 
@@ -217,6 +232,8 @@ def _select_by_bracket(arrays: Sequence[_Array], k: int) -> float:
     while True:
         low, high = _bracket(sample, quantile, margin)
         above, inside = _split(arrays, low, high)
+        if np.isnan(inside).any():
+            return math.nan
         if above < k <= above + inside.size:
             return _select(inside, k - above)
         if above < k <= above + inside.size + sum(np.count_nonzero(array == low) for array in arrays):
@@ -241,7 +258,7 @@ def _bracket(sample: _Array, quantile: float, margin: float) -> tuple[float, flo
 
 
 def _split(arrays: Sequence[_Array], low: float, high: float) -> tuple[int, _Array]:
-    """Count the entries above ``high``, collect those in (low, high].
+    """Count the entries above ``high``, collect those in (low, high], and NaN.
 
     Those at ``low`` are not collected: with scores of pruned weights at zero they can be nearly all.
     """
@@ -251,7 +268,7 @@ def _split(arrays: Sequence[_Array], low: float, high: float) -> tuple[int, _Arr
             chunk = array[start : start + _CHUNK]
             is_above = chunk > high
             above += np.count_nonzero(is_above)
-            inside.append(chunk[(chunk > low) ^ is_above])  # above high implies above low
+            inside.append(chunk[(chunk <= low) == is_above])  # neither; both cannot be
     return above, np.concatenate(inside)
 
 

@@ -48,8 +48,9 @@ def prune_along(
     for share, shares in _paths(method, shapes, density, fixed, min_weights):
         scores, keep = method.scores(problem), _kept_by_rank(shapes, share, shares, min_weights)
         judge.check({name: score for name, score in scores.items() if name not in fixed}, keep)
-        if problem.masks is not None and not (plainly and judge.suffice(keep, min_weights)):
-            scores = left_before_pruned(scores, problem.masks)
+        if problem.masks is not None:
+            unclear = judge.unclear(keep, min_weights) if plainly else scores
+            scores = scores | left_before_pruned({n: scores[n] for n in unclear}, problem.masks)
         masks = masks_from_scores(
             {name: _turned(score) for name, score in scores.items()} if keep_lowest else scores,
             share,

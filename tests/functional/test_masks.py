@@ -16,6 +16,7 @@ from lightning_sparse.functional import masks as masks_module
 from lightning_sparse.functional.masks import (
     count_kept,
     global_masks,
+    in_pieces,
     layerwise_masks,
     top_k_mask,
 )
@@ -167,11 +168,21 @@ def test_large_inputs_are_ranked_exactly(kind: str, k: int) -> None:
     assert np.array_equal(np.flatnonzero(mask), np.sort(expected))
 
 
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (3, 2**17), (600, 700)])
+def test_pieces_are_all_of_a_tensor_each_once(shape: tuple[int, ...]) -> None:
+    first, second = torch.zeros(shape), torch.ones(shape[::-1]).permute(tuple(reversed(range(len(shape)))))
+    for a, b in in_pieces(first, second):
+        assert a.shape == b.shape
+        assert a.numel() <= 2**17 or len(a) == 1
+        a.add_(b)
+    assert torch.equal(first, second)
+
+
 def test_a_misleading_sample_widens_the_bracket() -> None:
     scores = torch.arange(600_000.0)
     scores[:: 600_000 // 2**16] += 1e6
     with mock.patch.object(masks_module, "_split", wraps=masks_module._split) as split:
-        assert masks_module._kth_largest([scores], 300_000, -math.inf) == np.sort(scores.numpy())[-300_000]
+        assert masks_module._kth_largest([scores], 300_000) == np.sort(scores.numpy())[-300_000]
     assert split.call_count > 1
 
 
@@ -271,6 +282,19 @@ def golden_run(run: str) -> tuple[Scores, Masks]:
     layers = range(len(CASE["shapes"]))
     scores = {str(i): torch.from_numpy(ARRAYS[f"{case}.score.{i}"]) for i in layers}
     return scores, {str(i): torch.from_numpy(ARRAYS[f"{run}.mask.{i}"]).bool() for i in layers}
+
+
+@pytest.mark.parametrize("k", [0, 5, 300_000, 600_000])
+@pytest.mark.parametrize("kind", ["normal", "mostly zero", "mostly nan"])
+def test_nan_is_found_among_many(kind: str, k: int) -> None:
+    scores = torch.randn(600_000, generator=torch.Generator().manual_seed(0))
+    if kind != "normal":
+        scores[torch.rand(scores.shape, generator=torch.Generator().manual_seed(1)) < 0.9] = 0
+    scores[1] = math.nan  # the sample does not see it
+    if kind == "mostly nan":
+        scores[scores == 0] = math.nan
+    with pytest.raises(ValueError, match=r"`scores` must not contain NaN, got \d+ in 'b'"):
+        global_masks({"a": torch.ones(3), "b": scores}, k)
 
 
 def test_nan_has_no_rank() -> None:

@@ -4,12 +4,13 @@ import warnings
 from typing import Literal, TypeAlias
 
 import torch
+from torch import Tensor
 
-from lightning_sparse.functional.masks import count_nonzero
+from lightning_sparse.functional.masks import count_nonzero, in_pieces
 from lightning_sparse.functional.schedules import exponential, linear
 from lightning_sparse.types import Masks, Scores
 
-__all__ = ["Judge", "PathName", "check_finite", "density_path", "left_before_pruned"]
+__all__ = ["Judge", "PathName", "count_telling", "density_path", "left_before_pruned"]
 
 PathName: TypeAlias = Literal["exponential", "linear"]
 
@@ -50,8 +51,7 @@ class Judge:
         Warns:
             UserWarning: If all scores of a layer are zero in the first iteration.
         """
-        check_finite(scores)
-        self.now = {name: count_nonzero(score) for name, score in scores.items()}
+        self.now = {name: count_telling(score, name) for name, score in scores.items()}
         telling = sum(self.now.values())
         needed = min(self.keep and keep, sum(self.at_first.values())) if self.at_first else self.keep
         if telling * 2 < needed:
@@ -63,9 +63,10 @@ class Judge:
             _warn_of_silent_layers(scores)
         self.at_first = self.at_first or self.now
 
-    def suffice(self, keep: int, min_weights: int) -> bool:
-        """Tell whether a global ranking keeps no weight that scores zero."""
-        return sum(self.now.values()) >= keep and min(self.now.values(), default=0) >= min_weights
+    def unclear(self, keep: int, min_weights: int) -> list[str]:
+        """Return the layers of which a global ranking may keep weights that score zero."""
+        enough = sum(self.now.values()) >= keep
+        return [name for name, telling in self.now.items() if not enough or telling < min_weights]
 
     def sum_up(self) -> None:
         """Warn if in the last iteration fewer scores than weights to keep were not zero."""
@@ -85,15 +86,22 @@ def left_before_pruned(scores: Scores, masks: Masks) -> Scores:
     }
 
 
-def check_finite(scores: Scores) -> None:
-    """Raise ValueError if a score is NaN or positive infinity."""
-    for name, score in scores.items():
-        if not score.amax() < torch.inf:  # amax hands NaN on
-            bad = int((score.isnan() | (score == torch.inf)).count_nonzero())
+def count_telling(scores: Tensor, name: str) -> int:
+    """Count the scores of a layer that are not zero.
+
+    Raises:
+        ValueError: If a score is NaN or positive infinity.
+    """
+    telling = 0
+    for (piece,) in in_pieces(scores):
+        if not piece.amax() < torch.inf:  # amax hands NaN on
+            bad = int((scores.isnan() | (scores == torch.inf)).count_nonzero())
             raise ValueError(
                 f"{bad} scores of {name!r} are not finite. Look for an overflow in the loss or in half "
                 "precision."
             )
+        telling += count_nonzero(piece)
+    return telling
 
 
 def _warn_of_silent_layers(scores: Scores) -> None:

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lightning_sparse.functional.isolation import left_as_found
+from lightning_sparse.functional.masks import in_pieces
 from lightning_sparse.functional.saliency.base import (
     Conformance,
     PruningProblem,
@@ -125,7 +126,7 @@ def synflow(
         flow = _total(outputs)
         gradients = torch.autograd.grad(flow, list(scored.values()), allow_unused=True)
     return {
-        name: tensor.detach().mul_(0 if gradient is None else gradient).abs_()  # two may share one gradient
+        name: _saliencies_(tensor.detach(), gradient)
         for (name, tensor), gradient in zip(scored.items(), gradients, strict=True)
     }
 
@@ -160,6 +161,15 @@ def _magnitudes(weight: Tensor, mask: Tensor | None) -> Tensor:
     if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
         return weight.abs().mul_(mask)
     return torch.from_numpy(np.abs(weight.numpy()) * mask.numpy())
+
+
+def _saliencies_(weight: Tensor, gradient: Tensor | None) -> Tensor:
+    """Make of ``|w|`` the scores ``|dR/dw * w|``."""
+    if gradient is None:
+        return weight.mul_(0)
+    for w, g in in_pieces(weight, gradient):
+        w.mul_(g).abs_()  # not into the gradient, which two weights may share
+    return weight
 
 
 def _ones_like(inputs: Any, dtype: torch.dtype) -> tuple[tuple[Any, ...], dict[str, Any]]:

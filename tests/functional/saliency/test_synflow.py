@@ -8,10 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_sparse import SynFlow
+from lightning_sparse.functional.masks import global_masks
 from lightning_sparse.functional.pruning import prune_along
 from lightning_sparse.functional.saliency.iterative import (
     Judge,
-    check_finite,
+    count_telling,
     density_path,
     left_before_pruned,
 )
@@ -177,11 +178,52 @@ def test_density_path():
         density_path(0.1, 0)
 
 
-def test_scores_that_are_no_numbers():
+def test_telling_scores_are_counted():
+    assert count_telling(torch.tensor([[0.0, -1.0], [2.0, -torch.inf]]), "w") == 3
+    long = torch.zeros(3, 2**17)  # looked at in pieces
+    long[2, -1] = 1
+    assert count_telling(long, "w") == 1
+
+
+def test_layers_that_may_keep_zeros_are_unclear():
+    judge = Judge(4)
+    scores = {"a": torch.tensor([1.0, 2.0, 3.0, 0.0]), "b": torch.tensor([0.0, 5.0]), "c": torch.zeros(3)}
+    with pytest.warns(UserWarning, match="All scores of c are zero"):
+        judge.check(scores, 4)
+    assert judge.unclear(4, 0) == []
+    assert judge.unclear(4, 1) == ["c"]
+    assert judge.unclear(4, 2) == ["b", "c"]
+    assert judge.unclear(5, 0) == ["a", "b", "c"]
+
+
+@pytest.mark.filterwarnings("ignore:All scores of")
+@pytest.mark.parametrize("min_weights", [0, 1, 3])
+@pytest.mark.parametrize("seed", range(20))
+def test_masks_are_those_that_clear_layers_have_anyway(seed, min_weights):
+    generator = torch.Generator().manual_seed(seed)
+    shares = torch.rand(4, generator=generator) / 2
+    kept = {str(i): torch.rand(30, generator=generator) < 0.6 for i in range(4)}
+    scores = {
+        name: torch.rand(30, generator=generator) * mask * (torch.rand(30, generator=generator) < share)
+        for (name, mask), share in zip(kept.items(), shares, strict=True)
+    }
+    judge, k = Judge(0), max(12, sum(int(score.count_nonzero()) for score in scores.values()) - seed % 3)
+    judge.check(scores, k)
+    unclear = left_before_pruned({name: scores[name] for name in judge.unclear(k, min_weights)}, kept)
+    every = global_masks(left_before_pruned(scores, kept), k, min_weights=min_weights)
+    for name, mask in global_masks(scores | unclear, k, min_weights=min_weights).items():
+        assert torch.equal(mask, every[name])
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 2**17)])
+def test_scores_that_are_no_numbers(shape):
+    scores = torch.ones(shape)
+    scores.view(-1)[-1] = math.inf
     with pytest.raises(ValueError, match="1 scores of 'w' are not finite"):
-        check_finite({"w": torch.tensor([1.0, math.inf])})
+        count_telling(scores, "w")
+    scores.view(-1)[0] = math.nan
     with pytest.raises(ValueError, match="2 scores of 'w' are not finite"):
-        check_finite({"w": torch.tensor([math.nan, 1.0, math.inf])})
+        count_telling(scores, "w")
 
 
 def of(nonzero, size=10):
