@@ -19,6 +19,7 @@ __all__ = [
     "Connections",
     "GradientSum",
     "MaskedWeight",
+    "all_finite",
     "count_bits",
     "has_finite_gradients",
     "movable",
@@ -254,7 +255,13 @@ def has_finite_gradients(optimizer: Optimizer) -> bool:
     """Tell whether there are gradients and all are finite: a scaler skips the step for any that is not."""
     gradients = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
     entries = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
-    return bool(entries) and all(bool(values.isfinite().all()) for values in entries)
+    return bool(entries) and all(map(all_finite, entries))
+
+
+def all_finite(values: Tensor) -> bool:
+    """Tell whether all values are finite."""
+    # A finite sum says so without memory, but that of finite values may overflow.
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def skip_step_(optimizer: Optimizer) -> None:

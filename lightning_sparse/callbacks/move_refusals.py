@@ -56,9 +56,12 @@ def refuse_missing_support(callback: "SparsityCallback", callbacks: Sequence["Sp
 
 
 def refuse_second_density(callback: "SparsityCallback", callbacks: Sequence["SparsityCallback"]) -> None:
-    """Raise ValueError if a callback that starts from another's masks asks for another density."""
+    """Raise ValueError if a callback that starts from another's masks has a density of its own.
+
+    Even an equal one: what comes with it, such as an allocation, would be without effect.
+    """
     for other in callbacks:
-        if not other.moves and other.density != callback.density:
+        if not other.moves:
             raise ValueError(
                 f"`density` of {type(callback).__name__} must be None beside {type(other).__name__}, whose "
                 f"masks it starts from, got {callback.density} beside {other.density}. Leave it out."

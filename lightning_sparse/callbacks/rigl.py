@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_sparse._lightning import Trainer, loss_scale
-from lightning_sparse.callbacks.connections import Connections, GradientSum
+from lightning_sparse.callbacks.connections import Connections, GradientSum, all_finite
 from lightning_sparse.callbacks.move_refusals import refuse_long_average
 from lightning_sparse.callbacks.moving import MovingSupports
 from lightning_sparse.callbacks.processes import mean_over_processes
@@ -107,7 +107,6 @@ class RigLCallback(MovingSupports):
         super().start_afresh()
         self._passes: dict[str, GradientSum | None] = {}  # of the step under way
         self._sums: dict[str, Tensor] = {}  # of the steps up to the next update
-        self._counts: dict[str, int] = {}
 
     def config(self) -> dict[str, str | int | float | None]:
         """Return what decides how connections move."""
@@ -131,23 +130,25 @@ class RigLCallback(MovingSupports):
             layer.forget()
             if gradient is not None:
                 gradients[layer.name] = gradient
-        if finite := all(bool(gradient.isfinite().all()) for gradient in gradients.values()):
+        known = {id(layer.parameter.grad) for layer in connections}  # finite, or no step would be due
+        if finite := all(id(g) in known or all_finite(g) for g in gradients.values()):
             for name, gradient in gradients.items():
                 self._add(name, gradient)
         return finite
 
     def new_positions(self, connections: Connections, fraction: float, step: int) -> Tensor | None:
         """Drop the smallest weights, grow where the mean gradient is largest."""
-        gradients, count = self._sums.pop(connections.name, None), self._counts.pop(connections.name, 1)
+        gradients = self._sums.pop(connections.name, None)
         if gradients is None or connections.parameter.grad is None:  # frozen or not in use, now at least
             return None
-        grow_scores = (gradients / count).abs()
+        grow_scores = gradients.abs()  # of the sum: it ranks as the mean does
+        del gradients  # each is as large as the weight
         return move_support(connections.positions, connections.active.abs(), grow_scores, fraction)
 
     def state_dict(self) -> dict[str, Any]:
         """Return also the gradients gathered so far."""
         state = super().state_dict()
-        return {**state, "sums": dict(self._sums), "counts": dict(self._counts)} if state else {}
+        return {**state, "sums": dict(self._sums)} if state else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there.
@@ -157,13 +158,12 @@ class RigLCallback(MovingSupports):
         """
         super().load_state_dict(state_dict)
         if self._fitting and state_dict:
-            self._sums, self._counts = dict(state_dict["sums"]), dict(state_dict["counts"])
+            self._sums = dict(state_dict["sums"])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_passes": {}}  # they belong to backward passes under way
 
     def _add(self, name: str, gradient: Tensor) -> None:
-        self._counts[name] = self._counts.get(name, 0) + 1
         if self.grad_average == 1:
             self._sums[name] = gradient  # used right away
         elif name in self._sums:

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import gc
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from lightning_sparse import (
     SparsityMonitor,
 )
 from lightning_sparse.data import DigitsDataModule
-from lightning_sparse.functional.regrowth import count_dropped, draws_of, drop_and_grow
+from lightning_sparse.functional.regrowth import count_dropped, draws_of, drop_and_grow, move_support
 from lightning_sparse.functional.schedules import cosine
 from lightning_sparse.layers import NoOffset, compact_layers, convert_to_dctps_
 from lightning_sparse.models import ImageClassifier, LeNet300100
@@ -478,7 +479,7 @@ def test_a_line_search_leaves_no_gradients_behind(tmp_path, stored):
     rigl = RigLCallback(every_n_steps=2, stop_at=100, grad_average=2, skip_step_on_update=False)
     toy = make_toy(optimizer=lambda p: torch.optim.LBFGS(p, max_iter=3), dropout=0.0)
     fit(tmp_path, toy, company(stored), rigl)
-    assert (rigl._sums, rigl._counts) == ({}, {})
+    assert rigl._sums == {}
 
 
 @pytest.mark.parametrize("stored", STORED)
@@ -628,6 +629,20 @@ def test_infinite_gradients_without_a_scaler_put_the_update_off(tmp_path):
     assert watch.moves_at() == [5, 8, 12]
 
 
+def test_infinite_gradients_of_inactive_weights_put_the_update_off(tmp_path):
+    """No optimizer holds them."""
+    rigl = RigLCallback(every_n_steps=4, stop_at=100)
+
+    class Bad(NoNorm):
+        def on_after_backward(self):
+            if self.trainer.global_step == 3:
+                for passes in rigl._passes.values():
+                    passes.total.fill_(torch.inf)
+
+    watch = fit(tmp_path, Bad(), company("compact"), rigl, data=loader(12), max_epochs=1)
+    assert watch.moves_at() == [5, 8, 12]
+
+
 def test_no_gradient_puts_the_update_off(tmp_path):
     class Skips(NoNorm):
         def training_step(self, batch, index):
@@ -701,6 +716,24 @@ def test_dense_gradients_are_made_for_updates_only(tmp_path):
     assert not compact_layers(toy)["net.6"].dense_gradient.wanted
 
 
+def test_an_update_holds_one_gradient_of_the_layer_it_ranks(tmp_path, monkeypatch):
+    """On a compact layer that is the memory which counts; the ranking needs another one."""
+    alive = []
+
+    def ranks(positions, drop_scores, grow_scores, fraction):
+        others = (t for t in gc.get_objects() if type(t) is torch.Tensor and t.is_floating_point())
+        alive.append(len({t.data_ptr() for t in others if t.shape == grow_scores.shape}))
+        return move_support(positions, drop_scores, grow_scores, fraction)
+
+    monkeypatch.setattr("lightning_sparse.callbacks.rigl.move_support", ranks)
+    toy = NoNorm()
+    toy.net = nn.Sequential(nn.Flatten(), nn.Linear(192, 43), nn.ReLU(), nn.Linear(43, 4))
+    rigl = RigLCallback(every_n_steps=2, stop_at=100)
+    trainer(tmp_path, DCTpSConversion(0.2, backend="transform"), rigl).fit(toy, loader())
+    assert alive
+    assert set(alive) == {1}
+
+
 def test_a_first_layer_left_dense(tmp_path):
     toy = make_toy()
     fit(tmp_path, toy, RigLCallback(0.2, allocation="uniform", dense_first_layer=True, stop_at=1000))
@@ -754,6 +787,10 @@ def test_the_average_is_checked(average, message):
         ([RigLCallback()], "`density` of RigLCallback must be given where there are no masks"),
         ([RigLCallback(0.1), DCTpSConversion(0.1)], "`density` must be None beside Dense-plus-Sparse layers"),
         ([SETCallback(0.2), PruneAtInit("erk", 0.1)], "`density` of SETCallback must be None beside Prune"),
+        (
+            [RigLCallback(0.1), PruneAtInit("erk", 0.1)],
+            "`density` of RigLCallback must be None .* 0.1 beside 0.1",
+        ),
         (
             [RigLCallback(include=["nett.*"], stop_at=200), DCTpSConversion(0.1)],
             "`include` pattern 'nett.*' matches nothing",
