@@ -1,12 +1,15 @@
-"""Residual networks with batch normalisation, for small images."""
+"""Residual networks with batch normalisation, for small and for large images."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Literal, TypeAlias, cast, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ResNet", "ResNet18", "ResNet50"]
+__all__ = ["ResNet", "ResNet18", "ResNet50", "Stem"]
+
+Stem: TypeAlias = Literal["cifar", "imagenet"]
+"""What comes before the stages; see ``ResNet``."""
 
 _STAGES = 4
 
@@ -68,20 +71,23 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Four stages of residual blocks behind a 3 x 3 convolution without pooling (the CIFAR stem).
+    """Four stages of residual blocks behind a convolution.
 
     Args:
         block: ``BasicBlock`` or ``Bottleneck``.
         num_blocks: Blocks in each of the four stages.
         in_channels: Channels of an image.
         num_classes: Number of outputs.
+        stem: ``"cifar"`` is a 3 x 3 convolution, which keeps the image's size; ``"imagenet"`` one of 7 x 7
+            with stride 2, and max pooling with stride 2, as in the paper and in torchvision.
 
     Raises:
-        ValueError: If ``num_blocks`` are not four positive numbers, or a size is not positive.
+        ValueError: If ``num_blocks`` are not four positive numbers, a size is not positive, or the stem is
+            unknown.
 
     Source:
-        He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv:1512.03385); the stem, and
-        the names of the layers, are those of the DCTpS paper's code (github.com/IlanPrice/DCTpS).
+        He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv:1512.03385); the small
+        stem, and the names of the layers, are those of the DCTpS paper's code (github.com/IlanPrice/DCTpS).
     """
 
     def __init__(
@@ -90,6 +96,7 @@ class ResNet(nn.Module):
         num_blocks: Sequence[int],
         in_channels: int = 3,
         num_classes: int = 10,
+        stem: Stem = "cifar",
     ) -> None:
         super().__init__()
         if len(num_blocks) != _STAGES or min(num_blocks) < 1:
@@ -98,8 +105,13 @@ class ResNet(nn.Module):
             raise ValueError(
                 f"`in_channels` and `num_classes` must be 1 or more, got {in_channels} and {num_classes}."
             )
-        self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
+        if stem not in get_args(Stem):
+            raise ValueError(f"`stem` must be one of {get_args(Stem)}, got {stem!r}.")
+        small = stem == "cifar"
+        kernel, stride = (3, 1) if small else (7, 2)
+        self.conv1 = nn.Conv2d(in_channels, 64, kernel, stride, padding=kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
+        self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, 2, padding=1)
         self.layer1 = _stage(block, 64, 64, num_blocks[0], stride=1)
         self.layer2 = _stage(block, 64 * block.expansion, 128, num_blocks[1], stride=2)
         self.layer3 = _stage(block, 128 * block.expansion, 256, num_blocks[2], stride=2)
@@ -108,34 +120,41 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(512 * block.expansion, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of images shaped ``(N, in_channels, H, W)``, 32 x 32 as a rule."""
-        x = F.relu(self.bn1(self.conv1(images)))
+        """Return the logits of images shaped ``(N, in_channels, H, W)``: 32 x 32, or 224 x 224, as a rule."""
+        x = self.maxpool(F.relu(self.bn1(self.conv1(images))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return cast(Tensor, self.fc(self.avgpool(x).flatten(1)))
 
 
 class ResNet18(ResNet):
-    """ResNet-18 for 32 x 32 images: 11,164,352 weights and 9,610 other parameters on CIFAR-10.
+    """ResNet-18: 11,164,352 weights and 9,610 other parameters on CIFAR-10.
+
+    With the stem for ImageNet it has 11,172,032 weights, and 11,678,912 with 1000 classes, as in torchvision.
 
     Args:
         in_channels: Channels of an image.
         num_classes: Number of outputs.
+        stem: ``"cifar"`` for 32 x 32 images, ``"imagenet"`` for 224 x 224.
     """
 
-    def __init__(self, in_channels: int = 3, num_classes: int = 10) -> None:
-        super().__init__(BasicBlock, (2, 2, 2, 2), in_channels, num_classes)
+    def __init__(self, in_channels: int = 3, num_classes: int = 10, stem: Stem = "cifar") -> None:
+        super().__init__(BasicBlock, (2, 2, 2, 2), in_channels, num_classes, stem)
 
 
 class ResNet50(ResNet):
-    """ResNet-50 for 32 x 32 images: 23,467,712 weights and 53,130 other parameters on CIFAR-10.
+    """ResNet-50: 23,467,712 weights and 53,130 other parameters on CIFAR-10.
+
+    With the stem for ImageNet and 1000 classes it has 25,502,912 weights and 54,120 other parameters, as in
+    torchvision.
 
     Args:
         in_channels: Channels of an image.
         num_classes: Number of outputs.
+        stem: ``"cifar"`` for 32 x 32 images, ``"imagenet"`` for 224 x 224.
     """
 
-    def __init__(self, in_channels: int = 3, num_classes: int = 10) -> None:
-        super().__init__(Bottleneck, (3, 4, 6, 3), in_channels, num_classes)
+    def __init__(self, in_channels: int = 3, num_classes: int = 10, stem: Stem = "cifar") -> None:
+        super().__init__(Bottleneck, (3, 4, 6, 3), in_channels, num_classes, stem)
 
 
 def _stage(

@@ -34,6 +34,36 @@ def test_parameter_totals_are_those_of_the_paper(net: type[nn.Module], counts: t
         assert _counts(net()) == counts
 
 
+@pytest.mark.parametrize(
+    ("net", "num_classes", "counts"),
+    [
+        (ResNet18, 10, (11_172_032, 9_610)),  # 11,181,642: table 1 of the ASNI paper
+        (ResNet18, 1000, (11_678_912, 10_600)),
+        (ResNet50, 1000, (25_502_912, 54_120)),  # 25,557,032: the same table
+    ],
+)
+def test_parameter_totals_with_the_stem_for_imagenet(net, num_classes, counts) -> None:
+    with torch.device("meta"):
+        assert _counts(net(num_classes=num_classes, stem="imagenet")) == counts
+
+
+@pytest.mark.parametrize("net", ["resnet18", "resnet50"])
+def test_logits_with_the_stem_for_imagenet_are_those_of_torchvision(net: str) -> None:
+    """Both register layers in the same order; torchvision calls the shortcuts otherwise."""
+    theirs = getattr(pytest.importorskip("torchvision").models, net)(num_classes=10)
+    ours = {"resnet18": ResNet18, "resnet50": ResNet50}[net](stem="imagenet")
+    state = zip(ours.state_dict(), theirs.state_dict().values(), strict=True)
+    ours.load_state_dict(dict(state))
+    images = torch.randn(2, 3, 65, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(images), theirs.eval()(images))
+
+
+def test_the_stem_changes_no_name() -> None:
+    with torch.device("meta"):
+        assert ResNet18().state_dict().keys() == ResNet18(stem="imagenet").state_dict().keys()
+
+
 @pytest.mark.parametrize(("case", "made"), NETS.items(), ids=NETS)
 def test_dense_logits_are_those_of_the_reference_code(case: str, made: tuple[type[nn.Module], float]) -> None:
     net = made[0]()
@@ -72,3 +102,8 @@ def test_sizes_must_be_positive(net: type[nn.Module]) -> None:
 def test_a_resnet_has_four_stages() -> None:
     with pytest.raises(ValueError, match=r"`num_blocks` must be four positive numbers, got \(2, 2, 2\)"):
         ResNet(BasicBlock, (2, 2, 2))
+
+
+def test_the_stem_is_known() -> None:
+    with pytest.raises(ValueError, match=r"`stem` must be one of \('cifar', 'imagenet'\), got 'mnist'"):
+        ResNet18(stem="mnist")
