@@ -3,11 +3,15 @@
 from importlib.metadata import version
 
 from lightning_sparse.callbacks import (
+    ASNISigmoidPruner,
     DCTpSConversion,
     ExactResume,
+    IterativeMagnitudePruning,
     PruneAtInit,
     RigLCallback,
     SETCallback,
+    SparseCheckpoint,
+    SparseEarlyStopping,
     SparsityCallback,
     SparsityMonitor,
 )
@@ -24,15 +28,18 @@ from lightning_sparse.functional.saliency import (
     SynFlow,
 )
 from lightning_sparse.mask_files import load_masks, save_masks
+from lightning_sparse.tickets import Ticket, load_ticket, save_ticket
 
 __version__ = version("lightning-sparse")
 
 __all__ = [
     "FORCE",
     "SNIP",
+    "ASNISigmoidPruner",
     "DCTpSConversion",
     "ExactResume",
     "GraSP",
+    "IterativeMagnitudePruning",
     "IterativeSNIP",
     "Magnitude",
     "PruneAtInit",
@@ -41,10 +48,15 @@ __all__ = [
     "Random",
     "RigLCallback",
     "SETCallback",
+    "SparseCheckpoint",
+    "SparseEarlyStopping",
     "SparsityCallback",
     "SparsityMonitor",
     "SynFlow",
+    "Ticket",
     "load_from_checkpoint",
     "load_masks",
+    "load_ticket",
     "save_masks",
+    "save_ticket",
 ]

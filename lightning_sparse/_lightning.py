@@ -3,7 +3,8 @@
 Lightning is published twice, as ``pytorch_lightning`` and as ``lightning.pytorch``, with the same code and
 different classes. One ``Callback`` serves both: it inherits from the bases of every package installed,
 so either Trainer and either LightningCLI accepts our callbacks. Modules and data modules can belong to one
-package only: to the one that the process imported before us, else to ``pytorch_lightning``.
+package only, and so do our children of Lightning's callbacks: to the one that the process imported before us,
+else to ``pytorch_lightning``.
 """
 
 import importlib
@@ -22,8 +23,10 @@ from torch.utils._pytree import tree_map
 __all__ = [
     "AVERAGING",
     "Callback",
+    "EarlyStopping",
     "LightningDataModule",
     "LightningModule",
+    "ModelCheckpoint",
     "Trainer",
     "after_configure_model",
     "averaged_copies",
@@ -39,6 +42,7 @@ __all__ = [
     "planned_steps",
     "rank_zero_warn",
     "restart_train_iterator",
+    "schedulers_of",
     "starts_other_processes",
     "tqdm_of",
     "train_loaders",
@@ -69,6 +73,7 @@ def _import_installed() -> list[ModuleType]:
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+    from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
     rank_zero_warn: Callable[[str], None]
     _installed: list[ModuleType] = []
@@ -77,6 +82,8 @@ else:
     LightningModule = _installed[0].LightningModule
     LightningDataModule = _installed[0].LightningDataModule
     Trainer = _installed[0].Trainer
+    EarlyStopping = _installed[0].callbacks.EarlyStopping
+    ModelCheckpoint = _installed[0].callbacks.ModelCheckpoint
     rank_zero_warn = _installed[0].utilities.rank_zero.rank_zero_warn
     _bases = tuple(package.Callback for package in _installed)
     Callback = type("Callback", _bases, {"__getstate__": lambda self: without_module(self)})
@@ -208,6 +215,11 @@ def restart_train_iterator(trainer: Trainer) -> None:
     """Make the iterator over the training data anew."""
     if trainer.fit_loop._data_fetcher is not None:
         iter(trainer.fit_loop._data_fetcher)
+
+
+def schedulers_of(trainer: Trainer) -> list[Any]:
+    """Return the learning rate schedulers."""
+    return [config.scheduler for config in trainer.lr_scheduler_configs]
 
 
 def planned_steps(trainer: Trainer) -> int | None:

@@ -10,7 +10,7 @@ from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.state import state_of
 from lightning_sparse.types import Masks
 
-__all__ = ["load_masks", "save_masks"]
+__all__ = ["load_masks", "read_file", "save_masks"]
 
 
 def save_masks(module: nn.Module, path: str | Path) -> None:
@@ -43,19 +43,28 @@ def load_masks(path: str | Path) -> Masks:
     Raises:
         ValueError: If there is no such file, if it is damaged, or if it holds no masks.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ValueError(f"`mask_path` must be a file, got {str(path)!r}, which does not exist.") from None
-    except Exception as error:  # torch raises whatever the bytes make it stumble over
-        raise ValueError(f"`mask_path` {str(path)!r} cannot be read: {error}. Use another file.") from error
-    masks = _masks_in(content) if isinstance(content, dict) else {}
+    masks = _masks_in(read_file(path))
     if not masks:
         raise ValueError(
             f"`mask_path` {str(path)!r} holds no masks. Give a file of `save_masks`, a checkpoint of a "
             "sparse run (not `save_weights_only`), or a saved dict of boolean tensors by parameter name."
         )
     return masks
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """Return what a file holds, nothing but tensors and plain values; {} if that is no dict.
+
+    Raises:
+        ValueError: If there is no such file, or it is damaged.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"`mask_path` must be a file, got {str(path)!r}, which does not exist.") from None
+    except Exception as error:  # torch raises whatever the bytes make it stumble over
+        raise ValueError(f"`mask_path` {str(path)!r} cannot be read: {error}. Use another file.") from error
+    return content if isinstance(content, dict) else {}
 
 
 def _masks_in(content: dict[str, Any]) -> Masks:

@@ -84,6 +84,10 @@ def assert_same(a, b, ranks):
         ("mid-epoch", "rigl", 0),
         ("mid-epoch", "set", 0),
         ("mid-epoch", "dctps-rigl", 0),
+        ("epoch end", "asni", 0),
+        ("mid-epoch", "asni", 0),
+        ("epoch end", "imp", 0),
+        ("mid-epoch", "imp", 0),
     ],
 )
 def test_killed_and_resumed_is_undisturbed(tmp_path, processes, where, row, workers):
@@ -112,7 +116,7 @@ def test_a_new_process_tests_the_net_that_was_trained(tmp_path, row):
 
 
 @pytest.mark.parametrize(
-    "row", ["fixed", "snip", "grasp", "force", "synflow", "dctps", "rigl", "set", "dctps-rigl"]
+    "row", ["fixed", "snip", "grasp", "force", "synflow", "dctps", "rigl", "set", "dctps-rigl", "asni", "imp"]
 )
 def test_two_processes_are_one_on_the_joint_batch(tmp_path, row):
     one = start(tmp_path / "one", "--row", row, "--batch-size", 16)

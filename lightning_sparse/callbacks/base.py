@@ -22,17 +22,15 @@ from lightning_sparse.callbacks.processes import after_step, agree, masks_of_ran
 from lightning_sparse.callbacks.refusals import (
     check_selection,
     explain_damage,
-    refuse_averaging,
     refuse_changed_config,
-    refuse_company,
     refuse_damaged_checkpoint,
     refuse_missing_owner,
-    refuse_strategy,
+    refuse_surroundings,
     selection_config,
     warn_of_late_start,
-    warn_of_spawned_processes,
 )
-from lightning_sparse.callbacks.reports import has_summary, log_sparsity, one_line, print_table
+from lightning_sparse.callbacks.reports import log_sparsity, one_line, print_table_after_summary
+from lightning_sparse.functional.allocation import total_budget
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.selection import parameters_by_name, prunes_nothing, select_weights
 from lightning_sparse.state import SparseState, state_of
@@ -72,12 +70,9 @@ class SparsityCallback(Callback, ABC):
         verify: bool = False,
     ) -> None:
         check_selection(density, include, exclude, density_overrides, seed)
-        self.density = density
-        self.include = include
-        self.exclude = exclude or []
-        self.density_overrides = density_overrides or {}
-        self.seed = seed
-        self.verify = verify
+        self.density, self.density_overrides = density, density_overrides or {}
+        self.include, self.exclude = include, exclude or []
+        self.seed, self.verify = seed, verify
         self._module: weakref.ReferenceType[LightningModule] | None = None
         self._restored: Masks = {}  # out of a checkpoint
         self._carried: Masks = {}  # in a copy
@@ -102,6 +97,18 @@ class SparsityCallback(Callback, ABC):
     def make_masks(self, module: LightningModule, generator: torch.Generator) -> Masks:
         """Return the masks to start from."""
 
+    def learn_length(self, trainer: Trainer) -> None:
+        """Take from the Trainer what arguments leave to it, before budgets are planned."""
+
+    def planned_total(self, total: int) -> int:
+        """Return how many of so many weights will be kept."""
+        return total_budget(total, self.density)
+
+    @property
+    def pruning(self) -> bool:
+        """Whether the net will be sparser than it is now."""
+        return False
+
     def check_module(self, module: LightningModule) -> None:
         """Refuse a module that masks cannot be made for, before any batch is drawn."""
 
@@ -109,15 +116,12 @@ class SparsityCallback(Callback, ABC):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work, before any batch is drawn."""
-        self._fitting = stage == "fit"
+        self._fitting, self._loading = stage == "fit", True
         self._restored, self._was_finished = {}, False
-        self._loading = True
         self._module = weakref.ref(pl_module)
-        refuse_strategy(type(self).__name__, trainer)
-        warn_of_spawned_processes(type(self).__name__, trainer)
-        refuse_company(self, sparsity_callbacks(trainer))
-        if self.moves:
-            refuse_averaging(type(self).__name__, trainer)
+        refuse_surroundings(self, trainer, sparsity_callbacks(trainer))
+        if self._fitting:
+            self.learn_length(trainer)
         if self._fitting and not builds_layers_late(pl_module):
             self._plan(pl_module)
 
@@ -144,8 +148,7 @@ class SparsityCallback(Callback, ABC):
         agree(trainer, state_of(pl_module))
         if not monitored(trainer):
             log_sparsity(pl_module)
-            if has_summary(trainer):
-                print_table(trainer, pl_module)
+            print_table_after_summary(trainer, pl_module)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer, *_: int
@@ -208,11 +211,7 @@ class SparsityCallback(Callback, ABC):
         state_of(pl_module).detach()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the masks of a checkpoint until the module is there.
-
-        Raises:
-            ValueError: If the arguments are not those that the checkpoint was made with.
-        """
+        """Keep the masks of a checkpoint until the module is there; refuse one made with other arguments."""
         if self._fitting and state_dict:
             refuse_changed_config(self._full_config(), state_dict["config"])
         self._restored = unpack_masks(state_dict.get("masks", {}))

@@ -21,6 +21,7 @@ from lightning_sparse.callbacks.randomness import left_undisturbed
 from lightning_sparse.callbacks.refusals import check_integer
 from lightning_sparse.callbacks.training_losses import LossFunction, TrainingLosses, refuse_without_loss
 from lightning_sparse.functional.ablation import redraw_, shuffled
+from lightning_sparse.functional.centroids import reinitialise_
 from lightning_sparse.functional.isolation import left_as_found
 from lightning_sparse.functional.pruning import plan_budgets, prune_along
 from lightning_sparse.functional.saliency import (
@@ -32,6 +33,7 @@ from lightning_sparse.functional.saliency import (
 from lightning_sparse.functional.saliency.base import check_choice
 from lightning_sparse.mask_files import load_masks
 from lightning_sparse.selection import match_overrides, misfit, parameters_by_name
+from lightning_sparse.tickets import load_ticket
 from lightning_sparse.types import Budgets, Masks, Shapes
 
 __all__ = ["PruneAtInit"]
@@ -59,6 +61,8 @@ class PruneAtInit(SparsityCallback):
             ``loss_fn(module, batch)`` returns the batch's mean loss. Manual optimization needs it.
         mask_path: A file of ``save_masks``, or a checkpoint of a sparse run: take its masks instead of making
             some. ``method`` and ``density`` are then left out, and the file says which weights.
+        weight_init: ``"centroids"``: start the net from the two numbers per layer in ``mask_path``, a ticket
+            of ``ASNISigmoidPruner``; biases start at 0, norms as new. ``None``: as the module made it.
         mask_ablation: Changes the masks as a check of what they are worth: ``"shuffle"`` draws new places
             within each layer, ``"reinit"`` keeps the masks but permutes each layer's weights, ``"invert"``
             keeps what scores lowest.
@@ -86,6 +90,7 @@ class PruneAtInit(SparsityCallback):
         min_weights_per_layer: int | None = None,
         loss_fn: LossFunction | None = None,
         mask_path: str | None = None,
+        weight_init: Literal["centroids"] | None = None,
         mask_ablation: Ablation | None = None,
         include: list[str] | None = None,
         exclude: list[str] | None = None,
@@ -97,6 +102,8 @@ class PruneAtInit(SparsityCallback):
         if loss_fn is not None and not callable(loss_fn):
             raise ValueError(f"`loss_fn` must be a function of module and batch, got {loss_fn!r}.")
         check_choice("mask_ablation", mask_ablation, ("shuffle", "reinit", "invert", None))
+        check_choice("weight_init", weight_init, ("centroids", None))
+        _refuse_centroids_of_nothing(weight_init, mask_path, mask_ablation)
         if mask_path is not None:
             selecting = (method, density, min_weights_per_layer, include, exclude, density_overrides)
             _refuse_beside_mask_path(selecting, mask_ablation)
@@ -115,13 +122,15 @@ class PruneAtInit(SparsityCallback):
         self.min_weights_per_layer = min_weights_per_layer
         self.loss_fn = loss_fn
         self.mask_path = mask_path
+        self.weight_init = weight_init
         self.mask_ablation = mask_ablation
 
     def config(self) -> dict[str, str | int | float | None]:
         """Return what decides the masks."""
         ablation = {"mask_ablation": self.mask_ablation} if self.mask_ablation else {}
         if self.method is None:
-            return {"mask_path": self.mask_path, **ablation}
+            start = {"weight_init": self.weight_init} if self.weight_init else {}
+            return {"mask_path": self.mask_path, **start, **ablation}
         return {
             "method": repr(self.method),
             "density": self.density,
@@ -133,6 +142,8 @@ class PruneAtInit(SparsityCallback):
         """Refuse a module whose loss or output the method cannot have, or that the file has no masks for."""
         if self.mask_path is not None and not self._loading:  # a resumed run may have lost the file
             _refuse_other_shapes(load_masks(self.mask_path), module, self.mask_path)
+            if self.weight_init is not None:
+                load_ticket(self.mask_path)
         if self.method is not None and self.method.needs_loss and self.loss_fn is None:
             refuse_without_loss(self.method, module)
         if self.method is not None and self.method.needs_forward:
@@ -156,6 +167,10 @@ class PruneAtInit(SparsityCallback):
         if self.method is None:
             assert self.mask_path is not None, "checked in __init__"
             masks = load_masks(self.mask_path)
+            if self.weight_init is not None:
+                ticket = load_ticket(self.mask_path)
+                for net in (module, *averaged_copies(module.trainer)):
+                    reinitialise_(net, ticket.masks, ticket.signs, ticket.centroids)
         else:
             masks = self._score(self.method, module, generator)
         _warn_of_empty_layers(masks)
@@ -227,6 +242,17 @@ def _refuse_beside_mask_path(selecting: tuple[object, ...], ablation: Ablation |
     if ablation == "invert":
         raise ValueError(
             "`mask_ablation` 'invert' needs scores, and `mask_path` has none. Use 'shuffle' or 'reinit'."
+        )
+
+
+def _refuse_centroids_of_nothing(
+    weight_init: str | None, mask_path: str | None, ablation: str | None
+) -> None:
+    if weight_init is not None and (mask_path is None or ablation is not None):
+        other = "no `mask_path`" if mask_path is None else f"`mask_ablation` {ablation!r}"
+        raise ValueError(
+            f"`weight_init` 'centroids' needs the signs and places of a ticket, got {other} beside it. Give "
+            "the ticket's file in `mask_path`, and leave `mask_ablation` out."
         )
 
 

@@ -40,6 +40,7 @@ __all__ = [
     "refuse_missing_owner",
     "refuse_other_counts",
     "refuse_strategy",
+    "refuse_surroundings",
     "selection_config",
     "warn_of_late_start",
     "warn_of_spawned_processes",
@@ -139,6 +140,18 @@ def refuse_company(callback: "SparsityCallback", callbacks: Sequence["SparsityCa
             raise ValueError(
                 f"{type(callback).__name__} and {type(other).__name__} both {both}. Use one of them."
             )
+
+
+def refuse_surroundings(
+    callback: "SparsityCallback", trainer: Trainer, callbacks: Sequence["SparsityCallback"]
+) -> None:
+    """Raise ValueError for a strategy or other callbacks that ``callback`` cannot work with."""
+    name = type(callback).__name__
+    refuse_strategy(name, trainer)
+    warn_of_spawned_processes(name, trainer)
+    refuse_company(callback, callbacks)
+    if callback.moves:
+        refuse_averaging(name, trainer)
 
 
 def refuse_changed_config(config: Mapping[str, object], saved: Mapping[str, object]) -> None:

@@ -18,6 +18,7 @@ __all__ = [
     "log_trainable_sparsity",
     "one_line",
     "print_table",
+    "print_table_after_summary",
     "print_trainable_table",
     "weights_and_masks",
 ]
@@ -64,6 +65,12 @@ def print_table(trainer: Trainer, module: LightningModule) -> None:
         print(f"\nWeights kept:\n{sparsity_table(layers)}{_not_counted(module, weights)}\n", flush=True)
     if trainer.is_global_zero and (trainable := _trainable(module)):
         print(f"\n{_TITLE}:\n{sparsity_table(trainable, _DCTPS)}\n", flush=True)
+
+
+def print_table_after_summary(trainer: Trainer, module: LightningModule) -> None:
+    """Print the table of layers if Lightning has printed its own."""
+    if has_summary(trainer):
+        print_table(trainer, module)
 
 
 def print_trainable_table(trainer: Trainer, module: LightningModule) -> None:

@@ -27,14 +27,19 @@ from toy import HoldsMasks, Rotate, Toy, assert_equal, loader, make_toy, sgd, tr
 
 from lightning_sparse import (
     FORCE,
+    ASNISigmoidPruner,
     ExactResume,
+    IterativeMagnitudePruning,
     PruneAtInit,
     RigLCallback,
     SETCallback,
+    SparseCheckpoint,
     SparsityMonitor,
     SynFlow,
 )
 from lightning_sparse.state import SparseState, state_of
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* and `max_epochs` is [12]:UserWarning")
 
 ROWS: dict[str, Callable[[], list]] = {
     "PruneAtInit-erk": lambda: [PruneAtInit("erk", 0.1, verify=True)],
@@ -49,7 +54,17 @@ ROWS: dict[str, Callable[[], list]] = {
     ],
     "SET": lambda: [SETCallback(0.1, every_n_steps=2, stop_at=100, seed=3, verify=True)],
     "moving masks from PruneAtInit": lambda: [Rotate(verify=True), PruneAtInit("erk", 0.1)],
+    "ASNI": lambda: [ASNISigmoidPruner(density=0.1, search_epochs=2, reinit=None, verify=True)],
+    "ASNI, retraining": lambda: [ASNISigmoidPruner(density=0.1, search_epochs=2, verify=True)],
+    "ASNI from PruneAtInit": lambda: [
+        ASNISigmoidPruner(density=0.1, search_epochs=2, reinit=None, verify=True),
+        PruneAtInit("erk", 0.3),
+    ],
+    "IMP": lambda: [
+        IterativeMagnitudePruning(0.1, rounds=1, epochs_per_round=1, rewind_to_step=2, verify=True)
+    ],
 }
+EPOCHS = {"ASNI, retraining": 3}  # the others need two at most
 FIXED = [name for name in ROWS if name.startswith("PruneAtInit")]
 SCORED = ["PruneAtInit-synflow", "PruneAtInit-force"]
 
@@ -63,6 +78,7 @@ class Run:
     def fit(self, toy, *extra, data=None, **arguments):
         self.toy, holds = toy, HoldsMasks()
         self.callbacks = ROWS[self.row]()
+        arguments = {"max_epochs": EPOCHS.get(self.row, 2), **arguments}
         self.trainer = trainer(self.tmp_path, *self.callbacks, holds, *extra, **arguments)
         self.trainer.fit(toy, data or loader(), loader(2))
         assert holds.steps > 0
@@ -335,7 +351,7 @@ def test_early_stopping(tmp_path):
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("weights_only", [False, True])
 def test_model_checkpoint(tmp_path, row, weights_only):
-    checkpoint = ModelCheckpoint(tmp_path, monitor="val_loss", save_weights_only=weights_only)
+    checkpoint = SparseCheckpoint(tmp_path, monitor="val_loss", save_weights_only=weights_only)
     run = Run(tmp_path, row)
     toy = run.fit(make_toy(), checkpoint, enable_checkpointing=True)
     saved = torch.load(checkpoint.best_model_path, weights_only=True)

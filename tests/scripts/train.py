@@ -22,9 +22,11 @@ from toy import HoldsMasks, Rotate, Toy, loader
 from lightning_sparse import (
     FORCE,
     SNIP,
+    ASNISigmoidPruner,
     DCTpSConversion,
     ExactResume,
     GraSP,
+    IterativeMagnitudePruning,
     PruneAtInit,
     RigLCallback,
     SETCallback,
@@ -42,6 +44,10 @@ ROWS = {
     "moving": lambda: [PruneAtInit("magnitude", 0.2), Rotate(0.2, verify=True)],
     "rigl": lambda: [RigLCallback(0.2, every_n_steps=3, stop_at=100, grad_average=2, verify=True)],
     "set": lambda: [SETCallback(0.2, every_n_steps=3, stop_at=100, verify=True)],
+    "asni": lambda: [ASNISigmoidPruner(density=0.2, search_epochs=2, verify=True)],
+    "imp": lambda: [
+        IterativeMagnitudePruning(0.2, rounds=1, epochs_per_round=2, rewind_to_step=3, verify=True)
+    ],
     "dctps-rigl": lambda: [DCTpSConversion(0.2), RigLCallback(every_n_steps=3, stop_at=100, grad_average=2)],
     "unverified": lambda: [PruneAtInit("magnitude", 0.2)],
     "dctps": lambda: [DCTpSConversion(0.2)],

@@ -1,0 +1,96 @@
+"""How many weights ASNI keeps after each epoch: its sigmoid, and the removals that follow from it."""
+
+from collections.abc import Sequence
+
+from lightning_sparse.functional.schedules import sigmoid
+
+__all__ = ["kept_path", "sparsity_path", "sparsity_path_to"]
+
+
+def sparsity_path(epochs: int, alpha: float, beta: float = 0.5, gamma: float | None = None) -> list[float]:
+    """Return the sparsity at the end of each search epoch but the last, which trains what is left.
+
+    Args:
+        epochs: Number of search epochs E, 2 or more.
+        alpha: Height of the sigmoid in percent, in [0, 100]; the path ends below it.
+        beta: Where the sigmoid is half as high, as a share of E.
+        gamma: Width of its rise in epochs; None is a tenth of E.
+
+    Returns:
+        ``s(e) = alpha * sigmoid((e - beta E) / gamma)`` in percent for e = 0 ... E - 2.
+
+    Raises:
+        ValueError: If there are too few epochs, or as from ``schedules.sigmoid``.
+
+    Source:
+        Damadi et al., "Amenable Sparse Network Investigator", 2021, algorithm 1, line 5. Epochs are counted
+        from 0 and the last is left out, as in the authors' counts.
+
+    Example:
+        >>> [round(s, 1) for s in sparsity_path(5, alpha=98, gamma=1)]
+        [7.4, 17.9, 37.0, 61.0]
+    """
+    if epochs < 2:
+        raise ValueError(f"`search_epochs` must be at least 2, got {epochs}: one to prune, one to recover.")
+    width = epochs / 10 if gamma is None else gamma
+    return [sigmoid(epoch, epochs, alpha, beta, width) for epoch in range(epochs - 1)]
+
+
+def sparsity_path_to(epochs: int, final: float, beta: float = 0.5, gamma: float | None = None) -> list[float]:
+    """Return the path of ``sparsity_path`` whose height is such that it ends at ``final`` percent.
+
+    Args:
+        epochs: Number of search epochs E, 2 or more.
+        final: Sparsity at the end in percent, in [0, 100).
+        beta: Where the sigmoid is half as high, as a share of E.
+        gamma: Width of its rise in epochs; None is a tenth of E.
+
+    Returns:
+        Sparsities in percent for e = 0 ... E - 2; the last is ``final`` exactly.
+
+    Raises:
+        ValueError: If ``final`` is out of range, or as from ``sparsity_path``.
+
+    Example:
+        >>> [round(s, 1) for s in sparsity_path_to(5, final=90.0, gamma=1)]
+        [11.0, 26.4, 54.6, 90.0]
+    """
+    if not 0 <= final < 100:
+        raise ValueError(
+            f"`final` must be in [0, 100), got {final:g}: `density` is more than what is alive. Lower it, or "
+            "start from denser masks."
+        )
+    path = sparsity_path(epochs, 100.0, beta, gamma)
+    return [final * s / path[-1] for s in path[:-1]] + [final]
+
+
+def kept_path(alive: int, sparsities: Sequence[float], min_increment: float = 0.0) -> list[int]:
+    """Return how many weights are alive after each pruning.
+
+    Each removes ``int(alive * p / 100)`` of the survivors, with
+    ``p = 100 (s(e) - s(e - 1)) / (100 - s(e - 1))`` percent and s(-1) = 0. Where p is at most
+    ``min_increment`` nothing is removed, but s(e) is booked as done, so that the net ends denser than s says.
+
+    Args:
+        alive: Number of weights at the start.
+        sparsities: s(e) in percent, rising, below 100.
+        min_increment: In percent of the survivors; the authors' code has 0.1.
+
+    Returns:
+        Numbers of weights, one per sparsity, falling.
+
+    Source:
+        github.com/sdamadi/image-classification at 91f7b48, ``main.py``. With ``min_increment=0.1`` the counts
+        of the paper's table 2 come out.
+
+    Example:
+        >>> kept_path(1000, [10.0, 55.0, 55.04])
+        [900, 450, 450]
+    """
+    counts, booked = [], 0.0
+    for sparsity in sparsities:
+        percent = 100 * (sparsity - booked) / (100 - booked)
+        booked = sparsity
+        alive -= int(alive * percent / 100) if percent > min_increment else 0
+        counts.append(alive)
+    return counts

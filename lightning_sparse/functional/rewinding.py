@@ -1,0 +1,147 @@
+"""Magnitude pruning of what is left, and the way back to earlier weights."""
+
+from collections.abc import Collection, Mapping
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from lightning_sparse.functional.allocation import layer_budget, total_budget
+from lightning_sparse.functional.masks import global_masks
+from lightning_sparse.functional.schedules import exponential
+from lightning_sparse.selection import plain_name
+from lightning_sparse.types import Budgets, Densities, Masks, Shapes
+
+__all__ = ["Snapshot", "budgets_on_the_way", "prune_by_magnitude", "rewind_", "round_budgets", "snapshot"]
+
+Snapshot: TypeAlias = dict[str, Tensor]
+"""Parameters and buffers by name, as they were."""
+
+
+def round_budgets(alive: int, kept: int, rounds: int) -> list[int]:
+    """Return how many weights are alive after each lottery-ticket round: the same share is lost each time.
+
+    Args:
+        alive: Number of weights at the start.
+        kept: Number of weights after the last round, in 1 ... ``alive``.
+        rounds: Number of rounds R, 1 or more.
+
+    Returns:
+        ``floor(alive * (kept / alive) ** (r / R) + 0.5)`` for r = 1 ... R; the last is ``kept``.
+
+    Raises:
+        ValueError: If so many are not there to keep.
+
+    Source:
+        Frankle and Carbin, "The Lottery Ticket Hypothesis", ICLR 2019, section 2 (arXiv:1803.03635).
+
+    Example:
+        >>> round_budgets(1000, 125, 3)
+        [500, 250, 125]
+    """
+    if not 1 <= kept <= alive:
+        raise ValueError(
+            f"`density` must leave between 1 and the {alive} weights that are alive, got {kept}. Change it, "
+            "or start from denser masks."
+        )
+    shares = [exponential(r, rounds, kept / alive) for r in range(1, rounds)]
+    return [total_budget(alive, share) for share in shares] + [kept]
+
+
+def budgets_on_the_way(
+    alive: Budgets, densities: Densities, shapes: Shapes, removed: int, planned: int
+) -> Budgets:
+    """Return what layers with a density of their own keep when so many of all removals are done.
+
+    Their counts fall in a straight line with those of all weights together: so a budget that can be met at
+    the end can be met on the way there. Each layer takes its share, rounded down, of what the layers before
+    it have left over: so neither its count nor that of all the others ever rises.
+
+    Args:
+        alive: Number of weights by layer at the start.
+        densities: Density at the end, by layer; only these layers are in the result.
+        shapes: Weight shape by layer.
+        removed: Number of weights removed so far, over all layers.
+        planned: Number of weights removed at the end.
+
+    Example:
+        >>> budgets_on_the_way({"a": 90}, {"a": 0.5}, {"a": torch.Size([10, 10])}, removed=20, planned=80)
+        {'a': 80}
+    """
+    budgets = {}
+    for name, density in densities.items():
+        most = max(alive[name] - layer_budget(shapes[name].numel(), density), 0)
+        share = removed * most // max(planned, 1)
+        budgets[name] = alive[name] - share
+        removed, planned = removed - share, planned - most
+    return budgets
+
+
+def prune_by_magnitude(
+    weights: Mapping[str, Tensor],
+    masks: Masks,
+    kept: int,
+    *,
+    min_weights: int = 0,
+    fixed: Mapping[str, int] | None = None,
+) -> Masks:
+    """Keep the largest weights of those that ``masks`` keep, over all layers together.
+
+    Args:
+        weights: Weight by layer.
+        masks: Boolean mask by layer; what it prunes stays pruned, whatever the weight is.
+        kept: Number of weights to keep in all, at most as many as ``masks`` keep.
+        min_weights: No layer keeps fewer than this (or all that it has left, if these are fewer).
+        fixed: Exact budgets of single layers, ranked by themselves.
+
+    Returns:
+        Boolean masks with exactly ``kept`` True, on the weights' device; of equal weights the first stay.
+
+    Raises:
+        ValueError: If so many cannot be kept, or a weight is NaN.
+
+    Source:
+        Damadi et al., 2021, algorithm 1, lines 6 and 7; Frankle and Carbin, 2019, section 2.
+    """
+    left = {name: weights[name].detach()[mask.to(weights[name].device)] for name, mask in masks.items()}
+    scores = {name: values.abs() for name, values in left.items()}
+    best = global_masks(scores, kept, min_weights=min_weights, fixed=fixed)
+    return {name: _inside(mask.to(weights[name].device), best[name]) for name, mask in masks.items()}
+
+
+def snapshot(module: nn.Module, leave_out: Collection[str] = ()) -> Snapshot:
+    """Return copies of the parameters and of the buffers that its state dict holds, by name.
+
+    Args:
+        module: A module.
+        leave_out: Names not to copy.
+    """
+    return {n: value.detach().clone() for n, value in _values(module).items() if n not in leave_out}
+
+
+@torch.no_grad()
+def rewind_(module: nn.Module, saved: Mapping[str, Tensor], masks: Masks) -> None:
+    """Give a module the values of a snapshot back; pruned weights are zero.
+
+    Args:
+        module: The module that the snapshot was taken of, or one like it.
+        saved: Values by name; others stay as they are.
+        masks: Boolean mask by parameter name.
+    """
+    values = _values(module)
+    for name, value in saved.items():
+        values[name].copy_(value)
+        if name in masks:
+            values[name].masked_fill_(~masks[name].to(values[name].device), 0)
+
+
+def _values(module: nn.Module) -> dict[str, Tensor]:
+    kept = {plain_name(name) for name in module.state_dict()}
+    buffers = {plain_name(name): buffer for name, buffer in module.named_buffers()}
+    parameters = {plain_name(name): parameter for name, parameter in module.named_parameters()}
+    return {**parameters, **{name: buffer for name, buffer in buffers.items() if name in kept}}
+
+
+def _inside(mask: Tensor, chosen: Tensor) -> Tensor:
+    """Return ``mask`` less the True entries, in flat order, that ``chosen`` does not have."""
+    return torch.zeros_like(mask).masked_scatter_(mask, chosen)
