@@ -96,7 +96,7 @@ def fit(args: list[str]) -> dict[str, Any]:
     from lightning_sparse.cli import main as cli
 
     said, start, error = io.StringIO(), time.perf_counter(), None
-    with tempfile.TemporaryDirectory() as folder, _inside(folder):
+    with tempfile.TemporaryDirectory() as folder, inside(folder):
         try:
             with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
                 cli(args)
@@ -110,7 +110,7 @@ def fit(args: list[str]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _inside(folder: str) -> Iterator[None]:
+def inside(folder: str) -> Iterator[None]:
     before = Path.cwd()
     os.chdir(folder)
     try:
