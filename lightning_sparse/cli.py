@@ -1,14 +1,16 @@
 """The console script ``lightning-sparse``: LightningCLI that knows our callbacks, nets and data by name.
 
-``fit``, ``validate``, ``test`` and ``predict`` are Lightning's own; ``plan`` shows what a recipe would do.
+``fit``, ``validate``, ``test`` and ``predict`` are Lightning's own; ``plan`` shows what a recipe would do;
+``plot``, which takes no recipe, draws what finished runs have left in their folders.
 """
 
+import argparse
 import re
 import sys
 import traceback
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from lightning_sparse import callbacks, data, models
 from lightning_sparse._lightning import (
@@ -20,7 +22,7 @@ from lightning_sparse._lightning import (
 )
 from lightning_sparse.callbacks import DCTpSConversion, SparsityCallback
 from lightning_sparse.callbacks.moving import MovingSupports
-from lightning_sparse.functional.allocation import total_budget
+from lightning_sparse.reporting.asni_report import report_asni
 from lightning_sparse.reporting.cost import LayerCost, cost_table
 from lightning_sparse.selection import layer_name, select_weights
 
@@ -38,6 +40,10 @@ product (of a convolution: at one position): dense mn, sparse pmn, DCTpS q log2 
 storage is one number per kept weight. Masks leave layers dense; DCTpSConversion really stores so few (and as
 many positions). Below the floor log2(q) / min(m, n), DCTpS hardly gets cheaper."""
 
+DESCRIPTION = """\
+Trains, tests and plans what recipes say. `lightning-sparse plot asni RUN...` draws finished runs; see
+`lightning-sparse plot --help`."""
+
 
 class PlanTrainer(Trainer):
     """A Trainer that can also say what its callbacks would do."""
@@ -50,6 +56,8 @@ class PlanTrainer(Trainer):
         found = [callback for callback in callbacks_of(self) if isinstance(callback, Sparsifier)]
         for callback in found:
             print(f"\n{callback.describe()}")
+            if isinstance(callback, SparsityCallback):
+                callback.learn_length(self)
             if not (isinstance(callback, MovingSupports) and not callback.draws_masks):
                 print(_plan_table(model, callback))
         if not found:
@@ -59,29 +67,81 @@ class PlanTrainer(Trainer):
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; a mistake in it ends with one or two lines and exit status 2."""
+    words = sys.argv[1:] if args is None else args
+    if words[:1] == ["plot"]:
+        return _plot(words[1:])
     try:
         cli = cli_module()
     except ModuleNotFoundError as error:
         sys.exit(f'error: {error}. The command line needs `pip install "lightning-sparse[recipes]"`.')
     from jsonargparse import ArgumentError
 
+    sparse_cli = _make_cli(cli.LightningCLI)
+    _refuse_unknown(words, [*sparse_cli.subcommands(), "plot"])
     try:
-        _make_cli(cli.LightningCLI)(
+        sparse_cli(
             trainer_class=PlanTrainer,
             subclass_mode_model=True,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"exit_on_error": False},
+            parser_kwargs={"exit_on_error": False, "description": DESCRIPTION},
             args=args,
         )
     except (ArgumentError, ValueError, OSError) as error:
         message = _message_of_ours(error)
         if message is None and not (isinstance(error, ArgumentError) or _raised_in("jsonargparse", error)):
             raise
-        print(f"error: {message or shorten(str(error))}", file=sys.stderr)
-        sys.exit(2)
+        _stop(message or shorten(str(error)))
 
 
-def _make_cli(base: type) -> type:
+def _plot(words: list[str]) -> None:
+    """Draw finished runs; needs no recipe and none of LightningCLI."""
+    arguments = _plot_parser().parse_args(words)
+    try:
+        print("\n".join(report_asni(arguments.runs, arguments.out, arguments.metric)))
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error}")
+    except (ValueError, OSError) as error:
+        message = str(error) if isinstance(error, OSError) else _message_of_ours(error)
+        if message is None:
+            raise
+        _stop(message)
+
+
+def _plot_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="lightning-sparse plot", description="Draw finished runs.")
+    kinds = parser.add_subparsers(title="what to draw", metavar="KIND", dest="kind", required=True)
+    asni = kinds.add_parser(
+        "asni",
+        help="runs of ASNI: variants D, A, C and S, sparsity, histograms of weights",
+        description=report_asni.__doc__ and report_asni.__doc__.partition("\n")[0],
+    )
+    asni.add_argument("runs", metavar="RUN", nargs="+", help="folder of one run: runs/<name>/version_0")
+    asni.add_argument("--out", metavar="FOLDER", help="default: `plots` in the first run that is not dense")
+    asni.add_argument("--metric", default="val/acc", help="logged metric to compare by; default: %(default)s")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose mistakes look like those of the other commands."""
+
+    def error(self, message: str) -> NoReturn:
+        _stop(f"{message} (see `{self.prog} --help`)")
+
+
+def _stop(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _refuse_unknown(words: list[str], commands: list[str]) -> None:
+    """Stop at a command that is none; LightningCLI would not name ``plot`` among those that there are."""
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        close = get_close_matches(words[0], commands, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        _stop(f"the command must be one of {', '.join(commands)}, got {words[0]!r}.{hint}")
+
+
+def _make_cli(base: type) -> Any:
     """Return our LightningCLI; its base is chosen when it is used, as it needs jsonargparse."""
 
     class SparseCLI(base):  # type: ignore[misc]
@@ -115,8 +175,8 @@ def _plan_table(model: LightningModule, callback: Sparsifier | None) -> str:
     sizes = {name: shape.numel() for name, shape in shapes.items()}
     budgets = callback.planned_budgets(shapes) if callback else sizes
     kept = sum(budgets.values())
-    if callback and budgets.keys() != sizes.keys():  # scores will share out the total
-        kept = total_budget(sum(sizes.values()), callback.density)
+    if isinstance(callback, SparsityCallback) and budgets.keys() != sizes.keys():
+        kept = callback.planned_total(sum(sizes.values()))  # scores will share it out
     costs = [LayerCost(layer_name(name), tuple(shape), budgets.get(name)) for name, shape in shapes.items()]
     return cost_table(costs, kept)
 

@@ -1,0 +1,24 @@
+"""Optional packages of the reports."""
+
+import importlib
+from types import ModuleType
+
+__all__ = ["import_extra"]
+
+
+def import_extra(name: str, purpose: str) -> ModuleType:
+    """Import a module of an optional package, or say how to install it.
+
+    Raises:
+        ModuleNotFoundError: If the package is not installed; it names the pip command.
+    """
+    package = name.partition(".")[0]
+    try:
+        importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise ModuleNotFoundError(
+            f'`{package}` must be installed for {purpose}: pip install "lightning-sparse[recipes]"'
+        ) from error
+    return importlib.import_module(name)

@@ -1,0 +1,143 @@
+"""What a run left behind in its folder: checkpoints and logs. Nothing of it is needed but the files."""
+
+import csv
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightning_sparse.reporting.extras import import_extra
+from lightning_sparse.selection import plain_name
+
+__all__ = ["Checkpoint", "Curve", "Run", "read_curves", "read_run"]
+
+Curve: TypeAlias = dict[int, float]
+"""What was logged under one name, by epoch (from 0); of several values in an epoch the last."""
+
+EVENTS, TABLE = "events.out.tfevents.*", "metrics.csv"  # of TensorBoardLogger, of CSVLogger
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint file of Lightning; its weights are read when they are asked for."""
+
+    path: Path
+    epoch: int
+    step: int
+    callbacks: Mapping[str, Any]
+
+    def weights(self, names: Collection[str]) -> dict[str, Tensor]:
+        """Return those of these parameters that it has, on the CPU; names are plain."""
+        state = _load(self.path)["state_dict"]
+        return {plain_name(name): weight for name, weight in state.items() if plain_name(name) in names}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder of one run.
+
+    Args:
+        folder: The folder with the logs.
+        checkpoints: Those in it that say which callbacks there were, from first to last; one or more.
+        skipped: One line for each file that was left out.
+    """
+
+    folder: Path
+    checkpoints: tuple[Checkpoint, ...]
+    skipped: tuple[str, ...] = ()
+
+
+def read_run(folder: str | Path) -> Run:
+    """Read the folder of a run, ``<name>/version_0``; ``<name>`` will do if it holds one version.
+
+    Raises:
+        ValueError: If there is no such folder, or it holds several runs or no checkpoint with the states of
+            the callbacks.
+    """
+    path = _version(Path(folder))
+    files = sorted({*path.glob("*.ckpt"), *path.glob("*/*.ckpt")})
+    read = [_read_checkpoint(file) for file in files if file.is_file()]
+    found = [checkpoint for checkpoint in read if isinstance(checkpoint, Checkpoint)]
+    skipped = tuple(reason for reason in read if isinstance(reason, str))
+    if not found:
+        reason = f" ({skipped[0]})" if skipped else ""
+        raise ValueError(
+            f"`RUN` must be a folder of one run, with logs and checkpoints (`checkpoints/*.ckpt`, not "
+            f"`save_weights_only`), got {str(folder)!r}, which has no checkpoint{reason}."
+        )
+    found.sort(key=lambda checkpoint: (checkpoint.epoch, checkpoint.step))
+    return Run(path, tuple(found), skipped)
+
+
+def read_curves(folder: Path) -> dict[str, Curve]:
+    """Return all that a run has logged with its epoch, by name; empty if it has logged nothing.
+
+    Raises:
+        ModuleNotFoundError: If there are only TensorBoard's event files, and TensorBoard is not installed.
+    """
+    curves: dict[str, Curve] = {}
+    values = _from_table(folder / TABLE) if (folder / TABLE).is_file() else _from_events(folder)
+    for name, epoch, value in values:
+        curves.setdefault(name, {})[epoch] = value
+    return {name: dict(sorted(curve.items())) for name, curve in curves.items()}
+
+
+def _version(folder: Path) -> Path:
+    """Return the folder itself, or the one version that it holds."""
+    if not folder.is_dir():
+        what = "a file" if folder.exists() else "nothing there"
+        raise ValueError(f"`RUN` must be a folder of one run, got {str(folder)!r}: {what}.")
+    versions = sorted(path for path in folder.glob("version_*") if path.is_dir())
+    if len(versions) > 1:
+        raise ValueError(
+            f"`RUN` must be a folder of one run, got {str(folder)!r}, which holds {len(versions)}. Name one, "
+            f"such as {str(versions[-1])!r}."
+        )
+    return versions[0] if versions else folder
+
+
+def _read_checkpoint(path: Path) -> Checkpoint | str:
+    """Return a checkpoint, or why it cannot be used."""
+    try:
+        content = _load(path)
+        return Checkpoint(path, content["epoch"], content["global_step"], content["callbacks"])
+    except KeyError as error:
+        return f"{path.name} has no entry {error}: not a checkpoint of a Trainer, or of weights only"
+    except Exception as error:  # torch raises whatever the bytes make it stumble over
+        return f"{path.name} cannot be read: {str(error).splitlines()[0]}"
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """Open a checkpoint; tensors are read from the file only when they are used."""
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return content
+
+
+def _from_table(path: Path) -> Iterator[tuple[str, int, float]]:
+    """Yield name, epoch and value of what CSVLogger wrote."""
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            cells = {
+                name: float(cell) for name, cell in row.items() if cell and name not in ("step", "epoch")
+            }
+            for name, value in cells.items() if row.get("epoch") else ():
+                yield name, int(float(row["epoch"])), value
+
+
+def _from_events(folder: Path) -> Iterator[tuple[str, int, float]]:
+    """Yield name, epoch and value of what TensorBoardLogger wrote; Lightning logs the epoch of each step."""
+    if not any(folder.glob(EVENTS)):
+        return
+    module = import_extra(
+        "tensorboard.backend.event_processing.event_accumulator", "reading TensorBoard's event files"
+    )
+    events = module.EventAccumulator(str(folder), size_guidance={module.SCALARS: 0})  # 0: all of them
+    names = events.Reload().Tags()[module.SCALARS]
+    epochs = {event.step: int(event.value) for event in events.Scalars("epoch")} if "epoch" in names else {}
+    for name in names:
+        for event in sorted(events.Scalars(name), key=lambda event: event.wall_time):
+            if name != "epoch" and event.step in epochs:
+                yield name, epochs[event.step], event.value
