@@ -27,6 +27,9 @@ class ImageFolderDataModule(ImageDataModule):
         val_fraction: Share of the training images held out for validation; 0 with a ``val`` folder.
         num_workers: Worker processes per loader.
         seed: Seed of the validation split.
+        crop_padding: Training images are cropped at random out of themselves with a black margin of so many
+            pixels; 0 leaves them whole.
+        flip: Whether training images are mirrored at random, left and right.
     """
 
     def __init__(
@@ -37,8 +40,10 @@ class ImageFolderDataModule(ImageDataModule):
         val_fraction: float = 0.1,
         num_workers: int = 0,
         seed: int = 0,
+        crop_padding: int = 0,
+        flip: bool = False,
     ) -> None:
-        super().__init__(batch_size, val_fraction, num_workers, seed)
+        super().__init__(batch_size, val_fraction, num_workers, seed, crop_padding, flip)
         if image_size is not None:
             check_at_least("image_size", image_size, 1)
         self.data_dir = data_dir

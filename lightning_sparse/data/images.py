@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
@@ -9,12 +10,34 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lightning_sparse._lightning import LightningDataModule
-from lightning_sparse.data._checks import check_at_least, check_share
+from lightning_sparse.data._checks import check_at_least, check_share, import_extra
 
 __all__ = ["ImageDataModule", "InMemoryImages", "Labelled", "channel_statistics", "collate", "split"]
 
 Labelled: TypeAlias = tuple[Tensor, Tensor]
 """Images ``(N, C, H, W)`` and their labels ``(N,)``."""
+
+Augment: TypeAlias = Callable[[Tensor], Tensor]
+"""Changes an image ``(C, H, W)`` at random, by the global generator of its process."""
+
+
+def crop_and_flip(size: tuple[int, int], padding: int, flip: bool) -> Augment | None:
+    """Return what crops an image out of itself with a black margin, and mirrors every second one.
+
+    Args:
+        size: Height and width of the images.
+        padding: Width of the margin on each side, in pixels; 0 does not crop.
+        flip: Whether to mirror left and right.
+
+    Returns:
+        A transform of torchvision, or None if there is nothing to do.
+    """
+    if not padding and not flip:
+        return None
+    transforms = import_extra("torchvision.transforms.v2")
+    steps = [transforms.RandomCrop(size, padding=padding)] * bool(padding)
+    augment: Augment = transforms.Compose(steps + [transforms.RandomHorizontalFlip()] * flip)
+    return augment
 
 
 def collate(batch: Any) -> Any:
@@ -70,10 +93,16 @@ class InMemoryImages(Dataset[Labelled]):
         labels: ``(N,)``, ``int64``.
         mean: Subtracted from the images; broadcast against ``(C, H, W)``.
         std: Divides the images; broadcast against ``(C, H, W)``.
+        augment: Changes each image, as it is given, before it is normalised.
     """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, mean: Tensor | float = 0.0, std: Tensor | float = 1.0
+        self,
+        images: Tensor,
+        labels: Tensor,
+        mean: Tensor | float = 0.0,
+        std: Tensor | float = 1.0,
+        augment: Augment | None = None,
     ) -> None:
         if images.dim() != 4 or labels.shape != images.shape[:1]:
             raise ValueError(
@@ -84,6 +113,7 @@ class InMemoryImages(Dataset[Labelled]):
         self.labels = labels
         self.mean = mean
         self.std = std
+        self.augment = augment
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -95,8 +125,10 @@ class InMemoryImages(Dataset[Labelled]):
     def __getitems__(self, indices: list[int]) -> Labelled:
         index = torch.as_tensor(indices)
         # index_select copies, so the arithmetic may be in place; it takes half the time of images[index].
-        images = self.images.index_select(0, index).float().sub_(self.mean).div_(self.std)
-        return images, self.labels[index]
+        images = self.images.index_select(0, index)
+        if self.augment is not None:
+            images = torch.stack([self.augment(image) for image in images])
+        return images.float().sub_(self.mean).div_(self.std), self.labels[index]
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -111,12 +143,22 @@ class ImageDataModule(LightningDataModule, ABC):
         val_fraction: Share of the training images held out for validation; 0 trains on all of them.
         num_workers: Worker processes per loader. The images are in memory, so 0 is usually fastest.
         seed: Seed of the split. The order of batches follows the global generator (``seed_everything``).
+        crop_padding: Training images are cropped at random out of themselves with a black margin of so many
+            pixels; 0 leaves them whole.
+        flip: Whether training images are mirrored at random, left and right.
     """
 
     def __init__(
-        self, batch_size: int = 128, val_fraction: float = 0.1, num_workers: int = 0, seed: int = 0
+        self,
+        batch_size: int = 128,
+        val_fraction: float = 0.1,
+        num_workers: int = 0,
+        seed: int = 0,
+        crop_padding: int = 0,
+        flip: bool = False,
     ) -> None:
         super().__init__()
+        check_at_least("crop_padding", crop_padding, 0)
         check_at_least("batch_size", batch_size, 1)
         check_share("val_fraction", val_fraction)
         check_at_least("num_workers", num_workers, 0)
@@ -125,6 +167,8 @@ class ImageDataModule(LightningDataModule, ABC):
         self.val_fraction = val_fraction
         self.num_workers = num_workers
         self.seed = seed
+        self.crop_padding = crop_padding
+        self.flip = flip
         self._images: dict[str, InMemoryImages] = {}
 
     @property
@@ -155,6 +199,8 @@ class ImageDataModule(LightningDataModule, ABC):
             parts = self._load_parts()
             mean, std = channel_statistics(parts["train"][0])
             self._images = {name: InMemoryImages(*part, mean, std) for name, part in parts.items()}
+            augment = crop_and_flip(self.input_shape[1:], self.crop_padding, self.flip)
+            self._images["train"].augment = augment
 
     def _load_parts(self) -> dict[str, Labelled]:
         """Return training, validation and test images; the latter two only if there are any."""

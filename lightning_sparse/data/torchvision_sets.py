@@ -25,8 +25,10 @@ class _TorchvisionDataModule(ImageDataModule):
         val_fraction: float = 0.1,
         num_workers: int = 0,
         seed: int = 0,
+        crop_padding: int = 0,
+        flip: bool = False,
     ) -> None:
-        super().__init__(batch_size, val_fraction, num_workers, seed)
+        super().__init__(batch_size, val_fraction, num_workers, seed, crop_padding, flip)
         self.data_dir = data_dir
         self.download = download
 
@@ -76,6 +78,9 @@ class MNISTDataModule(_TorchvisionDataModule):
         val_fraction: Share of the training images held out for validation; 0 trains on all of them.
         num_workers: Worker processes per loader.
         seed: Seed of the validation split.
+        crop_padding: Training images are cropped at random out of themselves with a black margin of so many
+            pixels; 0 leaves them whole.
+        flip: Whether training images are mirrored at random, left and right.
     """
 
     input_shape = (1, 28, 28)
@@ -94,6 +99,9 @@ class FashionMNISTDataModule(_TorchvisionDataModule):
         val_fraction: Share of the training images held out for validation; 0 trains on all of them.
         num_workers: Worker processes per loader.
         seed: Seed of the validation split.
+        crop_padding: Training images are cropped at random out of themselves with a black margin of so many
+            pixels; 0 leaves them whole.
+        flip: Whether training images are mirrored at random, left and right.
     """
 
     input_shape = (1, 28, 28)
@@ -112,6 +120,9 @@ class CIFAR10DataModule(_TorchvisionDataModule):
         val_fraction: Share of the training images held out for validation; 0 trains on all of them.
         num_workers: Worker processes per loader.
         seed: Seed of the validation split.
+        crop_padding: Training images are cropped at random out of themselves with a black margin of so many
+            pixels; 0 leaves them whole.
+        flip: Whether training images are mirrored at random, left and right.
     """
 
     input_shape = (3, 32, 32)
@@ -130,6 +141,9 @@ class CIFAR100DataModule(_TorchvisionDataModule):
         val_fraction: Share of the training images held out for validation; 0 trains on all of them.
         num_workers: Worker processes per loader.
         seed: Seed of the validation split.
+        crop_padding: Training images are cropped at random out of themselves with a black margin of so many
+            pixels; 0 leaves them whole.
+        flip: Whether training images are mirrored at random, left and right.
     """
 
     input_shape = (3, 32, 32)

@@ -199,3 +199,47 @@ def test_images_and_labels_must_fit() -> None:
 def test_arguments_are_checked_by_the_constructor(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Numbered(**arguments)
+
+
+class Growing(Numbered):
+    """Images of 4 x 4 pixels, each brighter to the right and further down than the one before it."""
+
+    input_shape = (1, 4, 4)
+
+    def load_train(self) -> Labelled:
+        images = torch.arange(1, 17, dtype=torch.uint8).view(1, 1, 4, 4).expand(512, -1, -1, -1)
+        return images.contiguous(), torch.arange(512)
+
+    load_test = load_train
+
+
+def test_training_images_are_cropped_and_mirrored_and_no_others() -> None:
+    torch.manual_seed(0)
+    data = Growing(batch_size=512, val_fraction=0, crop_padding=1, flip=True)
+    (tests,) = [images for images, _ in data.test_dataloader()]
+    whole = tests[0]
+    (images,) = [images for images, _ in data.train_dataloader()]
+    black = -data._images["train"].mean / data._images["train"].std
+    framed = torch.nn.functional.pad(whole - black, (1, 1, 1, 1)) + black
+    crops = [framed[:, top : top + 4, left : left + 4] for top in range(3) for left in range(3)]
+    allowed = [*crops, *(crop.flip(-1) for crop in crops)]
+    found = [[torch.allclose(image, crop, atol=1e-6) for crop in allowed] for image in images]
+    assert all(map(any, found))
+    assert all(map(any, zip(*found, strict=True)))  # of 512 images
+    assert torch.equal(tests, whole.expand(512, -1, -1, -1))
+
+
+def test_augmentation_follows_the_global_generator() -> None:
+    data = Growing(batch_size=8, val_fraction=0, crop_padding=1)
+    torch.manual_seed(3)
+    first = torch.cat([images for images, _ in data.train_dataloader()])
+    torch.manual_seed(3)
+    again = torch.cat([images for images, _ in data.train_dataloader()])
+    other = torch.cat([images for images, _ in data.train_dataloader()])
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_negative_padding_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`crop_padding` must be at least 0, got -1"):
+        Growing(crop_padding=-1)
