@@ -203,9 +203,9 @@ def plot(experiment: Experiment, records: Sequence[dict[str, Any]], path: Path) 
             continue
         cells = {budget: found.get((method.name, budget), {}) for budget in experiment.budgets}
         means = [statistics.mean(cell.values()) if cell else float("nan") for cell in cells.values()]
-        (line,) = axes.plot(experiment.budgets, means, label=method.name)
         dots = [(budget, value) for budget, cell in cells.items() for value in cell.values()]
         if dots:
+            (line,) = axes.plot(experiment.budgets, means, label=method.name)
             axes.scatter(*zip(*dots, strict=True), s=12, color=line.get_color())
     axes.set(xscale="log", xlabel="trained weights in the layers", ylabel="test accuracy (%)")
     axes.grid(alpha=0.3)
