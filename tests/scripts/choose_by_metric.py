@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-package = sys.argv[1]
+package = sys.argv[1] if __name__ == "__main__" else "pytorch_lightning"  # pytest imports all files
 pl, cli = importlib.import_module(package), importlib.import_module(f"{package}.cli")
 importlib.import_module("lightning_sparse.callbacks")
 
@@ -40,16 +40,21 @@ class Data(pl.LightningDataModule):
     val_dataloader = train_dataloader
 
 
-callbacks = {
-    "SparseCheckpoint": {"dirpath": "best", "monitor": "val_loss", "filename": "{epoch}"},
-    "SparseEarlyStopping": {"monitor": "val_loss", "patience": 9},
-    "ASNISigmoidPruner": {"density": 0.1, "search_epochs": 3, "reinit": None},
-}
-settings = {
-    "callbacks": [{"class_path": name, "init_args": given} for name, given in callbacks.items()],
-    "max_epochs": 4,
-    "accelerator": "cpu",
-    "logger": False,
-}
-Path("recipe.yaml").write_text(json.dumps({"trainer": settings}))  # JSON is YAML
-cli.LightningCLI(Net, Data, args=["fit", "--config=recipe.yaml"])
+def main():
+    callbacks = {
+        "SparseCheckpoint": {"dirpath": "best", "monitor": "val_loss", "filename": "{epoch}"},
+        "SparseEarlyStopping": {"monitor": "val_loss", "patience": 9},
+        "ASNISigmoidPruner": {"density": 0.1, "search_epochs": 3, "reinit": None},
+    }
+    settings = {
+        "callbacks": [{"class_path": name, "init_args": given} for name, given in callbacks.items()],
+        "max_epochs": 4,
+        "accelerator": "cpu",
+        "logger": False,
+    }
+    Path("recipe.yaml").write_text(json.dumps({"trainer": settings}))  # JSON is YAML
+    cli.LightningCLI(Net, Data, args=["fit", "--config=recipe.yaml"])
+
+
+if __name__ == "__main__":
+    main()
