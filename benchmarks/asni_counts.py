@@ -131,6 +131,13 @@ def compare(row: Row) -> tuple[Counts, Counts, bool]:
     return shipped, counted, near and shipped.params == row.params
 
 
+def note_of(row: Row) -> str:
+    """Return what is to be said of a row, its counts filled in."""
+    counts = count(recipe(row.recipe))
+    whole = kept_by_the_whole_sigmoid(recipe(row.recipe), counts.weights) + counts.params - counts.weights
+    return row.note.format(shipped=counts.nonzeros, whole=whole)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -143,10 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         verdict = "not reproducible" if row.margin is None else "met" if good else "missed"
         shown = [f"{n:,}" for n in (shipped.params, row.params, counted.nonzeros, row.nonzeros)]
         lines.append((row.recipe, *shown, f"{difference:+,}", str(row.margin or "-"), verdict))
-        whole = shipped.params - shipped.weights
-        whole += kept_by_the_whole_sigmoid(recipe(row.recipe), shipped.weights)
-        note = row.note.format(shipped=shipped.nonzeros, whole=whole)
-        notes += [f"{row.recipe}: {note}"] if note else []
+        notes += [f"{row.recipe}: {note_of(row)}"] if row.note else []
         failed += [] if good else [row.recipe]
     print("\n".join([*table(lines), "", *notes]))
     if failed:
