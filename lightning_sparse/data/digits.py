@@ -2,8 +2,9 @@
 
 import torch
 
-from lightning_sparse.data._checks import check_share, import_extra
+from lightning_sparse.data._checks import check_share
 from lightning_sparse.data.images import ImageDataModule, Labelled, split
+from lightning_sparse.extras import import_extra
 
 __all__ = ["DigitsDataModule"]
 
@@ -45,7 +46,7 @@ class DigitsDataModule(ImageDataModule):
         return self._load(held_out=True)
 
     def _load(self, held_out: bool) -> Labelled:
-        bunch = import_extra("sklearn.datasets").load_digits()
+        bunch = import_extra("sklearn.datasets", "this data set").load_digits()
         images = torch.tensor(bunch.images, dtype=torch.float32).unsqueeze(1)
         labels = torch.tensor(bunch.target, dtype=torch.int64)
         chosen = split(len(labels), self.test_fraction, self.seed)[int(held_out)]

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_sparse.data._checks import check_at_least, import_extra
+from lightning_sparse.data._checks import check_at_least
 from lightning_sparse.data.images import ImageDataModule, Labelled
+from lightning_sparse.extras import import_extra
 
 __all__ = ["ImageFolderDataModule"]
 
@@ -93,7 +94,8 @@ class ImageFolderDataModule(ImageDataModule):
 
     def _open(self, part: str) -> Any:
         _class_names(Path(self.data_dir, part))
-        return import_extra("torchvision.datasets").ImageFolder(str(Path(self.data_dir, part)))
+        datasets = import_extra("torchvision.datasets", "this data set")
+        return datasets.ImageFolder(str(Path(self.data_dir, part)))
 
     @cached_property
     def _size(self) -> tuple[int, int]:

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lightning_sparse._lightning import LightningDataModule
-from lightning_sparse.data._checks import check_at_least, check_share, import_extra
+from lightning_sparse.data._checks import check_at_least, check_share
+from lightning_sparse.extras import import_extra
 
 __all__ = ["ImageDataModule", "InMemoryImages", "Labelled", "channel_statistics", "collate", "split"]
 
@@ -34,7 +35,7 @@ def crop_and_flip(size: tuple[int, int], padding: int, flip: bool) -> Augment | 
     """
     if not padding and not flip:
         return None
-    transforms = import_extra("torchvision.transforms.v2")
+    transforms = import_extra("torchvision.transforms.v2", "this data set")
     steps = [transforms.RandomCrop(size, padding=padding)] * bool(padding)
     augment: Augment = transforms.Compose(steps + [transforms.RandomHorizontalFlip()] * flip)
     return augment

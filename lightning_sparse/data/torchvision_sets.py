@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from lightning_sparse.data._checks import import_extra
 from lightning_sparse.data.images import ImageDataModule, Labelled
+from lightning_sparse.extras import import_extra
 
 __all__ = ["CIFAR10DataModule", "CIFAR100DataModule", "FashionMNISTDataModule", "MNISTDataModule"]
 
@@ -58,7 +58,7 @@ class _TorchvisionDataModule(ImageDataModule):
         return images, torch.as_tensor(dataset.targets)
 
     def _dataset_class(self) -> Any:
-        return getattr(import_extra("torchvision.datasets"), self._dataset)
+        return getattr(import_extra("torchvision.datasets", "this data set"), self._dataset)
 
     def _not_found(self) -> str:
         folder = Path(self.data_dir, self._folder).absolute()

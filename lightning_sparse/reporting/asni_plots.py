@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_sparse.extras import import_extra
 from lightning_sparse.reporting.asni_nets import Net
 from lightning_sparse.reporting.asni_runs import MEANING, Variant
-from lightning_sparse.reporting.extras import import_extra
 from lightning_sparse.reporting.layers import LayerCount
 from lightning_sparse.reporting.runs import Curve
 

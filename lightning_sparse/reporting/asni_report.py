@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lightning_sparse.extras import import_extra
 from lightning_sparse.reporting import asni_plots
 from lightning_sparse.reporting.asni_nets import Layer, Net, layers_of, net_of, write_table
 from lightning_sparse.reporting.asni_runs import MEANING, Part, Variant, best, parts_of
-from lightning_sparse.reporting.extras import import_extra
 from lightning_sparse.reporting.runs import Curve, Run, read_run
 
 __all__ = ["report_asni"]

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_sparse.reporting.extras import import_extra
+from lightning_sparse.extras import import_extra
 from lightning_sparse.selection import plain_name
 
 __all__ = ["Checkpoint", "Curve", "Run", "read_curves", "read_run"]

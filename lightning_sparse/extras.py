@@ -1,4 +1,4 @@
-"""Optional packages of the reports."""
+"""Optional packages."""
 
 import importlib
 from types import ModuleType
