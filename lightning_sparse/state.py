@@ -6,7 +6,6 @@ optimizer keeps per weight stays zero as well. Nothing is planted in the module:
 a registry that forgets a module when the program does.
 """
 
-import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from lightning_sparse.functional.packing import checksums
 from lightning_sparse.selection import misfit, parameters_by_name
 from lightning_sparse.types import Budgets, Masks
 
-__all__ = ["SparseState", "state_of"]
+__all__ = ["SparseState", "all_finite", "state_of"]
 
 APART = (optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop, optim.Adagrad)
 """Optimizers that treat every coordinate by itself and leave zero weights with zero gradients at zero."""
@@ -285,7 +284,7 @@ def _keep_only_(tensors: list[Tensor], keeps: list[Tensor], check: bool = False)
     for tensor, pruned in zip(tensors, keeps, strict=True) if len(factors) < len(tensors) else ():
         if not pruned.is_floating_point():
             tensor.masked_fill_(pruned, 0)
-    return not check or not factors or _all_finite(multiplied)
+    return not check or not factors or all(map(all_finite, multiplied))
 
 
 def _fill_pruned_(tensors: list[Tensor], keeps: list[Tensor]) -> None:
@@ -294,6 +293,7 @@ def _fill_pruned_(tensors: list[Tensor], keeps: list[Tensor]) -> None:
         tensor.masked_fill_(~_kept(keep), 0)
 
 
-def _all_finite(tensors: list[Tensor]) -> bool:
-    """Tell whether all entries are finite; a sum that overflows counts as not finite."""
-    return all(math.isfinite(tensor.sum().item()) for tensor in tensors)
+def all_finite(values: Tensor) -> bool:
+    """Tell whether all values are finite."""
+    # A finite sum says so without memory, but that of finite values may overflow.
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())

@@ -12,14 +12,13 @@ from lightning_sparse.functional.packing import pack_bits, unpack_bits
 from lightning_sparse.functional.regrowth import positions_of
 from lightning_sparse.functional.saliency.base import Average
 from lightning_sparse.layers import DensePlusSparse, compact_layers
-from lightning_sparse.state import SparseState, state_of
+from lightning_sparse.state import SparseState, all_finite, state_of
 
 __all__ = [
     "CompactWeight",
     "Connections",
     "GradientSum",
     "MaskedWeight",
-    "all_finite",
     "count_bits",
     "has_finite_gradients",
     "movable",
@@ -256,12 +255,6 @@ def has_finite_gradients(optimizer: Optimizer) -> bool:
     gradients = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
     entries = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
     return bool(entries) and all(map(all_finite, entries))
-
-
-def all_finite(values: Tensor) -> bool:
-    """Tell whether all values are finite."""
-    # A finite sum says so without memory, but that of finite values may overflow.
-    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def skip_step_(optimizer: Optimizer) -> None:
