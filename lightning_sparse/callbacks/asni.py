@@ -14,9 +14,9 @@ from lightning_sparse.callbacks.epoch_refusals import (
     warn_of_short_fit,
 )
 from lightning_sparse.functional.allocation import total_budget
-from lightning_sparse.functional.asni import kept_path, sparsity_path, sparsity_path_to
+from lightning_sparse.functional.asni import kept_path, sparsity_path, sparsity_path_to, target_sparsity
 from lightning_sparse.functional.centroids import centroids, reinitialise_, set_by_rule, signs
-from lightning_sparse.functional.masks import count_kept
+from lightning_sparse.functional.masks import count_all, sparsity
 from lightning_sparse.functional.rewinding import rewind_, snapshot
 from lightning_sparse.functional.saliency.base import check_choice
 from lightning_sparse.selection import layer_name
@@ -143,18 +143,15 @@ class ASNISigmoidPruner(EpochPruning):
 
     def kept_path(self, alive: int, total: int) -> list[int]:
         """Return how many weights are alive at the end of each epoch but the search's last."""
-        counts = kept_path(alive, self._sparsities(alive, total), self.min_increment)
-        if self.alpha is not None:
-            return counts
-        kept = total_budget(total, self.density)
-        return [max(count, kept) for count in counts[:-1]] + [kept]
+        kept = None if self.alpha is not None else total_budget(total, self.density)
+        return kept_path(alive, self._sparsities(alive, total), self.min_increment, kept)
 
     def _sparsities(self, alive: int, total: int) -> list[float]:
         """Return s(e) in percent of the weights that are alive at the start."""
         if self.alpha is not None:
             return sparsity_path(self.epochs, self.alpha, self.beta, self.gamma)
-        final = 100 * (1 - total_budget(total, self.density) / alive)
-        return sparsity_path_to(self.epochs, final, self.beta, self.gamma)
+        kept = total_budget(total, self.density)
+        return sparsity_path_to(kept, alive, self.epochs, self.beta, self.gamma)
 
     # When.
 
@@ -172,7 +169,7 @@ class ASNISigmoidPruner(EpochPruning):
 
     def end_epoch(self, trainer: Trainer, module: LightningModule) -> None:
         """Prune; at the end of the search take down the ticket."""
-        if self.epoch < len(self.path):
+        if self.pruning:
             self.prune_(trainer, module)
         if self.epoch + 1 == self.epochs and self.ticket_path is not None and trainer.is_global_zero:
             save_ticket(self._ticket(module), self.ticket_path)
@@ -234,7 +231,7 @@ class ASNISigmoidPruner(EpochPruning):
             **self.config(),
             "search_epochs": self.epochs,
             "alive_at_start": sum(self._alive.values()),
-            "weights": sum(weight.numel() for weight in self._state().weights.values()),
+            "weights": count_all(self._state().masks),
             "kept": self.path[-1],
             "seed": torch.initial_seed(),
             "torch": str(torch.__version__),
@@ -243,13 +240,12 @@ class ASNISigmoidPruner(EpochPruning):
 
     def _metrics(self, module: LightningModule) -> dict[str, float]:
         state = state_of(module)
-        total = sum(weight.numel() for weight in state.weights.values())
-        start = sum(self._alive.values())
-        sparsities = self._sparsities(start, total)
-        target = sparsities[min(self.epoch, len(sparsities)) - 1] / 100
+        start, total = sum(self._alive.values()), count_all(state.masks)
+        planned = self._sparsities(start, total)
+        target = planned[min(self.epoch, len(planned)) - 1]
         metrics = {
-            "asni/target_sparsity": 1 - start / total * (1 - target),
-            "asni/sparsity": 1 - count_kept(state.masks) / total,
+            "asni/target_sparsity": target_sparsity(target, start, total),
+            "asni/sparsity": sparsity(state.masks),
         }
         if self.restarted:
             return metrics

@@ -17,7 +17,7 @@ from lightning_sparse.callbacks.epoch_refusals import (
     warn_of_selection,
 )
 from lightning_sparse.callbacks.processes import agree
-from lightning_sparse.functional.masks import count_kept
+from lightning_sparse.functional.masks import count_all, count_kept
 from lightning_sparse.functional.pruning import plan_budgets
 from lightning_sparse.functional.rewinding import (
     Snapshot,
@@ -225,7 +225,7 @@ class EpochPruning(SparsityCallback, ABC):
         self.learn_length(trainer)
         masks = state_of(module).masks
         self._alive = {name: int(mask.count_nonzero()) for name, mask in masks.items()}
-        path = self.kept_path(count_kept(masks), sum(mask.numel() for mask in masks.values()))
+        path = self.kept_path(count_kept(masks), count_all(masks))
         self._pruned(module, path, len(path) - 1)  # what cannot be met is an error now
         self.path = path
         self._start_states = {

@@ -13,7 +13,7 @@ from lightning_sparse.callbacks.epoch_refusals import (
     warn_of_short_fit,
 )
 from lightning_sparse.functional.allocation import total_budget
-from lightning_sparse.functional.masks import count_kept
+from lightning_sparse.functional.masks import sparsity
 from lightning_sparse.functional.rewinding import rewind_, round_budgets, snapshot
 from lightning_sparse.functional.saliency.base import check_count
 from lightning_sparse.state import state_of
@@ -140,10 +140,8 @@ class IterativeMagnitudePruning(EpochPruning):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log also the round and its sparsity."""
         super().on_train_epoch_end(trainer, pl_module)
-        weights = state_of(pl_module).weights.values()
-        kept = count_kept(state_of(pl_module).masks) / sum(weight.numel() for weight in weights)
         # Every rank has the same values; the reduction only tells Lightning so.
-        metrics = {"imp/round": float(self.prunings), "imp/sparsity": 1 - kept}
+        metrics = {"imp/round": float(self.prunings), "imp/sparsity": sparsity(state_of(pl_module).masks)}
         pl_module.log_dict(metrics, sync_dist=True)
 
     # Checkpoints.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from lightning_sparse.functional.schedules import sigmoid
 
-__all__ = ["kept_path", "sparsity_path", "sparsity_path_to"]
+__all__ = ["kept_path", "sparsity_path", "sparsity_path_to", "target_sparsity"]
 
 
 def sparsity_path(epochs: int, alpha: float, beta: float = 0.5, gamma: float | None = None) -> list[float]:
@@ -36,35 +36,41 @@ def sparsity_path(epochs: int, alpha: float, beta: float = 0.5, gamma: float | N
     return [sigmoid(epoch, epochs, alpha, beta, width) for epoch in range(epochs - 1)]
 
 
-def sparsity_path_to(epochs: int, final: float, beta: float = 0.5, gamma: float | None = None) -> list[float]:
-    """Return the path of ``sparsity_path`` whose height is such that it ends at ``final`` percent.
+def sparsity_path_to(
+    kept: int, alive: int, epochs: int, beta: float = 0.5, gamma: float | None = None
+) -> list[float]:
+    """Return the path of ``sparsity_path`` whose height is such that it ends with so many weights.
 
     Args:
+        kept: Number of weights at the end, from 1 to ``alive``.
+        alive: Number of weights at the start.
         epochs: Number of search epochs E, 2 or more.
-        final: Sparsity at the end in percent, in [0, 100).
         beta: Where the sigmoid is half as high, as a share of E.
         gamma: Width of its rise in epochs; None is a tenth of E.
 
     Returns:
-        Sparsities in percent for e = 0 ... E - 2; the last is ``final`` exactly.
+        Sparsities in percent for e = 0 ... E - 2; the last is ``100 (1 - kept / alive)`` exactly.
 
     Raises:
-        ValueError: If ``final`` is out of range, or as from ``sparsity_path``.
+        ValueError: If ``kept`` is out of range, or as from ``sparsity_path``.
 
     Example:
-        >>> [round(s, 1) for s in sparsity_path_to(5, final=90.0, gamma=1)]
+        >>> [round(s, 1) for s in sparsity_path_to(100, 1000, epochs=5, gamma=1)]
         [11.0, 26.4, 54.6, 90.0]
     """
-    if not 0 <= final < 100:
+    if not 0 < kept <= alive:
         raise ValueError(
-            f"`final` must be in [0, 100), got {final:g}: `density` is more than what is alive. Lower it, or "
-            "start from denser masks."
+            f"`kept` must be between 1 and {alive}, got {kept}: `density` is more than what is alive. Lower "
+            "it, or start from denser masks."
         )
+    final = 100 * (1 - kept / alive)
     path = sparsity_path(epochs, 100.0, beta, gamma)
     return [final * s / path[-1] for s in path[:-1]] + [final]
 
 
-def kept_path(alive: int, sparsities: Sequence[float], min_increment: float = 0.0) -> list[int]:
+def kept_path(
+    alive: int, sparsities: Sequence[float], min_increment: float = 0.0, kept: int | None = None
+) -> list[int]:
     """Return how many weights are alive after each pruning.
 
     Each removes ``int(alive * p / 100)`` of the survivors, with
@@ -75,6 +81,7 @@ def kept_path(alive: int, sparsities: Sequence[float], min_increment: float = 0.
         alive: Number of weights at the start.
         sparsities: s(e) in percent, rising, below 100.
         min_increment: In percent of the survivors; the authors' code has 0.1.
+        kept: Number of weights after the last pruning, exactly. None: as the removals have it.
 
     Returns:
         Numbers of weights, one per sparsity, falling.
@@ -86,6 +93,8 @@ def kept_path(alive: int, sparsities: Sequence[float], min_increment: float = 0.
     Example:
         >>> kept_path(1000, [10.0, 55.0, 55.04])
         [900, 450, 450]
+        >>> kept_path(1000, [10.0, 55.0, 55.04], kept=449)
+        [900, 450, 449]
     """
     counts, booked = [], 0.0
     for sparsity in sparsities:
@@ -93,4 +102,22 @@ def kept_path(alive: int, sparsities: Sequence[float], min_increment: float = 0.
         booked = sparsity
         alive -= int(alive * percent / 100) if percent > min_increment else 0
         counts.append(alive)
-    return counts
+    return counts if kept is None else [max(count, kept) for count in counts[:-1]] + [kept]
+
+
+def target_sparsity(sparsity: float, alive: int, total: int) -> float:
+    """Return the share of all weights that is pruned once some share of those alive at the start is.
+
+    Args:
+        sparsity: s(e) of ``sparsity_path``, in percent of the weights alive at the start.
+        alive: Number of weights alive at the start.
+        total: Number of all weights, those pruned before included.
+
+    Returns:
+        ``1 - (1 - s / 100) alive / total``, a fraction.
+
+    Example:
+        >>> target_sparsity(50.0, alive=500, total=1000)
+        0.75
+    """
+    return 1 - alive / total * (1 - sparsity / 100)

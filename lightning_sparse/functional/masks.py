@@ -17,11 +17,13 @@ from torch import Tensor
 from lightning_sparse.types import Budgets, Masks, Scores
 
 __all__ = [
+    "count_all",
     "count_kept",
     "count_nonzero",
     "global_masks",
     "in_pieces",
     "layerwise_masks",
+    "sparsity",
     "top_k_mask",
 ]
 
@@ -110,9 +112,19 @@ def global_masks(
     return {name: masks[name].view(score.shape) for name, score in scores.items()}
 
 
+def sparsity(masks: Masks) -> float:
+    """Return the share of the weights that the masks prune, over all layers."""
+    return 1 - count_kept(masks) / count_all(masks)
+
+
 def count_kept(masks: Masks) -> int:
     """Count the weights that the masks keep, over all layers."""
     return sum(map(count_nonzero, masks.values()))
+
+
+def count_all(masks: Masks) -> int:
+    """Count the weights that have a mask, over all layers."""
+    return sum(mask.numel() for mask in masks.values())
 
 
 def count_nonzero(entries: Tensor) -> int:

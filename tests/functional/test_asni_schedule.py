@@ -63,10 +63,10 @@ def test_any_path(alive, epochs, alpha, least):
     assert all(0 < a < b < alpha for a, b in itertools.pairwise(sparsities))
 
 
-@pytest.mark.parametrize("final", [0.0, 12.5, 90.0, 99.9])
+@pytest.mark.parametrize(("kept", "final"), [(2000, 0.0), (1750, 12.5), (200, 90.0), (2, 99.9)])
 @pytest.mark.parametrize("epochs", [2, 5, 50])
-def test_a_path_to_an_exact_end(final, epochs):
-    path = sparsity_path_to(epochs, final, gamma=3)
+def test_a_path_to_an_exact_end(kept, final, epochs):
+    path = sparsity_path_to(kept, 2000, epochs, gamma=3)
     assert path[-1] == final
     shape = sparsity_path(epochs, 100, gamma=3)
     assert path == pytest.approx([final * s / shape[-1] for s in shape])
@@ -78,8 +78,8 @@ def test_a_path_to_an_exact_end(final, epochs):
         (lambda: sparsity_path(1, 90), "`search_epochs` must be at least 2, got 1"),
         (lambda: sparsity_path(5, 101), r"`alpha` must be in \[0, 100\], got 101"),
         (lambda: sparsity_path(5, 90, gamma=0), "`gamma` must be greater than 0, got 0"),
-        (lambda: sparsity_path_to(5, -50.0), r"`final` must be in \[0, 100\), got -50: `density` is more"),
-        (lambda: sparsity_path_to(5, 100.0), r"`final` must be in \[0, 100\), got 100"),
+        (lambda: sparsity_path_to(30, 20, 5), "`kept` must be between 1 and 20, got 30: `density` is more"),
+        (lambda: sparsity_path_to(0, 20, 5), "`kept` must be between 1 and 20, got 0"),
     ],
 )
 def test_errors(call, message):
