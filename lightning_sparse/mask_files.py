@@ -10,7 +10,7 @@ from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.state import state_of
 from lightning_sparse.types import Masks
 
-__all__ = ["load_masks", "read_file", "save_masks"]
+__all__ = ["load_masks", "read_file", "save_masks", "states_in"]
 
 
 def save_masks(module: nn.Module, path: str | Path) -> None:
@@ -67,12 +67,17 @@ def read_file(path: str | Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _masks_in(content: dict[str, Any]) -> Masks:
-    """Return the masks of a checkpoint (its callbacks' states), of a mask file, or of a plain dict."""
+def states_in(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what may hold masks: the states of a checkpoint's callbacks, and the content itself."""
     callbacks = content.get("callbacks")
     states = list(callbacks.values()) if isinstance(callbacks, dict) else []
-    for state in [*states, content]:
-        packed = state.get("masks") if isinstance(state, dict) else None
+    return [state for state in [*states, content] if isinstance(state, dict)]
+
+
+def _masks_in(content: dict[str, Any]) -> Masks:
+    """Return the masks of a checkpoint (its callbacks' states), of a mask file, or of a plain dict."""
+    for state in states_in(content):
+        packed = state.get("masks")
         if isinstance(packed, dict) and packed and all(isinstance(mask, dict) for mask in packed.values()):
             return unpack_masks(packed)
     masks = {name: mask for name, mask in content.items() if _is_mask(mask)}

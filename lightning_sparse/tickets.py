@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
-from lightning_sparse.mask_files import read_file
+from lightning_sparse.mask_files import read_file, states_in
 from lightning_sparse.types import Masks
 
 __all__ = ["Ticket", "load_ticket", "save_ticket"]
@@ -66,10 +66,8 @@ def load_ticket(path: str | Path) -> Ticket:
 
 
 def _ticket_in(content: dict[str, Any]) -> Ticket | None:
-    callbacks = content.get("callbacks")
-    states = list(callbacks.values()) if isinstance(callbacks, dict) else []
-    for state in [content, *states]:
-        if isinstance(state, dict) and all(state.get(part) for part in ("masks", "signs", "centroids")):
+    for state in states_in(content):
+        if all(state.get(part) for part in ("masks", "signs", "centroids")):
             ticket = Ticket(
                 unpack_masks(state["masks"]), state["signs"], state["centroids"], state.get("provenance", {})
             )

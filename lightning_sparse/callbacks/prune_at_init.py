@@ -33,7 +33,7 @@ from lightning_sparse.functional.saliency import (
 from lightning_sparse.functional.saliency.base import check_choice
 from lightning_sparse.mask_files import load_masks
 from lightning_sparse.selection import match_overrides, misfit, parameters_by_name
-from lightning_sparse.tickets import load_ticket
+from lightning_sparse.tickets import Ticket, load_ticket
 from lightning_sparse.types import Budgets, Masks, Shapes
 
 __all__ = ["PruneAtInit"]
@@ -141,9 +141,7 @@ class PruneAtInit(SparsityCallback):
     def check_module(self, module: LightningModule) -> None:
         """Refuse a module whose loss or output the method cannot have, or that the file has no masks for."""
         if self.mask_path is not None and not self._loading:  # a resumed run may have lost the file
-            _refuse_other_shapes(load_masks(self.mask_path), module, self.mask_path)
-            if self.weight_init is not None:
-                load_ticket(self.mask_path)
+            _refuse_other_shapes(self._read(self.mask_path)[0], module, self.mask_path)
         if self.method is not None and self.method.needs_loss and self.loss_fn is None:
             refuse_without_loss(self.method, module)
         if self.method is not None and self.method.needs_forward:
@@ -166,9 +164,8 @@ class PruneAtInit(SparsityCallback):
         """Score the weights and keep the best, or read the masks from the file."""
         if self.method is None:
             assert self.mask_path is not None, "checked in __init__"
-            masks = load_masks(self.mask_path)
-            if self.weight_init is not None:
-                ticket = load_ticket(self.mask_path)
+            masks, ticket = self._read(self.mask_path)
+            if ticket is not None:
                 for net in (module, *averaged_copies(module.trainer)):
                     reinitialise_(net, ticket.masks, ticket.signs, ticket.centroids)
         else:
@@ -184,6 +181,13 @@ class PruneAtInit(SparsityCallback):
                 for name, weight in weights.items():
                     copies[name].data.copy_(weight)
         return masks
+
+    def _read(self, path: str) -> tuple[Masks, Ticket | None]:
+        """Return the masks of a file, and the whole ticket if it is asked for."""
+        if self.weight_init is None:
+            return load_masks(path), None
+        ticket = load_ticket(path)
+        return ticket.masks, ticket
 
     def _score(self, method: PruningMethod, module: LightningModule, generator: torch.Generator) -> Masks:
         trainer, weights = module.trainer, self.select(module)

@@ -38,6 +38,11 @@ def test_a_removal_of_just_the_least_is_left_out():
     assert kept_path(1000, [10.0, 20.0], min_increment=10.0) == [1000, 889]  # then int(1000 / 9) go
 
 
+def test_an_exact_end_is_met_and_not_passed_on_the_way():
+    assert kept_path(1000, [90.0, 95.0], kept=20) == [100, 20]
+    assert kept_path(1000, [90.0, 95.0], kept=150) == [150, 150]
+
+
 def oracle(alive, sparsities, least):
     """The authors' loop: what share of the survivors goes, by numpy."""
     s = np.asarray([0.0, *sparsities])
