@@ -16,10 +16,8 @@ import argparse
 import contextlib
 import io
 import json
-import os
 import re
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -29,8 +27,17 @@ from typing import Any
 import torch
 
 from benchmarks.experiments import EXPERIMENTS, Experiment, Method
-
-ROOT = Path(__file__).parents[1]
+from benchmarks.series import (
+    ROOT,
+    absolute,
+    add,
+    difference,
+    figure,
+    options_of_a_series,
+    read,
+    run_cli,
+    spread,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,7 +49,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f"`--methods` must be among {', '.join(names)}, got {', '.join(sorted(unknown))}.")
     path = options.results / f"{options.experiment}{'-smoke' if options.smoke else ''}.jsonl"
     if not options.show:
-        path.parent.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(options.threads)
         torch.set_flush_denormal(True)  # nets without a signal train on denormals, at a third of the speed
         chosen = replace(
@@ -57,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         plot(experiment, records, options.plot)
 
 
-def run(experiment: Experiment, seeds: Sequence[int], path: Path, data_dir: str, smoke: bool) -> None:
+def run(experiment: Experiment, seeds: Sequence[int], path: Path, data_dir: Path, smoke: bool) -> None:
     """Train what ``path`` does not hold yet; seeds outermost, so that an early end leaves whole seeds."""
     for seed in seeds:
         for method, budget in _cells(experiment):
@@ -67,8 +73,7 @@ def run(experiment: Experiment, seeds: Sequence[int], path: Path, data_dir: str,
             args = arguments(experiment, method, budget, seed, data_dir, smoke)
             record = cell | fit(args)
             print(json.dumps(record), flush=True)
-            with path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            add(record, path)
 
 
 def _cells(experiment: Experiment) -> Iterator[tuple[Method, int]]:
@@ -78,7 +83,7 @@ def _cells(experiment: Experiment) -> Iterator[tuple[Method, int]]:
 
 
 def arguments(
-    experiment: Experiment, method: Method, budget: int, seed: int, data_dir: str, smoke: bool
+    experiment: Experiment, method: Method, budget: int, seed: int, data_dir: Path, smoke: bool
 ) -> list[str]:
     """Return the command line of one run."""
     args = ["fit", f"--config={ROOT / 'recipes' / method.recipe}.yaml", f"--seed_everything={seed}"]
@@ -93,35 +98,17 @@ def arguments(
 
 def fit(args: list[str]) -> dict[str, Any]:
     """Run the command in this process, in a folder of its own; return accuracy, seconds and any error."""
-    from lightning_sparse.cli import main as cli
-
     said, start, error = io.StringIO(), time.perf_counter(), None
-    with tempfile.TemporaryDirectory() as folder, inside(folder):
-        try:
-            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-                cli(args)
-        except SystemExit as stop:  # how the command ends on a mistake
-            error = f"exit {stop.code}: {said.getvalue().strip()[-300:]}"
-        except (RuntimeError, ValueError) as failure:
-            error = f"{type(failure).__name__}: {failure}"
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            run_cli(args)
+    except SystemExit as stop:  # how the command ends on a mistake
+        error = f"exit {stop.code}: {said.getvalue().strip()[-300:]}"
+    except (RuntimeError, ValueError) as failure:
+        error = f"{type(failure).__name__}: {failure}"
     found = re.search(r"test/acc\W+([0-9.]+)", said.getvalue())
     accuracy = 100 * float(found[1]) if found else None
     return {"accuracy": accuracy, "seconds": round(time.perf_counter() - start, 1), "error": error}
-
-
-@contextlib.contextmanager
-def inside(folder: str) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """Return the records of the runs so far."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 Accuracies = dict[tuple[str, int], dict[int, float]]
@@ -146,9 +133,9 @@ def table(experiment: Experiment, records: Sequence[dict[str, Any]]) -> list[str
     lines = header.copy()
     for method in experiment.methods:
         if method.dense:
-            lines.append(f"\n{method.name}: {_spread(found.get((method.name, experiment.weights), {}))}")
+            lines.append(f"\n{method.name}: {_cell(found, method, experiment.weights)}")
         else:
-            cells = [_spread(found.get((method.name, budget), {})) for budget in experiment.budgets]
+            cells = [_cell(found, method, budget) for budget in experiment.budgets]
             lines.append(f"| {method.name} | {' | '.join(cells)} |")
     lines += ["", *header]
     for method in experiment.methods:
@@ -162,73 +149,39 @@ def table(experiment: Experiment, records: Sequence[dict[str, Any]]) -> list[str
     return lines
 
 
-def _spread(cell: dict[int, float]) -> str:
-    values = list(cell.values())
-    if len(values) < 2:
-        return f"{values[0]:.1f} (1)" if values else "-"
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} ({len(values)})"
+def _cell(found: Accuracies, method: Method, budget: int) -> str:
+    return spread(list(found.get((method.name, budget), {}).values()), 1)
 
 
 def _difference(ours: dict[int, float], theirs: dict[int, float]) -> str:
-    low, mean, high = paired_interval([ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()])
-    return "-" if mean != mean else f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
-
-
-def paired_interval(differences: Sequence[float], coverage: float = 0.95) -> tuple[float, float, float]:
-    """Return low end, mean and high end of Student's interval; NaN for fewer than two differences."""
-    from scipy.stats import t
-
-    n = len(differences)
-    if n < 2:
-        return (float("nan"),) * 3
-    mean = statistics.mean(differences)
-    half = float(t.ppf(0.5 + coverage / 2, n - 1)) * statistics.stdev(differences) / n**0.5
-    return mean - half, mean, mean + half
+    return difference([ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()], 1)
 
 
 def plot(experiment: Experiment, records: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw accuracy over trained weights, one line per method, its seeds as dots."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     found = accuracies(records)
-    figure, axes = plt.subplots(figsize=(7, 4.5))
-    for method in experiment.methods:
-        if method.dense:
-            values = list(found.get((method.name, experiment.weights), {}).values())
-            if values:
-                axes.axhline(statistics.mean(values), color="0.4", linestyle="--", label="dense")
-            continue
-        cells = {budget: found.get((method.name, budget), {}) for budget in experiment.budgets}
-        means = [statistics.mean(cell.values()) if cell else float("nan") for cell in cells.values()]
-        dots = [(budget, value) for budget, cell in cells.items() for value in cell.values()]
-        if dots:
-            (line,) = axes.plot(experiment.budgets, means, label=method.name)
-            axes.scatter(*zip(*dots, strict=True), s=12, color=line.get_color())
-    axes.set(xscale="log", xlabel="trained weights in the layers", ylabel="test accuracy (%)")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with figure(path, xscale="log", xlabel="trained weights in the layers") as axes:
+        for method in experiment.methods:
+            if method.dense:
+                values = list(found.get((method.name, experiment.weights), {}).values())
+                if values:
+                    axes.axhline(statistics.mean(values), color="0.4", linestyle="--", label="dense")
+                continue
+            cells = {budget: found.get((method.name, budget), {}) for budget in experiment.budgets}
+            means = [statistics.mean(cell.values()) if cell else float("nan") for cell in cells.values()]
+            dots = [(budget, value) for budget, cell in cells.items() for value in cell.values()]
+            if dots:
+                (line,) = axes.plot(experiment.budgets, means, label=method.name)
+                axes.scatter(*zip(*dots, strict=True), s=12, color=line.get_color())
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_of_a_series(__doc__)
     parser.add_argument("experiment", choices=sorted(EXPERIMENTS))
-    parser.add_argument("--data_dir", default="data", help="folder with the data of the experiment")
+    parser.add_argument("--data_dir", type=absolute, default="data", help="folder with the experiment's data")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: those of the experiment")
     parser.add_argument("--methods", nargs="+", help="names of rows; default: all")
     parser.add_argument("--budgets", type=int, nargs="+", help="default: those of the experiment")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--show", action="store_true", help="train nothing, show what is there")
-    parser.add_argument("--plot", type=Path, help="file to draw the figure into")
-    parser.add_argument("--smoke", action="store_true", help="one batch per run, just to see that it works")
     return parser.parse_args(argv)
 
 

@@ -17,7 +17,6 @@ import argparse
 import json
 import math
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +26,17 @@ from typing import Any
 import torch
 import yaml
 
-from benchmarks.accuracy import ROOT, inside, paired_interval, read
+from benchmarks.series import (
+    ROOT,
+    absolute,
+    add,
+    difference,
+    figure,
+    options_of_a_series,
+    read,
+    run_cli,
+    spread,
+)
 from benchmarks.watch import Watch
 from lightning_sparse.tickets import Ticket, load_ticket, save_ticket
 
@@ -57,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.results / f"asni_{options.recipe}_{schedule.epochs}{'-smoke' if options.smoke else ''}.jsonl"
     )
     if not options.show:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)  # for the tickets
         torch.set_num_threads(options.threads)
         for seed in options.seeds:
             run(options, schedule, seed, path)
@@ -89,8 +98,7 @@ def run(options: argparse.Namespace, schedule: Schedule, seed: int, path: Path) 
             record = {"variant": name, "seed": seed, "start": watch.starts[place], "kept": watch.kept}
             record |= {"curve": watch.curve[place * epochs : (place + 1) * epochs], "seconds": seconds}
             print(json.dumps({**record, "curve": record["curve"][-1]}), flush=True)
-            with path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            add(record, path)
 
 
 def _arguments(
@@ -140,11 +148,8 @@ def _with_kaiming_scale(ticket: Path) -> Path:
 
 def fit(args: list[str]) -> tuple[Watch, float]:
     """Run the command in this process, in a folder of its own; return what was noted, and seconds."""
-    from lightning_sparse.cli import main as cli
-
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, inside(folder):
-        cli(args)
+    run_cli(args)
     return Watch.latest, round(time.perf_counter() - start, 1)
 
 
@@ -158,13 +163,13 @@ def table(records: Sequence[dict[str, Any]]) -> list[str]:
             kept = (
                 ", ".join(sorted({f"{run['kept']:,}" for run in runs.values()})) if variant != "D" else "all"
             )
-            cells = [_spread([take(run) for run in runs.values()]) for take in columns.values()]
+            cells = [spread([take(run) for run in runs.values()], 2) for take in columns.values()]
             lines.append(f"| {variant} | {kept} | {' | '.join(cells)} |")
     lines += ["", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for one, other in PAIRS:
         if seeds := found[one].keys() & found[other].keys():
             cells = [
-                _difference([take(found[one][seed]) - take(found[other][seed]) for seed in seeds])
+                difference([take(found[one][seed]) - take(found[other][seed]) for seed in seeds], 2)
                 for take in columns.values()
             ]
             lines.append(f"| {one} - {other} | {' | '.join(cells)} |")
@@ -187,56 +192,25 @@ def _last_three(run: dict[str, Any]) -> float:
     return statistics.mean(run["curve"][-3:])
 
 
-def _spread(values: Sequence[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.2f} (1)"
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} ({len(values)})"
-
-
-def _difference(differences: Sequence[float]) -> str:
-    if len(differences) == 1:
-        return f"{differences[0]:+.2f} (1)"
-    low, mean, high = paired_interval(differences)
-    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
-
-
 def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw the test accuracy after each epoch, the mean over seeds (the paper's figure 2b)."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.5))
-    for variant in VARIANTS[:4]:
-        curves = [record["curve"] for record in records if record["variant"] == variant]
-        if curves:
-            mean = [statistics.mean(values) for values in zip(*curves, strict=True)]
-            axes.plot(range(1, len(mean) + 1), mean, label=f"{variant} ({len(curves)} seeds)")
-    axes.set(xlabel="epoch", ylabel="test accuracy (%)")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with figure(path, xlabel="epoch") as axes:
+        for variant in VARIANTS[:4]:
+            curves = [record["curve"] for record in records if record["variant"] == variant]
+            if curves:
+                mean = [statistics.mean(values) for values in zip(*curves, strict=True)]
+                axes.plot(range(1, len(mean) + 1), mean, label=f"{variant} ({len(curves)} seeds)")
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_of_a_series(__doc__)
     recipes = sorted(path.stem for path in (ROOT / "recipes" / "asni").glob("*.yaml"))
     parser.add_argument("recipe", choices=recipes)
-    parser.add_argument("--data_dir", help="folder with the data of the recipe, if not its own")
+    parser.add_argument("--data_dir", type=absolute, help="folder with the recipe's data, if not its own")
     parser.add_argument("--data", help="class of the data module, if not the recipe's")
     parser.add_argument("--epochs", type=int, help="of each training; default: the recipe's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--show", action="store_true", help="train nothing, show what is there")
-    parser.add_argument("--plot", type=Path, help="file to draw the curves into")
-    parser.add_argument("--smoke", action="store_true", help="one batch an epoch, just to see that it works")
     return parser.parse_args(argv)
 
 

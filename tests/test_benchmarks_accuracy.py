@@ -4,13 +4,12 @@ import pytest
 
 from benchmarks import accuracy
 from benchmarks.experiments import Experiment, Method
+from benchmarks.series import ROOT, paired_interval, read
 
 DIGITS = Experiment(
     methods=(
         Method("pruned", "quickstart"),
-        Method(
-            "dense", "quickstart", (f"--config={accuracy.ROOT / 'recipes/overlays/dense.yaml'}",), dense=True
-        ),
+        Method("dense", "quickstart", (f"--config={ROOT / 'recipes/overlays/dense.yaml'}",), dense=True),
     ),
     budgets=(1_000, 1),
     weights=50_200,
@@ -28,8 +27,8 @@ def record(method, budget, seed, value):
 
 def test_an_interval_is_students():
     """Mean 2, standard deviation 1, n = 3: half of it is 4.303 / sqrt(3)."""
-    assert accuracy.paired_interval([1, 2, 3]) == pytest.approx((2 - 2.484, 2, 2 + 2.484), abs=1e-3)
-    assert accuracy.paired_interval([1])[1] != accuracy.paired_interval([1])[1]  # NaN: nothing can be said
+    assert paired_interval([1, 2, 3]) == pytest.approx((2 - 2.484, 2, 2 + 2.484), abs=1e-3)
+    assert paired_interval([1])[1] != paired_interval([1])[1]  # NaN: nothing can be said
 
 
 def test_tables_pair_by_seed_and_leave_gaps():
@@ -54,12 +53,12 @@ def test_runs_are_kept_and_not_repeated(tmp_path, monkeypatch, capsys):
     options = ["digits", "--seeds", "0", "--smoke", "--results", str(tmp_path)]
     accuracy.main(options)
     path = tmp_path / "digits-smoke.jsonl"  # real runs must not take these for done
-    kept = accuracy.read(path)
+    kept = read(path)
     assert [(r["method"], r["budget"]) for r in kept] == [("pruned", 1_000), ("pruned", 1), ("dense", 50_200)]
     assert [r["accuracy"] is None for r in kept] == [False, True, False]
     assert "density" in kept[1]["error"]
     accuracy.main([*options, "--plot", str(tmp_path / "plot.png")])
-    assert accuracy.read(path) == kept
+    assert read(path) == kept
     assert (tmp_path / "plot.png").stat().st_size > 0
     assert "| pruned | " in capsys.readouterr().out
 
