@@ -10,19 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "ROOT",
-    "absolute",
-    "add",
-    "difference",
-    "figure",
-    "options_of_a_series",
-    "paired_interval",
-    "read",
-    "run_cli",
-    "spread",
-]
-
 ROOT = Path(__file__).parents[1]
 
 

@@ -28,7 +28,12 @@ def adamw(params: Iterable[nn.Parameter]) -> Optimizer:
 class Toy(pl.LightningModule):
     """Convolution, batch norm, dropout, linear: 216 + 800 selected weights, and a trap among the buffers."""
 
-    def __init__(self, optimizer: MakeOptimizer = sgd, dropout: float = 0.2) -> None:
+    def __init__(
+        self,
+        optimizer: MakeOptimizer = sgd,
+        dropout: float = 0.2,
+        scheduler: Callable[[Optimizer], Any] | None = None,
+    ) -> None:
         super().__init__()
         self.net = nn.Sequential(
             nn.Conv2d(3, 8, 3),
@@ -40,7 +45,7 @@ class Toy(pl.LightningModule):
             nn.Linear(200, 4),
         )
         self.register_buffer("causal_mask", torch.tril(torch.ones(4, 4, dtype=torch.bool)))
-        self.make_optimizer = optimizer
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
 
     def training_step(self, batch: Any, *_: int) -> Tensor:
         x, y = batch
@@ -53,8 +58,11 @@ class Toy(pl.LightningModule):
 
     test_step = validation_step
 
-    def configure_optimizers(self) -> Optimizer:
-        return self.make_optimizer(self.parameters())
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
 
 
 def make_toy(**arguments: Any) -> Toy:
