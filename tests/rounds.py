@@ -1,7 +1,6 @@
 """What the tests of ASNI and of lottery-ticket rounds share: recorded fits, kept and resumed ones."""
 
 import copy
-from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
@@ -132,13 +131,6 @@ def flat(tree, prefix=""):
         pairs = tree.items() if isinstance(tree, dict) else enumerate(tree)
         return {key: leaf for name, part in pairs for key, leaf in flat(part, f"{prefix}.{name}").items()}
     return {prefix: torch.as_tensor(tree)} if isinstance(tree, torch.Tensor | int | float) else {}
-
-
-def logged(runner, column):
-    """Return the rows that CSVLogger wrote in which a column has a value, as dicts."""
-    rows = Path(runner.log_dir, "metrics.csv").read_text().splitlines()
-    table = [dict(zip(rows[0].split(","), row.split(","), strict=True)) for row in rows[1:]]
-    return [row for row in table if row[column]]
 
 
 class CountsMaskings(pl.Callback):

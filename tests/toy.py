@@ -1,5 +1,6 @@
 """A small net and data that all tests of callbacks train on."""
 
+import csv
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -89,6 +90,13 @@ def trainer(tmp_path: Any, *callbacks: Any, **arguments: Any) -> pl.Trainer:
         "default_root_dir": str(tmp_path),
     }
     return pl.Trainer(callbacks=list(callbacks), **{**defaults, **arguments})
+
+
+def logged(logger: Any, column: str) -> list[dict[str, str]]:
+    """Return the rows that a CSVLogger wrote in which a column has a value."""
+    logger.save()
+    with open(f"{logger.log_dir}/metrics.csv") as file:
+        return [row for row in csv.DictReader(file) if row[column]]
 
 
 class HoldsMasks(pl.Callback):

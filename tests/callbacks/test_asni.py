@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins import MixedPrecision
-from rounds import SEARCH, CountsMaskings, Records, Scaled, Two, by_step, fit_asni, logged, make
+from rounds import SEARCH, CountsMaskings, Records, Scaled, Two, by_step, fit_asni, make
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
     ExponentialLR,
@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import (
     ReduceLROnPlateau,
     SequentialLR,
 )
-from toy import HoldsMasks, Rotate, Toy, adamw, assert_equal, loader, sgd, trainer, weights_of
+from toy import HoldsMasks, Rotate, Toy, adamw, assert_equal, loader, logged, sgd, trainer, weights_of
 
 from lightning_sparse import (
     ASNISigmoidPruner,
@@ -193,7 +193,7 @@ def test_metric_checkpoint_and_mask_agree(tmp_path, saving, reinit):
 def test_what_is_logged(tmp_path):
     asni = ASNISigmoidPruner(80, gamma=1, search_epochs=4, reinit=None)
     records = fit_asni(tmp_path, asni, toy=Toy(), epochs=4, logger=CSVLogger(tmp_path))
-    table = logged(records.trainer, "asni/sparsity")
+    table = logged(records.trainer.logger, "asni/sparsity")
     assert [float(row["asni/sparsity"]) for row in table] == pytest.approx(
         [1 - n / 1016 for n in (920, 799, 611, 611)]
     )
@@ -504,7 +504,7 @@ def test_the_learning_rate_that_is_logged_is_the_one_that_is_used(tmp_path):
     monitor = LearningRateMonitor("epoch")
     asni = ASNISigmoidPruner(density=0.1, **SEARCH)
     records = fit_asni(tmp_path, asni, monitor, toy=toy, logger=CSVLogger(tmp_path))
-    rates = [float(row["lr-SGD"]) for row in logged(records.trainer, "lr-SGD")]
+    rates = [float(row["lr-SGD"]) for row in logged(records.trainer.logger, "lr-SGD")]
     assert rates == [rate for (rate,) in records.rates[::4]]
 
 

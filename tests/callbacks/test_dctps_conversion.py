@@ -1,7 +1,6 @@
 """Converted modules: what every callback must withstand, without masks to look at."""
 
 import copy
-import csv
 import pickle
 import sys
 
@@ -16,7 +15,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.strategies import ModelParallelStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from toy import Toy, assert_equal, loader, make_toy, sgd, trainer, weights_of
+from toy import Toy, assert_equal, loader, logged, make_toy, sgd, trainer, weights_of
 
 from lightning_sparse import (
     DCTpSConversion,
@@ -548,19 +547,13 @@ def test_it_owns_no_masks(tmp_path):
 # Logging.
 
 
-def rows(logger):
-    logger.save()
-    with open(f"{logger.log_dir}/metrics.csv") as file:
-        return [row for row in csv.DictReader(file) if row["trainable_sparsity/total"]]
-
-
 @pytest.mark.parametrize("callbacks", [[], [SparsityMonitor()]], ids=["alone", "monitored"])
 def test_trainable_sparsity_is_logged_once(tmp_path, callbacks, capsys):
     logger = CSVLogger(tmp_path)
     arguments = {"logger": logger, "log_every_n_steps": 1, "enable_model_summary": not callbacks}
     fit(tmp_path, make_toy(), *callbacks, **arguments)
-    assert [int(row["step"]) for row in rows(logger)] == [3, 7]
-    for row in rows(logger):
+    assert [int(row["step"]) for row in logged(logger, "trainable_sparsity/total")] == [3, 7]
+    for row in logged(logger, "trainable_sparsity/total"):
         assert float(row["trainable_sparsity/total"]) == pytest.approx(1 - 102 / 1016)
         assert float(row["trainable_sparsity/net.0"]) == pytest.approx(1 - 51 / 216)
         assert not [key for key in row if key.startswith("sparsity/")]

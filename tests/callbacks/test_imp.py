@@ -16,12 +16,11 @@ from rounds import (
     Two,
     by_step,
     checkpoints,
-    logged,
     make,
     recorded_fit,
     saved_fit,
 )
-from toy import HoldsMasks, Rotate, Toy, adamw, assert_equal, loader, sgd, trainer, weights_of
+from toy import HoldsMasks, Rotate, Toy, adamw, assert_equal, loader, logged, sgd, trainer, weights_of
 
 from lightning_sparse import DCTpSConversion, IterativeMagnitudePruning, PruneAtInit
 from lightning_sparse.state import state_of
@@ -242,7 +241,7 @@ def test_weights_are_masked_once_more_in_the_first_step_only(tmp_path, monkeypat
 
 def test_what_is_logged(tmp_path):
     records = fit(tmp_path, imp_to(), logger=CSVLogger(tmp_path))
-    table = logged(records.trainer, "imp/round")
+    table = logged(records.trainer.logger, "imp/round")
     assert [float(row["imp/round"]) for row in table] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert [float(row["imp/sparsity"]) for row in table] == pytest.approx(
         [1 - count / 1016 for count in BUDGETS for _ in range(2)]

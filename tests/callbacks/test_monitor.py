@@ -1,28 +1,21 @@
-import csv
 import pickle
 
 import pytest
 import torch
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toy import Toy, loader, make_toy, trainer
+from toy import Toy, loader, logged, make_toy, trainer
 
 from lightning_sparse import PruneAtInit, SparsityMonitor
 
 KEYS = {"sparsity/net.0", "sparsity/net.6", "sparsity/total"}
 
 
-def rows(logger):
-    logger.save()
-    with open(f"{logger.log_dir}/metrics.csv") as file:
-        return [row for row in csv.DictReader(file) if row["sparsity/total"]]
-
-
 def test_every_callback_logs_by_itself_once_per_epoch(tmp_path):
     logger = CSVLogger(tmp_path)
     trainer(tmp_path, PruneAtInit("erk", 0.1), logger=logger, log_every_n_steps=1).fit(make_toy(), loader())
-    assert [int(row["step"]) for row in rows(logger)] == [3, 7]
-    for row in rows(logger):
+    assert [int(row["step"]) for row in logged(logger, "sparsity/total")] == [3, 7]
+    for row in logged(logger, "sparsity/total"):
         assert float(row["sparsity/total"]) == pytest.approx(1 - 102 / 1016)
         assert row.keys() >= KEYS
 
@@ -35,8 +28,12 @@ def test_the_monitor_takes_over_in_either_order(tmp_path, first, capsys):
         tmp_path, *callbacks[:: 1 if first else -1], logger=logger, log_every_n_steps=1, max_epochs=4
     )
     runner.fit(make_toy(), loader())
-    assert [int(row["step"]) for row in rows(logger)] == [3, 7, 15]  # from the start, then every other epoch
-    assert float(rows(logger)[0]["sparsity/total"]) == pytest.approx(1 - 102 / 1016)
+    assert [int(row["step"]) for row in logged(logger, "sparsity/total")] == [
+        3,
+        7,
+        15,
+    ]  # from the start, then every other epoch
+    assert float(logged(logger, "sparsity/total")[0]["sparsity/total"]) == pytest.approx(1 - 102 / 1016)
     printed = capsys.readouterr().out
     assert printed.count("Weights kept") == 1
     assert "102" in printed

@@ -1,10 +1,8 @@
 """RigL and SET: when connections move, where from, and what is left behind. See also test_every_callback."""
 
 import copy
-import csv
 import gc
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -15,7 +13,7 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
-from toy import HoldsMasks, Rotate, Toy, assert_equal, loader, make_toy, sgd, trainer, weights_of
+from toy import HoldsMasks, Rotate, Toy, assert_equal, loader, logged, make_toy, sgd, trainer, weights_of
 
 from lightning_sparse import (
     DCTpSConversion,
@@ -882,19 +880,18 @@ def test_what_is_logged(tmp_path):
     watch = Watch()
     logger = CSVLogger(tmp_path)
     trainer(tmp_path, SparsityMonitor(), rigl, watch, logger=logger).fit(toy, loader())
-    rows = csv.DictReader(Path(logger.experiment.metrics_file_path).read_text().splitlines())
-    logged = [row for row in rows if row["rigl/moved"]]
-    assert len(logged) == 2
+    rows = logged(logger, "rigl/moved")
+    assert len(rows) == 2
     every = [watch.initial, *watch.supports]
     for name in ("net.0", "net.6"):
         masks = [masks[f"{name}.weight"] for masks in every]
         ever = torch.stack(masks).any(0)
-        assert float(logged[-1][f"rigl/explored/{name}"]) == pytest.approx(ever.float().mean().item())
+        assert float(rows[-1][f"rigl/explored/{name}"]) == pytest.approx(ever.float().mean().item())
         survived = (masks[0] & masks[-1]).sum() / masks[0].sum()
-        assert float(logged[-1][f"rigl/survived/{name}"]) == pytest.approx(survived.item())
+        assert float(rows[-1][f"rigl/survived/{name}"]) == pytest.approx(survived.item())
         moved = sum(int((b & ~a).sum()) for a, b in pairwise(masks[4:]))
-        assert float(logged[-1][f"rigl/moved/{name}"]) == moved
-    assert float(logged[-1]["rigl/drop_fraction"]) == pytest.approx(cosine(8, 100, 0.3))
+        assert float(rows[-1][f"rigl/moved/{name}"]) == moved
+    assert float(rows[-1]["rigl/drop_fraction"]) == pytest.approx(cosine(8, 100, 0.3))
 
 
 # What for.
