@@ -39,6 +39,7 @@ __all__ = [
     "for_the_step",
     "is_lightning",
     "loss_scale",
+    "overrides",
     "planned_steps",
     "rank_zero_warn",
     "restart_train_iterator",
@@ -96,8 +97,13 @@ def without_module(callback: Callback) -> dict[str, Any]:
 
 def builds_layers_late(module: LightningModule) -> bool:
     """Tell whether a module makes layers in ``configure_model``, after the callbacks are set up."""
-    plain = [package.LightningModule.configure_model for package in _installed]
-    return type(module).configure_model not in plain
+    return overrides(module, "configure_model")
+
+
+def overrides(module: LightningModule, hook: str) -> bool:
+    """Tell whether a module has a hook of its own in place of Lightning's."""
+    plain = [getattr(package.LightningModule, hook) for package in _installed]
+    return getattr(type(module), hook) not in plain
 
 
 def after_configure_model(module: LightningModule, action: Callable[[], None]) -> None:

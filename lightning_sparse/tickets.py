@@ -39,9 +39,12 @@ def save_ticket(ticket: Ticket, path: str | Path) -> None:
         ticket: What to write.
         path: Its folder is made if it is not there.
     """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"signs": ticket.signs, "centroids": ticket.centroids, "provenance": ticket.provenance}
-    torch.save({"masks": pack_masks(ticket.masks), **content}, path)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    torch.save({"masks": pack_masks(ticket.masks), **content}, unfinished)
+    unfinished.replace(path)  # whoever is killed while writing leaves an older file whole
 
 
 def load_ticket(path: str | Path) -> Ticket:

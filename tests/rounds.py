@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -14,6 +15,8 @@ import lightning_sparse.state
 from lightning_sparse import ExactResume
 from lightning_sparse.functional.masks import count_kept
 from lightning_sparse.state import state_of
+
+ENDS_EARLY = pytest.mark.filterwarnings("ignore:The fit has ended with .* weights before")
 
 
 class Records(pl.Callback):

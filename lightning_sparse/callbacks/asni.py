@@ -10,7 +10,9 @@ from lightning_sparse._lightning import LightningModule, Trainer
 from lightning_sparse.callbacks.epoch_pruning import EpochPruning
 from lightning_sparse.callbacks.epoch_refusals import (
     check_sigmoid,
+    check_writable,
     refuse_endless_search,
+    warn_of_overwriting,
     warn_of_short_fit,
 )
 from lightning_sparse.functional.allocation import total_budget
@@ -53,8 +55,8 @@ class ASNISigmoidPruner(EpochPruning):
             The paper's counts need 0.1.
         min_weights_per_layer: No layer keeps fewer than this (or all, if it is smaller).
         reinit: Where the retraining starts: ``"centroids"``, the means of each layer's positive and negative
-            weights (biases 0, norms as new, all else as it was at first); ``"original"``, everything as it
-            was at first; ``None``: no retraining.
+            weights (biases 0, norms beside them as new, all else as it was at first); ``"original"``,
+            everything as it was at first; ``None``: no retraining.
         ticket_path: File to write masks, signs and centroids into when the search ends, for
             ``PruneAtInit(mask_path=..., weight_init="centroids")``.
         include: Patterns on parameter names: only weights that match one of them. ``None``: the weights of
@@ -155,15 +157,23 @@ class ASNISigmoidPruner(EpochPruning):
 
     # When.
 
+    @property
+    def restarting(self) -> bool:
+        """Whether the retraining is still to come."""
+        return self.reinit is not None and not (self.begun and self.restarted)
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work, before any batch is drawn."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
+            if self.ticket_path is not None:
+                check_writable("ticket_path", self.ticket_path)
             needed = self.epochs + (self.reinit is not None) - (self.epoch if self.begun else 0)
             warn_of_short_fit(type(self).__name__, f"`search_epochs` {self.epochs}", needed, trainer)
 
     def begin_training(self, trainer: Trainer, module: LightningModule) -> None:
         """Keep what the retraining starts from."""
+        warn_of_overwriting("ticket_path", self.ticket_path)
         ruled = set_by_rule(module, self._alive) if self.reinit == "centroids" else set()
         self._saved = snapshot(module, leave_out=ruled) if self.reinit is not None else {}
 

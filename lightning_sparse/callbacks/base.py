@@ -30,6 +30,7 @@ from lightning_sparse.callbacks.refusals import (
     warn_of_late_start,
 )
 from lightning_sparse.callbacks.reports import log_sparsity, one_line, print_table_after_summary
+from lightning_sparse.callbacks.sparse_checkpoint import Outlook
 from lightning_sparse.functional.allocation import total_budget
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.selection import parameters_by_name, prunes_nothing, select_weights
@@ -39,7 +40,7 @@ from lightning_sparse.types import Budgets, Masks, Shapes
 __all__ = ["SparsityCallback"]
 
 
-class SparsityCallback(Callback, ABC):
+class SparsityCallback(Outlook, Callback, ABC):
     """Makes weights of a LightningModule sparse and keeps them so.
 
     Of several in one Trainer the first in its list, the leader, does the work that is to be done once: it
@@ -103,11 +104,6 @@ class SparsityCallback(Callback, ABC):
     def planned_total(self, total: int) -> int:
         """Return how many of so many weights will be kept."""
         return total_budget(total, self.density)
-
-    @property
-    def pruning(self) -> bool:
-        """Whether the net will be sparser than it is now."""
-        return False
 
     def check_module(self, module: LightningModule) -> None:
         """Refuse a module that masks cannot be made for, before any batch is drawn."""

@@ -12,8 +12,11 @@ from lightning_sparse.callbacks.base import SparsityCallback
 from lightning_sparse.callbacks.epoch_refusals import (
     check_required_integer,
     refuse_compact_layers,
+    refuse_finetuning,
     refuse_late_start,
     refuse_other_number,
+    warn_of_early_end,
+    warn_of_own_schedule,
     warn_of_selection,
 )
 from lightning_sparse.callbacks.processes import agree
@@ -73,6 +76,11 @@ class EpochPruning(SparsityCallback, ABC):
             alive: Number of weights at the start.
             total: Number of selected weights, those pruned before included.
         """
+
+    @property
+    def restarting(self) -> bool:
+        """Whether training will start once more: with each pruning, if nothing else is said."""
+        return self.pruning or not self.begun
 
     def begin_training(self, trainer: Trainer, module: LightningModule) -> None:
         """Take notes before the first step."""
@@ -150,10 +158,13 @@ class EpochPruning(SparsityCallback, ABC):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work, before any batch is drawn."""
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self._ended = None
             warn_of_selection(type(self).__name__, trainer)
-        super().setup(trainer, pl_module, stage)
+            if self.restarting:
+                refuse_finetuning(type(self).__name__, trainer)
+                warn_of_own_schedule(type(self).__name__, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the next round, or the retraining, if it is due.
@@ -180,6 +191,11 @@ class EpochPruning(SparsityCallback, ABC):
         """Prune now if the epoch was cut short; log."""
         self._end_epoch(trainer, pl_module)
         super().on_train_epoch_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so if the fit is over before the net is what it is meant to be."""
+        if self.begun and (self.pruning or self.restarting):
+            warn_of_early_end(type(self).__name__, count_kept(self._state().masks), self.path[-1], trainer)
 
     # Checkpoints.
 

@@ -1,6 +1,16 @@
 """What callbacks that prune between epochs refuse to do, or warn of, with the way out."""
 
-from lightning_sparse._lightning import LightningModule, Trainer, callbacks_of, is_lightning, rank_zero_warn
+import os
+from pathlib import Path
+
+from lightning_sparse._lightning import (
+    LightningModule,
+    Trainer,
+    callbacks_of,
+    is_lightning,
+    overrides,
+    rank_zero_warn,
+)
 from lightning_sparse.callbacks.refusals import check_integer
 from lightning_sparse.callbacks.sparse_checkpoint import SparseCheckpoint, SparseEarlyStopping
 from lightning_sparse.layers import compact_layers
@@ -8,11 +18,16 @@ from lightning_sparse.layers import compact_layers
 __all__ = [
     "check_required_integer",
     "check_sigmoid",
+    "check_writable",
     "refuse_compact_layers",
     "refuse_endless_search",
+    "refuse_finetuning",
     "refuse_late_snapshot",
     "refuse_late_start",
     "refuse_other_number",
+    "warn_of_early_end",
+    "warn_of_overwriting",
+    "warn_of_own_schedule",
     "warn_of_selection",
     "warn_of_short_fit",
 ]
@@ -49,6 +64,25 @@ def check_sigmoid(
         )
     if not (isinstance(min_increment, int | float) and 0 <= min_increment < 100):
         raise ValueError(f"`min_increment` must be a percentage in [0, 100), got {min_increment!r}.")
+
+
+def check_writable(argument: str, path: str) -> None:
+    """Raise ValueError unless a file can be written there, its folder made if need be."""
+    folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
+    if "://" in path or Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(
+            f"`{argument}` must be a file that can be written, got {path!r}. Name one in a folder of this "
+            "machine that is yours."
+        )
+
+
+def warn_of_overwriting(argument: str, path: str | None) -> None:
+    """Warn if a file is there that this run will replace."""
+    if path is not None and Path(path).exists():
+        rank_zero_warn(
+            f"`{argument}` {path!r} is there already, and this run will replace it when its search ends. To "
+            "keep it, name another."
+        )
 
 
 def refuse_endless_search(search_epochs: int | None, trainer: Trainer) -> None:
@@ -96,6 +130,36 @@ def refuse_other_number(kind: str, there_are: int, there_were: int) -> None:
             f"`configure_optimizers` must return {there_were} {kind}, as when training began, got "
             f"{there_are}: they start once more now. Return the same, or start a new run."
         )
+
+
+def refuse_finetuning(callback: str, trainer: Trainer) -> None:
+    """Raise ValueError if a callback gives the optimizers more parameter groups on the way."""
+    for other in callbacks_of(trainer):
+        if is_lightning(other, "callbacks.BaseFinetuning"):
+            raise ValueError(
+                f"{callback} cannot run with {type(other).__name__}, which adds parameter groups on the way: "
+                "optimizers start once more as they were at first. Leave one of them out."
+            )
+
+
+def warn_of_own_schedule(callback: str, module: LightningModule) -> None:
+    """Warn of a module that steps its schedulers itself: by what, nobody knows."""
+    if module.automatic_optimization and overrides(module, "lr_scheduler_step"):
+        rank_zero_warn(
+            f"{callback} starts schedulers once more, but `lr_scheduler_step` of {type(module).__name__} may "
+            "set them by `current_epoch` or `global_step`, which go on. Step them without a number."
+        )
+
+
+def warn_of_early_end(callback: str, there_are: int, planned: int, trainer: Trainer) -> None:
+    """Warn that a fit has ended early, unless its `max_epochs` said so when it began."""
+    if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch:
+        return
+    missing = f"keep {planned:,} weights" if there_are != planned else "start training once more"
+    rank_zero_warn(
+        f"The fit has ended with {there_are:,} weights before {callback} was done, which was to {missing}. "
+        "Resume it with more steps or time."
+    )
 
 
 def warn_of_selection(callback: str, trainer: Trainer) -> None:

@@ -62,7 +62,8 @@ class PruneAtInit(SparsityCallback):
         mask_path: A file of ``save_masks``, or a checkpoint of a sparse run: take its masks instead of making
             some. ``method`` and ``density`` are then left out, and the file says which weights.
         weight_init: ``"centroids"``: start the net from the two numbers per layer in ``mask_path``, a ticket
-            of ``ASNISigmoidPruner``; biases start at 0, norms as new. ``None``: as the module made it.
+            of ``ASNISigmoidPruner``; biases start at 0, norms beside its weights as new. ``None``: as the
+            module made it.
         mask_ablation: Changes the masks as a check of what they are worth: ``"shuffle"`` draws new places
             within each layer, ``"reinit"`` keeps the masks but permutes each layer's weights, ``"invert"``
             keeps what scores lowest.

@@ -4,10 +4,23 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_sparse._lightning import EarlyStopping, LightningModule, ModelCheckpoint, Trainer
-from lightning_sparse.callbacks.base import sparsity_callbacks
+from lightning_sparse._lightning import EarlyStopping, LightningModule, ModelCheckpoint, Trainer, callbacks_of
 
-__all__ = ["SparseCheckpoint", "SparseEarlyStopping"]
+__all__ = ["Outlook", "SparseCheckpoint", "SparseEarlyStopping"]
+
+
+class Outlook:
+    """What a callback says of the net that is still to come, to those who choose among nets."""
+
+    @property
+    def pruning(self) -> bool:
+        """Whether the net will be sparser than it is now."""
+        return False
+
+    @property
+    def restarting(self) -> bool:
+        """Whether training will start once more."""
+        return False
 
 
 class SparseCheckpoint(ModelCheckpoint):
@@ -15,11 +28,24 @@ class SparseCheckpoint(ModelCheckpoint):
 
     On its way a net scores best before it is sparse, and a best-metric checkpoint would keep that one. This
     one begins to compare by ``monitor`` once the last weights are pruned, and keeps none before: to resume a
-    run, have a plain ``ModelCheckpoint(save_last=True)`` beside it, with a ``dirpath`` of its own.
+    run, have a plain ``ModelCheckpoint(save_last=True)`` beside it, with a ``dirpath`` of its own. What
+    ``save_last`` and ``save_on_exception`` save goes by no metric, and is not held back.
 
     Args:
-        **arguments: Those of Lightning's ``ModelCheckpoint``.
+        **arguments: Those of Lightning's ``ModelCheckpoint``; ``monitor`` is required.
+
+    Raises:
+        ValueError: When a stage starts, if there is no ``monitor``.
     """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse to save without a metric."""
+        if self.monitor is None:
+            raise ValueError(
+                "`monitor` of SparseCheckpoint must be the name of a metric, got None. Without one, use "
+                "Lightning's ModelCheckpoint."
+            )
+        super().setup(trainer, pl_module, stage)
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         """Tell whether a checkpoint is among the best so far."""
@@ -29,21 +55,32 @@ class SparseCheckpoint(ModelCheckpoint):
 class SparseEarlyStopping(EarlyStopping):
     """Lightning's ``EarlyStopping`` that begins to watch once the last weights are pruned.
 
+    If training starts once more after that, as ASNI's retraining does, it begins to watch then.
+
     Args:
         **arguments: Those of Lightning's ``EarlyStopping``.
     """
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare, unless the net is still to be pruned."""
-        if not still_pruning(trainer):
+        """Compare, unless the net is still to be pruned, or training to start once more."""
+        if not (still_pruning(trainer) or still_restarting(trainer)):
             super().on_train_epoch_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare, unless the net is still to be pruned."""
-        if not still_pruning(trainer):
+        """Compare, unless the net is still to be pruned, or training to start once more."""
+        if not (still_pruning(trainer) or still_restarting(trainer)):
             super().on_validation_end(trainer, pl_module)
 
 
 def still_pruning(trainer: Any) -> bool:
     """Tell whether a callback of a Trainer will prune weights after now."""
-    return any(callback.pruning for callback in sparsity_callbacks(trainer))
+    return any(callback.pruning for callback in _outlooks(trainer))
+
+
+def still_restarting(trainer: Any) -> bool:
+    """Tell whether a callback of a Trainer will start training once more after now."""
+    return any(callback.restarting for callback in _outlooks(trainer))
+
+
+def _outlooks(trainer: Trainer) -> list[Outlook]:
+    return [callback for callback in callbacks_of(trainer) if isinstance(callback, Outlook)]

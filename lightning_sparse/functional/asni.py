@@ -65,6 +65,11 @@ def sparsity_path_to(
         )
     final = 100 * (1 - kept / alive)
     path = sparsity_path(epochs, 100.0, beta, gamma)
+    if path[-1] == 0:
+        raise ValueError(
+            f"`beta` and `gamma` must let the sigmoid rise before the search ends, got {beta} and {gamma}. "
+            "Lower `beta`, or raise `gamma`."
+        )
     return [final * s / path[-1] for s in path[:-1]] + [final]
 
 

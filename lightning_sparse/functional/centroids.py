@@ -1,6 +1,7 @@
 """ASNI's compressed initialisation: two numbers per layer, given to the survivors by their sign."""
 
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,7 @@ def set_by_rule(module: nn.Module, masked: Iterable[str]) -> set[str]:
         module: The module that will be initialised anew.
         masked: Names of the masked weights.
     """
-    norms = {name for path, norm in _norms(module) for name in _names(path, norm)}
+    norms = {name for path, norm in _norms(module, masked) for name in _names(path, norm)}
     return {*masked, *_biases(module, masked), *norms}
 
 
@@ -67,8 +68,9 @@ def reinitialise_(
 ) -> None:
     """Start a sparse net from its centroids: each survivor gets the mean of its layer and sign.
 
-    Biases of masked layers become 0; norms scale by 1, shift by 0, and forget their running statistics.
-    Survivors that were exactly 0 have no sign, and start at 0. What else the module holds stays as it is.
+    Biases of masked layers become 0. Norms beside masked weights, which are those in a module that holds a
+    masked weight at any depth, scale by 1, shift by 0, and forget their running statistics. Survivors that
+    were exactly 0 have no sign, and start at 0. What is frozen, and all else, stays as it is.
 
     Args:
         module: The module that holds the weights.
@@ -88,25 +90,33 @@ def reinitialise_(
         weight.zero_().masked_scatter_(mask.to(weight.device), values)
     for name in _biases(module, masks):
         parameters[name].zero_()
-    for _, norm in _norms(module):
+    for _, norm in _norms(module, masks):
         _reset_norm_(norm)
 
 
 def _centroids(survivors: Tensor) -> Tensor:
-    values = survivors.double()
+    values = survivors.cpu().double()  # some devices have no float64
     means = [
         part.mean() if part.numel() else values.new_zeros(())
         for part in (values[values > 0], values[values < 0])
     ]
-    return torch.stack(means).to("cpu", survivors.dtype)
+    return torch.stack(means).to(survivors.dtype)
 
 
 def _survivors(weight: Tensor, mask: Tensor) -> Tensor:
     return weight.detach()[mask.to(weight.device)]
 
 
-def _norms(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    return [(path, child) for path, child in module.named_modules() if isinstance(child, NORMS)]
+def _norms(module: nn.Module, masked: Iterable[str]) -> list[tuple[str, nn.Module]]:
+    """Return the norms that start as new, with their paths: not those of frozen or excluded parts."""
+    holders = {part for name in masked for part in accumulate(name.split(".")[:-1], "{}.{}".format)} | {""}
+    return [
+        (path, child)
+        for path, child in module.named_modules()
+        if isinstance(child, NORMS)
+        and plain_name(f"{path}.").rstrip(".").rpartition(".")[0] in holders
+        and all(parameter.requires_grad for parameter in child.parameters())
+    ]
 
 
 def _names(path: str, module: nn.Module) -> list[str]:
@@ -117,7 +127,8 @@ def _names(path: str, module: nn.Module) -> list[str]:
 def _biases(module: nn.Module, masked: Iterable[str]) -> list[str]:
     """Return the names of the biases beside masked weights, such as ``bias`` or ``in_proj_bias``."""
     holders = {name.rpartition(".")[0] for name in masked}
-    names = [(name, *name.rpartition(".")[::2]) for name in parameters_by_name(module)]
+    trained = [name for name, parameter in parameters_by_name(module).items() if parameter.requires_grad]
+    names = [(name, *name.rpartition(".")[::2]) for name in trained]
     return [name for name, holder, last in names if holder in holders and "bias" in last]
 
 

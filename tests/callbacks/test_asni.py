@@ -5,13 +5,19 @@ import math
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.callbacks import (
+    BaseFinetuning,
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+)
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins import MixedPrecision
 from rounds import SEARCH, CountsMaskings, Records, Scaled, Two, by_step, fit_asni, make
@@ -432,6 +438,51 @@ def test_two_that_move_masks_are_refused(tmp_path, other):
 def test_averaging_is_refused(tmp_path):
     with pytest.raises(ValueError, match="ASNISigmoidPruner cannot run with EMAWeightAveraging"):
         fit_asni(tmp_path, ASNISigmoidPruner(density=0.2), EMAWeightAveraging())
+
+
+@pytest.mark.parametrize("reinit", ["centroids", None])
+def test_finetuning_callbacks_are_refused_if_training_starts_once_more(tmp_path, reinit):
+    class Unfreezes(BaseFinetuning):
+        def freeze_before_training(self, pl_module):
+            self.freeze(pl_module.net[0])
+
+        def finetune_function(self, pl_module, epoch, optimizer):
+            if epoch == 2:
+                self.unfreeze_and_add_param_group(pl_module.net[0], optimizer)
+
+    asni = ASNISigmoidPruner(density=0.2, reinit=reinit, include=["net.[67].weight"], **SEARCH)
+    with nullcontext() if reinit is None else pytest.raises(ValueError, match="cannot run with Unfreezes"):
+        fit_asni(tmp_path, asni, Unfreezes(), epochs=3)
+
+
+def test_a_schedule_of_the_modules_own_is_warned_of(tmp_path):
+    class OwnSchedule(Scaled):
+        def lr_scheduler_step(self, scheduler, metric):
+            scheduler.step()
+
+    toy = make(OwnSchedule, scheduler=by_step)
+    with pytest.warns(UserWarning, match="`lr_scheduler_step` of OwnSchedule may set"):
+        fit_asni(tmp_path, ASNISigmoidPruner(density=0.2, **SEARCH), toy=toy)
+    fit_asni(tmp_path, ASNISigmoidPruner(density=0.2, reinit=None, **SEARCH), toy=make(OwnSchedule), epochs=3)
+
+
+def test_a_ticket_that_cannot_be_written_is_refused_before_training(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "ticket.pt", "s3://bucket/ticket.pt"):
+        toy = make()
+        before = weights_of(toy)
+        asni = ASNISigmoidPruner(density=0.2, ticket_path=str(path), **SEARCH)
+        with pytest.raises(ValueError, match="`ticket_path` must be a file that can be written, got"):
+            fit_asni(tmp_path, asni, toy=toy)
+        assert_equal(before, weights_of(toy))
+
+
+def test_a_ticket_that_will_be_replaced_is_warned_of(tmp_path):
+    asni = ASNISigmoidPruner(density=0.2, ticket_path=str(tmp_path / "ticket.pt"), **SEARCH)
+    fit_asni(tmp_path, asni)
+    with pytest.warns(UserWarning, match="`ticket_path` .*ticket.pt' is there already"):
+        fit_asni(tmp_path, asni, toy=make(seed=3))
+    assert [path.name for path in tmp_path.glob("ticket*")] == ["ticket.pt"]
 
 
 @pytest.mark.parametrize(

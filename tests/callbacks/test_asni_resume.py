@@ -7,7 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from rounds import SEARCH, CopiesAt, Scaled, by_step, checkpoints, fit_asni, flat, make, saved_fit
+from rounds import ENDS_EARLY, SEARCH, CopiesAt, Scaled, by_step, checkpoints, fit_asni, flat, make, saved_fit
 from torch import nn
 from toy import HoldsMasks, adamw, assert_equal, loader, sgd, trainer, weights_of
 
@@ -72,6 +72,7 @@ def test_the_length_of_the_search(tmp_path, reinit, length):
     assert len(asni.path) == length - 1
 
 
+@ENDS_EARLY
 def test_stopped_by_steps_and_resumed(tmp_path):
     """Where the epoch that was cut short is over, and pruned, resuming goes on with the next."""
     asni = ASNISigmoidPruner(density=0.2, **SEARCH)
@@ -92,6 +93,7 @@ def test_a_checkpoint_made_without_it(tmp_path):
         fit_asni(tmp_path, ASNISigmoidPruner(density=0.2), ckpt_path=tmp_path / "last.ckpt", epochs=6)
 
 
+@ENDS_EARLY
 def test_changed_arguments_do_not_resume(tmp_path):
     saved_run(tmp_path, ASNISigmoidPruner(density=0.2, **SEARCH), "epoch end", "a", max_steps=8)
     for other, message in (
@@ -124,6 +126,7 @@ def test_a_second_fit_prunes_no_more(tmp_path):
         assert torch.equal(value, first.validated[5][name]), name
 
 
+@ENDS_EARLY
 def test_a_search_in_two_fits(tmp_path):
     """With a validation in between, and a Trainer of another length: the search stays as long as it was."""
     asni = ASNISigmoidPruner(density=0.1, gamma=1.0, verify=True)
@@ -164,6 +167,7 @@ def test_a_fit_after_a_test_of_a_checkpoint_goes_on_from_there(tmp_path, step):
     assert asni.restarted
 
 
+@ENDS_EARLY
 def test_a_fit_that_goes_on_with_other_schedulers(tmp_path):
     saved_run(tmp_path, ASNISigmoidPruner(density=0.2, **SEARCH), "epoch end", "a", max_steps=8)
     asni, toy = ASNISigmoidPruner(density=0.2, **SEARCH), make(optimizer=adamw)
@@ -194,3 +198,15 @@ def test_copies_go_on_where_they_are(tmp_path, copier, at):
     assert copied.restarted
     assert records.kept()[-1] == 103
     assert asni.epoch == 6
+
+
+# Early ends are said.
+
+
+@pytest.mark.parametrize(
+    ("steps", "kept", "missing"), [(3, 633, "was to keep 206"), (12, 206, "was to start training once more")]
+)
+def test_a_fit_that_ends_before_it_is_done_says_so(tmp_path, steps, kept, missing):
+    """The first of two prunings is done: 1,032 - int(1,032 * 0.8 sigmoid(-1.5) / sigmoid(-0.5))."""
+    with pytest.warns(UserWarning, match=f"ended with {kept} weights before ASNISigmoidPruner .* {missing}"):
+        fit_asni(tmp_path, ASNISigmoidPruner(density=0.2, **SEARCH), max_steps=steps)

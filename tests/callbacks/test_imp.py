@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from rounds import (
+    ENDS_EARLY,
     CopiesAt,
     CountsMaskings,
     Records,
@@ -178,6 +179,7 @@ def test_resumed_from_any_checkpoint_bit_for_bit(tmp_path, saving, files, step):
             assert_equal(whole.validated[epoch], found)
 
 
+@ENDS_EARLY
 def test_changed_arguments_do_not_resume(tmp_path):
     save = ModelCheckpoint(tmp_path, save_last=True)
     fit(tmp_path, imp_to(), save, max_steps=8, enable_checkpointing=True)
@@ -199,6 +201,7 @@ def test_a_checkpoint_made_without_it(tmp_path):
         fit(tmp_path, imp_to(), ckpt_path=tmp_path / "last.ckpt")
 
 
+@ENDS_EARLY
 def test_a_second_fit_goes_on(tmp_path):
     """In mid-round with the next epoch, and after the last round with training."""
     imp = imp_to(rewind_to_step=2)

@@ -91,6 +91,7 @@ def test_validated_twice_an_epoch(tmp_path):
     assert sorted(int(path.stem[5:]) for path in tmp_path.glob("*.ckpt")) == [8, 10, 12, 14, 16]
 
 
+@pytest.mark.filterwarnings("ignore:The fit has ended")
 def test_a_run_that_ends_too_early_saves_nothing(tmp_path):
     save = SparseCheckpoint(tmp_path, monitor="val_loss", filename="{epoch}")
     fit(tmp_path, asni(), save, max_steps=4)
@@ -98,6 +99,7 @@ def test_a_run_that_ends_too_early_saves_nothing(tmp_path):
     assert not list(tmp_path.glob("*.ckpt"))
 
 
+@pytest.mark.filterwarnings("ignore:The fit has ended")
 def test_resumed_it_still_knows_its_best(tmp_path):
     def callbacks():
         best = SparseCheckpoint(tmp_path / "best", monitor="val_loss", filename="{epoch}")
@@ -114,9 +116,12 @@ def test_resumed_it_still_knows_its_best(tmp_path):
 
 
 @pytest.mark.parametrize("on_epoch_end", [True, False])
-@pytest.mark.parametrize(("pruner", "stopped"), [(asni, 2), (imp, 3), (lambda: PruneAtInit("erk", 0.1), 1)])
-def test_stopping_begins_with_the_sparse_net(tmp_path, pruner, stopped, on_epoch_end):
-    """Patience 1: the first epoch that is watched is the best."""
+@pytest.mark.parametrize(
+    ("pruner", "stopped"),
+    [(asni, 4), (lambda: asni(reinit=None), 2), (imp, 3), (lambda: PruneAtInit("erk", 0.1), 1)],
+)
+def test_stopping_begins_with_the_last_training_of_the_sparse_net(tmp_path, pruner, stopped, on_epoch_end):
+    """Patience 1: the first epoch that is watched is the best. What the search has reached is no bar."""
     stop = SparseEarlyStopping("val_loss", patience=1, min_delta=10.0, check_on_train_epoch_end=on_epoch_end)
     runner = fit(tmp_path, pruner(), stop)
     assert stop.stopped_epoch == stopped
@@ -126,7 +131,15 @@ def test_stopping_begins_with_the_sparse_net(tmp_path, pruner, stopped, on_epoch
 @pytest.mark.filterwarnings("ignore:EarlyStopping by 'val_loss'")
 def test_lightnings_own_stops_before(tmp_path):
     stop = EarlyStopping("val_loss", patience=1, min_delta=10.0)
-    assert fit(tmp_path, asni(), stop).current_epoch == 2
+    with pytest.warns(UserWarning, match=r"ended with 102 weights before ASNI.* was to start training once"):
+        assert fit(tmp_path, asni(), stop).current_epoch == 2
+
+
+def test_without_a_metric_there_is_nothing_to_choose_by(tmp_path):
+    with pytest.raises(
+        ValueError, match="`monitor` of SparseCheckpoint must be the name of a metric, got None"
+    ):
+        fit(tmp_path, asni(), SparseCheckpoint(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -147,3 +147,42 @@ def test_a_layer_that_is_the_whole_module():
     assert layer.weight.tolist() == [[2.0, 2.0, -3.0], [0.0, 0.0, -3.0]]
     assert layer.bias.tolist() == [0.0, 0.0]
     assert set_by_rule(layer, ["weight"]) == {"weight", "bias"}
+
+
+class WithBackbone(nn.Module):
+    """A part that others have trained, with norms of its own, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        self.head = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+        with torch.no_grad():
+            for value in self.state_dict().values():
+                value.fill_(3)
+
+
+HEAD = {"head.0.weight": torch.ones(4, 4, 1, 1, dtype=torch.bool)}
+
+
+def reinitialised(net, masks):
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    weights = parameters_by_name(net)
+    reinitialise_(net, masks, signs(weights, masks), centroids(weights, masks))
+    changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert set_by_rule(net, masks) == changed | set(masks)
+    return changed
+
+
+def test_norms_of_a_part_without_masks_stay():
+    assert reinitialised(WithBackbone(), HEAD) == {"head.0.bias"} | {f"head.1.{n}" for n in NORM}
+
+
+def test_frozen_norms_and_biases_stay():
+    """Also beside masked weights: who freezes them means them to stay."""
+    net = WithBackbone()
+    net.head[0].bias.requires_grad_(False)
+    net.head[1].requires_grad_(False)
+    assert reinitialised(net, HEAD) == set()
+
+
+NORM = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
