@@ -38,29 +38,36 @@ def save(folder, epoch, weights, callbacks, step=None, name=None):
     return path
 
 
-def asni_state(epoch, restarted, reinit="centroids", masks=MASKS):
+def asni_state(epoch, restarted, reinit="centroids", masks=MASKS, **state):
+    """Return the states of a run's callbacks after so many epochs, all of them of one fit."""
     return {
         "ASNISigmoidPruner": {
             "config": {"alpha": 90.0, "reinit": reinit},
             "finished": True,
             "masks": pack_masks(masks),
             "epoch": epoch,
+            "ended": epoch - 1,
+            "path": [9, 5],
             "search_epochs": E,
             "restarted": restarted,
             "centroids": CENTROIDS if restarted else {},
+            **state,
         },
         "ModelCheckpoint{'monitor': None}": {"best_model_path": ""},
     }
 
 
-def fixed_state(**config):
-    return {"PruneAtInit": {"config": config, "finished": True, "masks": pack_masks(MASKS)}}
+def fixed_state(masks=MASKS, **config):
+    return {"PruneAtInit": {"config": config, "finished": True, "masks": pack_masks(masks)}}
 
 
-def log(folder, epochs, metrics=(), logger=CSVLogger, start=0.5):
-    """Log, through one of Lightning's loggers, ``val/acc`` and others that are functions of the epoch."""
+def log(folder, epochs, metrics=(), logger=CSVLogger, start=0.5, first=0):
+    """Log, through one of Lightning's loggers, ``val/acc`` and others that are functions of the epoch.
+
+    A resumed run logs from its ``first`` epoch on.
+    """
     loggers = logger(folder.parent, name="", version=folder.name)
-    for epoch in range(epochs):
+    for epoch in range(first, epochs):
         values = {
             "val/acc": start + epoch / 10,
             **{name: value(epoch) for name, value in dict(metrics).items()},

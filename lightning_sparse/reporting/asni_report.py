@@ -8,7 +8,15 @@ from typing import Any
 from lightning_sparse.extras import import_extra
 from lightning_sparse.reporting import asni_plots
 from lightning_sparse.reporting.asni_nets import Layer, Net, layers_of, net_of, write_table
-from lightning_sparse.reporting.asni_runs import MEANING, Part, Variant, best, parts_of
+from lightning_sparse.reporting.asni_runs import (
+    MEANING,
+    Part,
+    Variant,
+    best,
+    candidates,
+    parts_of,
+    schedule_of,
+)
 from lightning_sparse.reporting.runs import Curve, Run, read_run
 
 __all__ = ["report_asni"]
@@ -20,6 +28,7 @@ RUNS_OF: dict[Variant, str] = {
     "S": "run with PruneAtInit",
 }
 WITH_WEIGHTS: tuple[Variant, ...] = ("D", "A", "C")
+PATHS = ("asni/target_sparsity", "asni/sparsity")
 OF_LAYERS = ("sparsity/", "centroids/", "asni/")  # logged names that nobody means by a metric
 KEEP = "ModelCheckpoint(every_n_epochs=<search_epochs>, save_top_k=-1) keeps one of A and one of C"
 
@@ -106,26 +115,37 @@ def _draw_accuracy(report: _Report, parts: Sequence[Part], metric: str) -> None:
 def _why_no_curve(parts: Sequence[Part], variant: Variant, metric: str) -> str:
     part = next((part for part in parts if part.variant == variant), None)
     if part is None:
-        return f"no {RUNS_OF[variant]} is given."
+        return _why_no_part(parts, variant)
     logged = [name for name in part.curves if not name.startswith(OF_LAYERS)]
     instead = f"; choose by --metric from {', '.join(logged[:8])}" if logged else ""
     return f"{part.run.folder} has logged no {metric!r} in epochs of {variant}{instead}."
 
 
+def _why_no_part(parts: Sequence[Part], variant: Variant) -> str:
+    searched = variant == "C" and any(part.variant == "A" for part in parts)
+    return f"no {RUNS_OF[variant]}{' and `reinit: centroids`' if searched else ''} is given."
+
+
 def _draw_schedule(report: _Report, parts: Sequence[Part]) -> None:
-    target, actual = (_joined(parts, f"asni/{kind}") for kind in ("target_sparsity", "sparsity"))
-    if target or actual:
-        report.save("schedule.png", asni_plots.schedule(target, actual))
-    else:
+    searches = [part for part in parts if part.variant == "A" and any(name in part.curves for name in PATHS)]
+    shown = best(searches, "A") or next(iter(searches), None)
+    if shown is None:
         report.leave_out("schedule.png", "no run has logged `asni/sparsity` in epochs of A.")
+        return
+    same = [part for part in searches if schedule_of(part) == schedule_of(shown)]
+    for part in searches:
+        if part not in same:
+            why = f"its schedule is not that of {shown.run.folder}."
+            report.leave_out(f"{part.run.folder} in schedule.png", why)
+    target, actual = (_joined(same, name) for name in PATHS)
+    report.save("schedule.png", asni_plots.schedule(target, actual))
 
 
-def _joined(parts: Sequence[Part], name: str) -> Curve:
+def _joined(searches: Sequence[Part], name: str) -> Curve:
     """Return what searches have logged, in the order of the runs: a resumed one has two folders."""
     joined: Curve = {}
-    for part in parts:
-        if part.variant == "A":
-            joined = {**part.curves.get(name, {}), **joined}
+    for part in searches:
+        joined = {**part.curves.get(name, {}), **joined}
     return dict(sorted(joined.items()))
 
 
@@ -156,7 +176,9 @@ def _net(report: _Report, parts: Sequence[Part], variant: Variant, layers: Seque
     if part is not None and part.checkpoint is not None:
         net = net_of(part.checkpoint, layers)
         unfinished = "" if part.finished else ", in which the search is not over"
-        report.lines.append(f"weights of {variant} from {part.checkpoint.path}{unfinished}")
+        folders = len(candidates(parts, variant))
+        others = f", the furthest in {folders} folders that may be of one run" if folders > 1 else ""
+        report.lines.append(f"weights of {variant} from {part.checkpoint.path}{unfinished}{others}")
     if not isinstance(net, str):
         return net
     report.leave_out(f"{variant} in net_histograms.png", net)
@@ -168,5 +190,5 @@ def _net(report: _Report, parts: Sequence[Part], variant: Variant, layers: Seque
 def _why_no_weights(parts: Sequence[Part], variant: Variant) -> str | Net:
     part = next((part for part in parts if part.variant == variant), None)
     if part is None:
-        return f"no {RUNS_OF[variant]} is given."
+        return _why_no_part(parts, variant)
     return f"{part.run.folder} has no checkpoint of {variant}; {KEEP}."

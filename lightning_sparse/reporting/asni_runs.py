@@ -6,10 +6,10 @@ from math import inf
 from typing import Any, Literal, TypeAlias
 
 from lightning_sparse.functional.packing import unpack_masks
-from lightning_sparse.reporting.runs import Checkpoint, Curve, Run, read_curves
+from lightning_sparse.reporting.runs import Checkpoint, Curve, Run, trained_curves
 from lightning_sparse.types import Masks
 
-__all__ = ["ASNI", "MEANING", "Part", "Variant", "best", "masks_of", "parts_of"]
+__all__ = ["ASNI", "MEANING", "Part", "Variant", "best", "candidates", "masks_of", "parts_of", "schedule_of"]
 
 Variant: TypeAlias = Literal["D", "A", "C", "S"]
 
@@ -52,15 +52,25 @@ def parts_of(run: Run) -> list[Part]:
     if others:
         return []
     variant: Variant = _retrained(states[PRUNE_AT_INIT], "weight_init") if PRUNE_AT_INIT in states else "D"
-    return [Part(variant, run, read_curves(run.folder), run.checkpoints[-1])]
+    return [Part(variant, run, trained_curves(run), run.checkpoints[-1])]
 
 
 def best(parts: Sequence[Part], variant: Variant) -> Part | None:
-    """Return the part to take the weights of a variant from: the first finished one, else the longest."""
+    """Return the part to take the weights of a variant from: of the candidates the one that went furthest."""
+    return max(candidates(parts, variant), key=_reached, default=None)
+
+
+def candidates(parts: Sequence[Part], variant: Variant) -> list[Part]:
+    """Return what may be of one run, resumed in folders of its own: the first finished one's, else all."""
     found = [part for part in parts if part.variant == variant and part.checkpoint is not None]
-    return max(
-        found, key=lambda part: (part.finished, _epoch(part) if not part.finished else 0), default=None
-    )
+    finished = [part for part in found if part.finished]
+    return [part for part in finished if _origin(part) == _origin(finished[0])] or found
+
+
+def schedule_of(part: Part) -> tuple[int, list[int]]:
+    """Return the length of a search, and how many weights are alive after each of its prunings."""
+    state = part.run.checkpoints[-1].callbacks[ASNI]
+    return state["search_epochs"], state["path"]
 
 
 def masks_of(checkpoint: Checkpoint) -> Masks:
@@ -71,18 +81,27 @@ def masks_of(checkpoint: Checkpoint) -> Masks:
 
 
 def _search_and_retraining(run: Run) -> list[Part]:
-    """Return A, and what came after it in the same fit."""
-    curves, state = read_curves(run.folder), run.checkpoints[-1].callbacks[ASNI]
-    epochs: int = state["search_epochs"]
+    """Return A, and what came after it; without a retraining all is A."""
+    curves, state = trained_curves(run), run.checkpoints[-1].callbacks[ASNI]
+    begin = -_epochs_before(run.checkpoints[-1])
+    end, retrains = begin + state["search_epochs"], state["config"]["reinit"] is not None
     last: dict[bool, Checkpoint] = {
         c.callbacks[ASNI]["restarted"]: c for c in run.checkpoints if ASNI in c.callbacks
     }
     search, retraining = last.get(False), last.get(True)
-    finished = search is not None and search.callbacks[ASNI]["epoch"] >= epochs
-    return [
-        Part("A", run, _cut(curves, 0, epochs), search, finished),
-        Part(_retrained(state, "reinit", "centroids"), run, _cut(curves, epochs), retraining),
-    ]
+    finished = search is not None and search.callbacks[ASNI]["epoch"] >= state["search_epochs"]
+    found = [Part("A", run, _cut(curves, begin, end if retrains else inf), search, finished)]
+    if retrains:
+        found.append(Part(_retrained(state, "reinit", "centroids"), run, _cut(curves, end), retraining))
+    return found
+
+
+def _epochs_before(checkpoint: Checkpoint) -> int:
+    """Return how many epochs the callback had counted when the Trainer began to count, in an earlier fit."""
+    state = checkpoint.callbacks[ASNI]
+    over = checkpoint.epoch if state["ended"] is None else state["ended"] + 1  # by the Trainer's count
+    counted: int = state["epoch"]
+    return counted - over
 
 
 def _retrained(state: dict[str, Any], argument: str, default: str = "original") -> Variant:
@@ -102,5 +121,23 @@ def _cut(curves: dict[str, Curve], start: int, stop: float = inf) -> dict[str, C
     return {name: curve for name, curve in cut.items() if curve}
 
 
-def _epoch(part: Part) -> int:
-    return -1 if part.checkpoint is None else part.checkpoint.epoch
+def _origin(part: Part) -> dict[str, dict[str, int]]:
+    """Return what the folders of a run share, and those of another seed do not: the masks' checksums.
+
+    It is empty for dense nets: nothing tells them apart.
+    """
+    states = {} if part.checkpoint is None else part.checkpoint.callbacks
+    packed = {name: states.get(name, {}).get("masks", {}) for name in (ASNI, PRUNE_AT_INIT)}
+    return {
+        name: {layer: mask["crc32"] for layer, mask in masks.items()}
+        for name, masks in packed.items()
+        if masks
+    }
+
+
+def _reached(part: Part) -> tuple[int, int]:
+    """Return how far a part went, in epochs, then in steps."""
+    if part.checkpoint is None:
+        return -1, -1
+    state = part.checkpoint.callbacks.get(ASNI, {})
+    return state.get("epoch", part.checkpoint.epoch), part.checkpoint.step

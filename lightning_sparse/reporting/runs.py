@@ -1,10 +1,10 @@
 """What a run left behind in its folder: checkpoints and logs. Nothing of it is needed but the files."""
 
 import csv
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_sparse.extras import import_extra
 from lightning_sparse.selection import plain_name
 
-__all__ = ["Checkpoint", "Curve", "Run", "read_curves", "read_run"]
+__all__ = ["Checkpoint", "Curve", "Run", "read_curves", "read_run", "trained_curves"]
 
 Curve: TypeAlias = dict[int, float]
 """What was logged under one name, by epoch (from 0); of several values in an epoch the last."""
@@ -50,6 +50,15 @@ class Run:
     skipped: tuple[str, ...] = ()
 
 
+class _Point(NamedTuple):
+    """A logged value; ``step`` counts those of the optimizers, from 0, and goes on over epochs."""
+
+    name: str
+    epoch: int
+    step: int
+    value: float
+
+
 def read_run(folder: str | Path) -> Run:
     """Read the folder of a run, ``<name>/version_0``; ``<name>`` will do if it holds one version.
 
@@ -78,11 +87,39 @@ def read_curves(folder: Path) -> dict[str, Curve]:
     Raises:
         ModuleNotFoundError: If there are only TensorBoard's event files, and TensorBoard is not installed.
     """
+    return _by_name(_read_points(folder))
+
+
+def trained_curves(run: Run) -> dict[str, Curve]:
+    """Return what a run has logged in the epochs that it trained, as from ``read_curves``.
+
+    What is validated or tested after a fit is logged in an epoch more, as if that had begun.
+    """
+    points = _read_points(run.folder)
+    idle = _idle_epoch(points, [(checkpoint.epoch, checkpoint.step) for checkpoint in run.checkpoints])
+    return _by_name(point for point in points if point.epoch != idle)
+
+
+def _by_name(points: Iterable[_Point]) -> dict[str, Curve]:
     curves: dict[str, Curve] = {}
-    values = _from_table(folder / TABLE) if (folder / TABLE).is_file() else _from_events(folder)
-    for name, epoch, value in values:
-        curves.setdefault(name, {})[epoch] = value
+    for point in points:
+        curves.setdefault(point.name, {})[point.epoch] = point.value
     return {name: dict(sorted(curve.items())) for name, curve in curves.items()}
+
+
+def _idle_epoch(points: Sequence[_Point], saved: Sequence[tuple[int, int]]) -> int | None:
+    """Return the last epoch if no step was made in it: none is logged, and none ``saved`` (epoch, steps).
+
+    An epoch of a single step looks the same in the log: it takes a checkpoint to know that it was trained.
+    """
+    made = dict(saved) | dict(sorted((point.epoch, point.step + 1) for point in points))
+    last = max((point.epoch for point in points), default=0)
+    epoch = max((epoch for epoch in made if epoch < last), default=None)
+    if epoch is None:
+        return None
+    begins = made[epoch] * last / (epoch + 1)  # steps before it; in between there may be epochs without a log
+    trained = any(point.epoch == last and point.step > begins for point in points)
+    return None if trained or any(e >= last and steps > begins for e, steps in saved) else last
 
 
 def _version(folder: Path) -> Path:
@@ -116,19 +153,23 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _from_table(path: Path) -> Iterator[tuple[str, int, float]]:
-    """Yield name, epoch and value of what CSVLogger wrote."""
+def _read_points(folder: Path) -> list[_Point]:
+    return list(_from_table(folder / TABLE) if (folder / TABLE).is_file() else _from_events(folder))
+
+
+def _from_table(path: Path) -> Iterator[_Point]:
+    """Yield what CSVLogger wrote."""
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             cells = {
                 name: float(cell) for name, cell in row.items() if cell and name not in ("step", "epoch")
             }
             for name, value in cells.items() if row.get("epoch") else ():
-                yield name, int(float(row["epoch"])), value
+                yield _Point(name, int(float(row["epoch"])), int(float(row["step"])), value)
 
 
-def _from_events(folder: Path) -> Iterator[tuple[str, int, float]]:
-    """Yield name, epoch and value of what TensorBoardLogger wrote; Lightning logs the epoch of each step."""
+def _from_events(folder: Path) -> Iterator[_Point]:
+    """Yield what TensorBoardLogger wrote; Lightning logs the epoch of each step."""
     if not any(folder.glob(EVENTS)):
         return
     module = import_extra(
@@ -140,4 +181,4 @@ def _from_events(folder: Path) -> Iterator[tuple[str, int, float]]:
     for name in names:
         for event in sorted(events.Scalars(name), key=lambda event: event.wall_time):
             if name != "epoch" and event.step in epochs:
-                yield name, epochs[event.step], event.value
+                yield _Point(name, epochs[event.step], event.step, event.value)
