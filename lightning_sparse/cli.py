@@ -5,14 +5,11 @@
 """
 
 import argparse
-import re
 import sys
 import traceback
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
-from lightning_sparse import callbacks, data, models
 from lightning_sparse._lightning import (
     LightningDataModule,
     LightningModule,
@@ -22,6 +19,8 @@ from lightning_sparse._lightning import (
 )
 from lightning_sparse.callbacks import DCTpSConversion, SparsityCallback
 from lightning_sparse.callbacks.moving import MovingSupports
+from lightning_sparse.cli_errors import check_ckpt_path, near, shorten, where_to_look
+from lightning_sparse.extras import import_extra
 from lightning_sparse.reporting.asni_report import report_asni
 from lightning_sparse.reporting.cost import LayerCost, cost_table
 from lightning_sparse.selection import layer_name, select_weights
@@ -30,9 +29,6 @@ __all__ = ["PlanTrainer", "main"]
 
 Sparsifier: TypeAlias = SparsityCallback | DCTpSConversion
 """What can say which weights it selects, and how many it keeps."""
-
-# jsonargparse finds a class by its short name once its module is imported.
-_KNOWN_BY_NAME = (callbacks, data, models)
 
 LEGEND = """\
 All figures follow from shapes alone; nothing here is measured. Multiply-adds are those of one matrix-vector
@@ -55,9 +51,10 @@ class PlanTrainer(Trainer):
             model.configure_model()
         found = [callback for callback in callbacks_of(self) if isinstance(callback, Sparsifier)]
         for callback in found:
-            print(f"\n{callback.describe()}")
             if isinstance(callback, SparsityCallback):
                 callback.learn_length(self)
+                callback.check_module(model)
+            print(f"\n{callback.describe()}")
             if not (isinstance(callback, MovingSupports) and not callback.draws_masks):
                 print(_plan_table(model, callback))
         if not found:
@@ -71,12 +68,12 @@ def main(args: list[str] | None = None) -> None:
     if words[:1] == ["plot"]:
         return _plot(words[1:])
     try:
-        cli = cli_module()
+        import_extra("jsonargparse", "the command line")
     except ModuleNotFoundError as error:
-        sys.exit(f'error: {error}. The command line needs `pip install "lightning-sparse[recipes]"`.')
+        sys.exit(f"error: {error}")
     from jsonargparse import ArgumentError
 
-    sparse_cli = _make_cli(cli.LightningCLI)
+    sparse_cli = _make_cli(cli_module().LightningCLI)
     _refuse_unknown(words, [*sparse_cli.subcommands(), "plot"])
     try:
         sparse_cli(
@@ -90,7 +87,8 @@ def main(args: list[str] | None = None) -> None:
         message = _message_of_ours(error)
         if message is None and not (isinstance(error, ArgumentError) or _raised_in("jsonargparse", error)):
             raise
-        _stop(message or shorten(str(error)))
+        hint = where_to_look(str(error), words[0], sparse_cli.options(words[0]))
+        _stop(message or shorten(str(error)) + hint)
 
 
 def _plot(words: list[str]) -> None:
@@ -135,20 +133,34 @@ def _stop(message: str) -> NoReturn:
 
 def _refuse_unknown(words: list[str], commands: list[str]) -> None:
     """Stop at a command that is none; LightningCLI would not name ``plot`` among those that there are."""
-    if words and not words[0].startswith("-") and words[0] not in commands:
-        close = get_close_matches(words[0], commands, n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        _stop(f"the command must be one of {', '.join(commands)}, got {words[0]!r}.{hint}")
+    rule = f"the command must be one of {', '.join(commands)}, got"
+    if not words:
+        _stop(f"{rule} none (see `lightning-sparse --help`)")
+    if not words[0].startswith("-") and words[0] not in commands:
+        _stop(f"{rule} {words[0]!r}" + (near(words[0], commands) or "."))
 
 
 def _make_cli(base: type) -> Any:
     """Return our LightningCLI; its base is chosen when it is used, as it needs jsonargparse."""
+    parsers: list[Any] = []
 
     class SparseCLI(base):  # type: ignore[misc]
         @staticmethod
         def subcommands() -> dict[str, set[str]]:
             known: dict[str, set[str]] = base.subcommands()  # type: ignore[attr-defined]
             return {**known, "plan": {"model", "dataloaders", "datamodule"}}
+
+        def add_arguments_to_parser(self, parser: Any) -> None:
+            """Remember the parsers, which are made in the order of the commands."""
+            parsers.append(parser)
+
+        @classmethod
+        def options(cls, command: str) -> list[str]:
+            parser = dict(zip(cls.subcommands(), parsers, strict=False)).get(command)
+            return [] if parser is None else list(parser.get_defaults().keys())
+
+        def before_instantiate_classes(self) -> None:
+            check_ckpt_path(self.config[self.subcommand].get("ckpt_path"))
 
         def after_fit(self) -> None:
             """Test the trained net if the data has a test set."""
@@ -179,48 +191,6 @@ def _plan_table(model: LightningModule, callback: Sparsifier | None) -> str:
         kept = callback.planned_total(sum(sizes.values()))  # scores will share it out
     costs = [LayerCost(layer_name(name), tuple(shape), budgets.get(name)) for name, shape in shapes.items()]
     return cost_table(costs, kept)
-
-
-_NOISE = re.compile(
-    r"Does not validate|Subtypes:|Errors:|Not a valid subclass|Subclass types expect|a class path|a dict with"
-    r"|Expected a <class 'NoneType'>|Given value type|Given value: (NestedArg|Namespace|[\[{])"
-    r"|Expected a path but"
-)
-_BASE_CLASS = re.compile(
-    r"Problem with given class_path '(pytorch_lightning|lightning\.pytorch)[\w.]*\.\w+':"
-)
-
-
-def shorten(message: str) -> str:
-    r"""Return the lines of jsonargparse's message that say what is wrong, each once.
-
-    It tries every type that an argument may have, and reports on all of them.
-
-    >>> shorten("Does not validate against any of the Union subtypes\n - Option 'densty' is not accepted")
-    "Option 'densty' is not accepted"
-    """
-    lines = [line.strip(" -") for line in message.splitlines()]
-    lines = [line for line in lines if line and not _NOISE.search(line)]
-    if ours := [line for line in lines if line.startswith("`")]:  # a check of ours says it best
-        return " ".join(dict.fromkeys(ours))
-    for index in [i for i, line in enumerate(lines) if _BASE_CLASS.match(line)]:
-        lines[index : index + 2] = ["", ""]  # a callback's options are tried on Lightning's base class too
-    literal = any("typing.Literal" in line for line in lines)
-    lines = [_translate(line, literal) for line in lines if line]
-    return " ".join(dict.fromkeys(lines)) or message
-
-
-def _translate(line: str, literal: bool) -> str:
-    """Say in plain words what jsonargparse expected; a name is tried as a class where a literal is due."""
-    expected, _, name = line.partition("Expected a dot import path string: ")
-    if name and literal:
-        return f"{expected}got {name!r}."
-    if name:
-        names = [known for module in _KNOWN_BY_NAME for known in module.__all__]
-        close = get_close_matches(name, names, n=1)
-        return f"{expected}There is no class {name!r}" + (f"; did you mean {close[0]}?" if close else ".")
-    line = re.sub(r"Given value: (.*)", r"got \1.", line)
-    return re.sub(r"Expected a typing\.Literal\[(.*)\]", r"must be one of \1,", line)
 
 
 def _raised_in(package: str, error: BaseException) -> bool:

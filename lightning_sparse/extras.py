@@ -10,7 +10,7 @@ def import_extra(name: str, purpose: str) -> ModuleType:
     """Import a module of an optional package, or say how to install it.
 
     Raises:
-        ModuleNotFoundError: If the package is not installed; it names the pip command.
+        ModuleNotFoundError: If the package is not installed; it names the pip commands.
     """
     package = name.partition(".")[0]
     try:
@@ -19,6 +19,7 @@ def import_extra(name: str, purpose: str) -> ModuleType:
         if error.name != package:
             raise
         raise ModuleNotFoundError(
-            f'`{package}` must be installed for {purpose}: pip install "lightning-sparse[recipes]"'
+            f'`{package}` must be installed for {purpose}: pip install ".[recipes]" in a checkout, else '
+            'pip install "lightning-sparse[recipes]"'
         ) from error
     return importlib.import_module(name)

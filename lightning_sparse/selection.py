@@ -77,9 +77,9 @@ def select_weights(
             weight is lazy and has no shape yet; if nothing is selected.
     """
     candidates = _candidates(module)
-    for argument, patterns in (("include", include or ()), ("exclude", exclude)):
-        _check_patterns(argument, patterns, candidates)
+    _check_patterns("include", include or (), candidates, candidates)
     wanted = [c for c in candidates if (c.by_default if include is None else c.matches(include))]
+    _check_patterns("exclude", exclude, candidates, wanted)
     if include is None:
         _warn_parametrized(module)
         _warn_frozen([c.name for c in wanted if not c.parameter.requires_grad])
@@ -189,11 +189,16 @@ def _candidates(module: nn.Module) -> list[_Candidate]:
     return list(found.values())
 
 
-def _check_patterns(argument: str, patterns: Iterable[str], candidates: Sequence[_Candidate]) -> None:
+def _check_patterns(
+    argument: str,
+    patterns: Iterable[str],
+    candidates: Sequence[_Candidate],
+    selectable: Sequence[_Candidate],
+) -> None:
     for pattern in patterns:
         matched = [c for c in candidates if c.matches([pattern])]
         if not matched:
-            names = [name for c in candidates for name in c.names]
+            names = [name for c in selectable if c.maskable for name in c.names]
             raise ValueError(
                 f"`{argument}` pattern {pattern!r} matches no parameter of the module."
                 + _did_you_mean(pattern, names)

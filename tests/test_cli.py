@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from lightning_sparse import data
-from lightning_sparse.cli import _has_test_set, main, shorten
+from lightning_sparse.cli import _has_test_set, main
+from lightning_sparse.cli_errors import check_ckpt_path, shorten
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "recipes" / "quickstart.yaml")
@@ -16,6 +17,15 @@ DENSE = str(ROOT / "recipes" / "overlays" / "dense.yaml")
 def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["lightning-sparse"])
+
+
+def stopped_with(capsys, *words):
+    """Return the error of a command line."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(words))
+    assert stopped.value.code == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    return error
 
 
 def test_quickstart_logs_checkpoints_and_tests(tmp_path, capsys):
@@ -91,9 +101,18 @@ def test_method_objects_by_class_path(capsys):
     [
         (["--trainer.callbacks+=PruneAtInt"], "There is no class 'PruneAtInt'; did you mean PruneAtInit?"),
         (["--trainer.callbacks.method=snpi"], "must be one of 'random', 'uniform', 'erk'"),
+        (["--trainer.callbacks.method=ekr"], "'grasp', 'synflow', got 'ekr'; did you mean erk?"),
         (
             ["--trainer.callbacks.method.class_path=SNIP", "--trainer.callbacks.method.init_args.batches=2"],
-            "Option 'batches' is not accepted",
+            "Option 'batches' is not accepted, got 2; did you mean num_batches?",
+        ),
+        (
+            [
+                "--trainer.callbacks.method.class_path=FORCE",
+                "--trainer.callbacks.method.init_args.iteration=3",
+            ],
+            "Parser key \"method\": Problem with given class_path 'lightning_sparse.FORCE': "
+            "Option 'iteration' is not accepted, got 3; did you mean iterations?",
         ),
         (
             [
@@ -104,22 +123,52 @@ def test_method_objects_by_class_path(capsys):
         ),
         (
             ["--trainer.callbacks.method.class_path=Snip"],
-            "'snip', 'iterative_snip', 'force', 'grasp', 'synflow', got 'Snip'",
+            "'snip', 'iterative_snip', 'force', 'grasp', 'synflow', got 'Snip'; did you mean snip?",
         ),
-        (["--trainer.callbacks.mask_ablation=shufle"], "must be one of 'shuffle', 'reinit', 'invert'"),
+        (["--trainer.callbacks.method={class_path: snip}"], "'synflow', got 'snip'; did you mean SNIP?"),
+        (["--trainer.callbacks.mask_ablation=shufle"], "'invert', got 'shufle'; did you mean shuffle?"),
         (["--trainer.callbacks.density=0"], "`density` must be in (0, 1], got 0"),
         (["--trainer.callbacks.density=1.5"], "`density` must be in (0, 1], got 1.5"),
         (["--trainer.callbacks.density=abc"], "Expected a <class 'float'> got abc."),
-        (["--trainer.callbacks.densty=0.1"], "Option 'densty' is not accepted"),
+        (
+            ["--trainer.callbacks.densty=0.1"],
+            "Option 'densty' is not accepted, got 0.1; did you mean density?",
+        ),
+        (
+            ["--model.net.in_feature=3"],
+            "Option 'in_feature' is not accepted, got 3; did you mean in_features?",
+        ),
+        (
+            ["--model.optimizer.lrr=3"],
+            "key \"optimizer\": Option 'lrr' is not accepted, got 3; did you mean lr?",
+        ),
         (["--trainer.callbacks.exclude=[nope]"], "`exclude` pattern 'nope' matches no parameter"),
+        (
+            ["--trainer.callbacks.exclude=[net.fc.*]"],
+            "names here: net.fcs.4.weight, net.fcs.2.weight, net.fcs.0.weight.",
+        ),
         (
             ["--trainer.callbacks.density_overrides={net.fcs.0.weight: 1.0}"],
             "`density_overrides` must leave the other 2 layers between",
         ),
-        (["--trainer.nope=3"], "--trainer.nope=3"),
-        (["--data.nope=1"], "Option 'nope' is not accepted"),
+        (["--trainer.nope=3"], "arguments: --trainer.nope=3 (see `lightning-sparse fit --help`)"),
+        (["--trainer.max_epchs=3"], "arguments: --trainer.max_epchs=3; did you mean max_epochs?"),
+        (["--trianer.max_epochs=3"], "arguments: --trianer.max_epochs=3; did you mean trainer.max_epochs?"),
+        (["--ckpt_pth=last"], "arguments: --ckpt_pth=last; did you mean ckpt_path?"),
+        (
+            ["--data.nope=1"],
+            "Option 'nope' is not accepted, got 1. DigitsDataModule takes test_fraction, batch_",
+        ),
         (["--data=MNISTDataModule", "--data.data_dir=nowhere"], "`data_dir` must hold MNIST"),
         (["--config=nowhere.yaml"], "File does not exist"),
+        (
+            [f"--config={ROOT}/recipes/mnist/lenet300_rgil.yaml"],
+            "lenet300_rgil.yaml'; did you mean lenet300_rigl.yaml",
+        ),
+        (
+            ["--ckpt_path=nope.ckpt"],
+            "`ckpt_path` must be a checkpoint, got 'nope.ckpt', which does not exist.",
+        ),
     ],
 )
 def test_a_mistake_costs_two_lines(capsys, arguments, message, monkeypatch):
@@ -127,13 +176,66 @@ def test_a_mistake_costs_two_lines(capsys, arguments, message, monkeypatch):
         raise AssertionError("training started")
 
     monkeypatch.setattr(data.DigitsDataModule, "train_dataloader", no_training)
+    error = stopped_with(capsys, "fit", "--config", QUICKSTART, *arguments)
+    assert message in error
+    assert len(error) < 500
+
+
+def test_misspelt_options_in_a_recipe(tmp_path, capsys):
+    text = Path(QUICKSTART).read_text()
+    recipe = tmp_path / "recipe.yaml"
+    for word, wrong, message in [
+        ("density:", "densty:", "Option 'densty' is not accepted, got 0.05; did you mean density?"),
+        ("max_epochs:", "max_epoch:", "does not accept option 'trainer.max_epoch'; did you mean max_epochs?"),
+    ]:
+        recipe.write_text(text.replace(word, wrong))
+        assert stopped_with(capsys, "fit", "--config", str(recipe)).endswith(message)
+
+
+def test_a_value_is_shown_only_where_it_is_sure():
+    refused = "Option 'lr' is not accepted"
+    assert shorten(f"- {refused}\nGiven value: {{'lr': 0.1}}") == f"{refused}, got 0.1."
+    assert shorten(f"- {refused}\nGiven value: {{'lr': 0.1, 'net': {{'lr': 3}}}}") == f"{refused}."
+
+
+def test_what_follows_a_refused_option_is_kept():
+    assert shorten("Option 'lr' is not accepted\nand more") == "Option 'lr' is not accepted. and more"
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_a_missing_checkpoint_stops_before_data_is_touched(capsys, monkeypatch, command):
+    def no_data(*_):
+        raise AssertionError("data was touched")
+
+    monkeypatch.setattr(data.DigitsDataModule, "setup", no_data)
+    Path("last.ckpt").touch()
+    error = stopped_with(capsys, command, "--config", QUICKSTART, "--ckpt_path", "lst.ckpt")
+    assert error.endswith("got 'lst.ckpt', which does not exist; did you mean last.ckpt?")
+
+
+@pytest.mark.parametrize("path", [None, "best", "last", "hpc", "registry:a:b", "s3://a/b.ckpt", ".", Path()])
+def test_checkpoints_that_lightning_finds_by_itself(path):
+    check_ckpt_path(path)
+
+
+def test_plan_refuses_masks_as_fit_does(tmp_path, capsys):
+    overlay = ["--config", QUICKSTART, "--config", str(ROOT / "recipes" / "overlays" / "ticket.yaml")]
+    errors = {stopped_with(capsys, command, *overlay) for command in ("plan", "fit")}
+    assert errors == {"error: `mask_path` must be a file, got 'ticket.pt', which does not exist."}
+    torch.save({"net.fcs.0.weight": torch.ones(2, 2, dtype=torch.bool)}, "ticket.pt")
+    (error,) = {stopped_with(capsys, command, *overlay) for command in ("plan", "fit")}
+    assert error.startswith(
+        "error: `mask_path` 'ticket.pt' has a mask of shape (2, 2) for 'net.fcs.0.weight'"
+    )
+
+
+def test_a_missing_extra_names_the_pip_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)
     with pytest.raises(SystemExit) as stopped:
-        main(["fit", "--config", QUICKSTART, *arguments])
-    assert stopped.value.code == 2
-    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert len(error) == 1
-    assert message in error[0]
-    assert len(error[0]) < 500
+        main(["fit"])
+    assert str(stopped.value.code).startswith(
+        "error: `jsonargparse` must be installed for the command line: pip"
+    )
 
 
 def test_an_error_in_training_keeps_its_traceback(monkeypatch):

@@ -70,10 +70,14 @@ def test_general_help_mentions_plot(capsys):
     assert "lightning-sparse plot asni RUN..." in " ".join(capsys.readouterr().out.split())
 
 
-def test_an_unknown_command_names_them_all(capsys):
+def test_no_command_or_an_unknown_one_names_them_all(capsys):
+    line = stopped_with(capsys)
+    assert line.startswith(
+        "error: the command must be one of fit, validate, test, predict, plan, plot, got none"
+    )
     line = stopped_with(capsys, "plto", "asni")
     assert line.startswith("error: the command must be one of fit, validate, test, predict, plan, plot, got")
-    assert line.endswith("Did you mean plot?")
+    assert line.endswith("got 'plto'; did you mean plot?")
 
 
 @pytest.mark.usefixtures("no_lightning_cli")
@@ -120,4 +124,6 @@ def test_a_missing_extra_names_the_pip_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SystemExit) as stopped:
         main(["plot", "asni", "ac"])
-    assert 'pip install "lightning-sparse[recipes]"' in str(stopped.value.code)
+    assert str(stopped.value.code).endswith(
+        'for plots: pip install ".[recipes]" in a checkout, else pip install "lightning-sparse[recipes]"'
+    )

@@ -1,4 +1,5 @@
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -57,8 +58,13 @@ def test_recipe_can_be_reproduced_and_resumed(recipe):
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
 def test_overlay_plans_over_every_recipe(overlay, capsys):
+    needs_ticket = "mask_path:" in overlay.read_text()
     for recipe in EVERY:
-        main(["plan", "--config", str(recipe), "--config", str(overlay)])
+        refused = pytest.raises(SystemExit) if needs_ticket else nullcontext()
+        with refused:
+            main(["plan", "--config", str(recipe), "--config", str(overlay)])
+        error = capsys.readouterr().err
+        assert ("`mask_path` must be a file, got 'ticket.pt', which does not exist." in error) == needs_ticket
 
 
 # Table 1 of the ASNI paper: epochs, batch size, learning rate; with SGD also weight decay and delta.

@@ -112,6 +112,16 @@ def test_pattern_that_matches_nothing(argument):
         select_weights(Net(), **{argument: ["hed.weight"]})
 
 
+def test_patterns_are_shown_only_names_that_they_could_select():
+    net = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3), nn.Linear(3, 2))
+    with pytest.raises(ValueError, match=r"'1.wght' .*; names here: 1.weight, 2.weight.$"):
+        select_weights(net, exclude=["1.wght"])
+    with pytest.raises(ValueError, match=r"'1.wght' .*; names here: 1.weight, 2.weight, 0.weight.$"):
+        select_weights(net, include=["1.wght"])
+    with pytest.raises(ValueError, match=r"'1.wght' .*; names here: 0.weight.$"):
+        select_weights(net, include=["0.weight"], exclude=["1.wght"])
+
+
 def test_include_of_vectors_only():
     with pytest.raises(ValueError, match=r"cannot be sparse \(norm.weight\)"):
         select_weights(Net(), include=["norm.*"])
