@@ -1,7 +1,7 @@
 """Trains recipes over budgets and seeds, and says what differs: means, paired differences, a plot.
 
     python -m benchmarks.accuracy lenet5_budgets --data_dir cifar10 --seeds 0 1 2
-    python -m benchmarks.accuracy lenet5_budgets --show
+    python -m benchmarks.accuracy lenet5_budgets --show --against "DCTpS (EPL) + RigL"
 
 Each run is `lightning-sparse fit` with a recipe and some overrides; its test accuracy after the last epoch is
 added to `<results>/<experiment>.jsonl`. Runs that are there already are not repeated, so a broken series goes
@@ -45,8 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _parse(argv)
     experiment = EXPERIMENTS[options.experiment]
     names = [method.name for method in experiment.methods]
-    if unknown := set(options.methods or []) - set(names):
-        raise SystemExit(f"`--methods` must be among {', '.join(names)}, got {', '.join(sorted(unknown))}.")
+    against = options.against or experiment.against
+    _refuse_unknown("--methods", options.methods or (), names)
+    _refuse_unknown("--against", (against,), [m.name for m in experiment.methods if not m.dense])
     path = options.results / f"{options.experiment}{'-smoke' if options.smoke else ''}.jsonl"
     if not options.show:
         torch.set_num_threads(options.threads)
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         run(chosen, options.seeds or experiment.seeds, path, options.data_dir, options.smoke)
     records = read(path)
-    print("\n".join(table(experiment, records)))
+    print("\n".join(table(replace(experiment, against=against), records)))
     if options.plot:
         plot(experiment, records, options.plot)
 
@@ -74,6 +75,11 @@ def run(experiment: Experiment, seeds: Sequence[int], path: Path, data_dir: Path
             record = cell | fit(args)
             print(json.dumps(record), flush=True)
             add(record, path)
+
+
+def _refuse_unknown(option: str, given: Sequence[str], names: Sequence[str]) -> None:
+    if unknown := set(given) - set(names):
+        raise SystemExit(f"`{option}` must be among {', '.join(names)}, got {', '.join(sorted(unknown))}.")
 
 
 def _cells(experiment: Experiment) -> Iterator[tuple[Method, int]]:
@@ -181,6 +187,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data_dir", type=absolute, default="data", help="folder with the experiment's data")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: those of the experiment")
     parser.add_argument("--methods", nargs="+", help="names of rows; default: all")
+    parser.add_argument("--against", help="row to print differences from; default: the experiment's")
     parser.add_argument("--budgets", type=int, nargs="+", help="default: those of the experiment")
     return parser.parse_args(argv)
 

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import accuracy
 from benchmarks.experiments import Experiment, Method
-from benchmarks.series import ROOT, paired_interval, read
+from benchmarks.series import ROOT, add, paired_interval, read
 
 DIGITS = Experiment(
     methods=(
@@ -39,6 +39,20 @@ def test_tables_pair_by_seed_and_leave_gaps():
     assert lines[2] == "| a | 51.0 ± 1.0 (3) | - |"
     assert lines[3] == "| b | 50.0 ± 0.0 (2) | - |"
     assert lines[-1] == "| a - b | +1.5 (-4.9 to +7.9) | - |"
+
+
+def test_differences_from_another_row(tmp_path, monkeypatch, capsys):
+    methods = (Method("a", ""), Method("b", ""), Method("c", ""), Method("dense", "", dense=True))
+    monkeypatch.setitem(accuracy.EXPERIMENTS, "made", Experiment(methods, (10,), 100, 1, against="a"))
+    for name, value in [("a", 50.0), ("b", 53.0), ("c", 51.0)]:
+        add(record(name, 10, 0, value), tmp_path / "made.jsonl")
+    show = ["made", "--show", "--results", str(tmp_path)]
+    accuracy.main([*show, "--against", "b"])
+    assert capsys.readouterr().out.splitlines()[-2:] == ["| b - a | +3.0 (1) |", "| b - c | +2.0 (1) |"]
+    accuracy.main(show)
+    assert capsys.readouterr().out.splitlines()[-2:] == ["| a - b | -3.0 (1) |", "| a - c | -1.0 (1) |"]
+    with pytest.raises(SystemExit, match=r"`--against` must be among a, b, c, got dense"):
+        accuracy.main([*show, "--against", "dense"])
 
 
 def test_a_plot_leaves_gaps(tmp_path):
