@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from rounds import ENDS_EARLY
 
 from lightning_sparse.cli import main
 from lightning_sparse.tickets import load_ticket
@@ -36,7 +37,7 @@ def synthetic(content):
     return ["--data=SyntheticDataModule", f"--data.shape={shape}", "--data.size=64", "--data.batch_size=16"]
 
 
-@pytest.mark.filterwarnings("ignore:The fit has ended")  # ASNI and lottery tickets take longer than this
+@ENDS_EARLY
 @pytest.mark.parametrize("recipe", EVERY, ids=lambda path: str(path.relative_to(RECIPES)))
 def test_recipe_plans_and_trains(recipe, tmp_path, capsys):
     content = yaml.safe_load(recipe.read_text())

@@ -22,6 +22,7 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging, WeightAveraging
 from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.strategies import ModelParallelStrategy
+from rounds import ENDS_EARLY
 from torch import nn
 from toy import HoldsMasks, Rotate, Toy, assert_equal, loader, make_toy, sgd, trainer, weights_of
 
@@ -431,6 +432,7 @@ def test_finders(tmp_path, row):
     assert int(sum(mask.sum() for mask in state_of(toy).masks.values())) == 102
 
 
+@ENDS_EARLY
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize(
     "arguments",
