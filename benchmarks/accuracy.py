@@ -26,18 +26,8 @@ from typing import Any
 
 import torch
 
+from benchmarks import series
 from benchmarks.experiments import EXPERIMENTS, Experiment, Method
-from benchmarks.series import (
-    ROOT,
-    absolute,
-    add,
-    difference,
-    figure,
-    options_of_a_series,
-    read,
-    run_cli,
-    spread,
-)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -48,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     against = options.against or experiment.against
     _refuse_unknown("--methods", options.methods or (), names)
     _refuse_unknown("--against", (against,), [m.name for m in experiment.methods if not m.dense])
-    path = options.results / f"{options.experiment}{'-smoke' if options.smoke else ''}.jsonl"
+    path = series.records_of(options.experiment, options)
     if not options.show:
         torch.set_num_threads(options.threads)
         torch.set_flush_denormal(True)  # nets without a signal train on denormals, at a third of the speed
@@ -58,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             methods=tuple(m for m in experiment.methods if m.name in (options.methods or names)),
         )
         run(chosen, options.seeds or experiment.seeds, path, options.data_dir, options.smoke)
-    records = read(path)
+    records = series.read(path)
     print("\n".join(table(replace(experiment, against=against), records)))
     if options.plot:
         plot(experiment, records, options.plot)
@@ -69,12 +59,13 @@ def run(experiment: Experiment, seeds: Sequence[int], path: Path, data_dir: Path
     for seed in seeds:
         for method, budget in _cells(experiment):
             cell = {"method": method.name, "budget": budget, "seed": seed}
-            if any(record.items() >= cell.items() for record in read(path)):  # another process may add to it
+            # Read each time: another process may add to it.
+            if any(record.items() >= cell.items() for record in series.read(path)):
                 continue
             args = arguments(experiment, method, budget, seed, data_dir, smoke)
             record = cell | fit(args)
             print(json.dumps(record), flush=True)
-            add(record, path)
+            series.add(record, path)
 
 
 def _refuse_unknown(option: str, given: Sequence[str], names: Sequence[str]) -> None:
@@ -92,7 +83,7 @@ def arguments(
     experiment: Experiment, method: Method, budget: int, seed: int, data_dir: Path, smoke: bool
 ) -> list[str]:
     """Return the command line of one run."""
-    args = ["fit", f"--config={ROOT / 'recipes' / method.recipe}.yaml", f"--seed_everything={seed}"]
+    args = ["fit", f"--config={series.ROOT / 'recipes' / method.recipe}.yaml", f"--seed_everything={seed}"]
     args += [f"--trainer.max_epochs={experiment.epochs}", *method.overrides]
     if not method.dense:
         args.append(f"--trainer.callbacks.density={budget / experiment.weights!r}")
@@ -107,7 +98,7 @@ def fit(args: list[str]) -> dict[str, Any]:
     said, start, error = io.StringIO(), time.perf_counter(), None
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            run_cli(args)
+            series.run_cli(args)
     except SystemExit as stop:  # how the command ends on a mistake
         error = f"exit {stop.code}: {said.getvalue().strip()[-300:]}"
     except (RuntimeError, ValueError) as failure:
@@ -156,17 +147,17 @@ def table(experiment: Experiment, records: Sequence[dict[str, Any]]) -> list[str
 
 
 def _cell(found: Accuracies, method: Method, budget: int) -> str:
-    return spread(list(found.get((method.name, budget), {}).values()), 1)
+    return series.spread(list(found.get((method.name, budget), {}).values()), 1)
 
 
 def _difference(ours: dict[int, float], theirs: dict[int, float]) -> str:
-    return difference([ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()], 1)
+    return series.difference([ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()], 1)
 
 
 def plot(experiment: Experiment, records: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw accuracy over trained weights, one line per method, its seeds as dots."""
     found = accuracies(records)
-    with figure(path, xscale="log", xlabel="trained weights in the layers") as axes:
+    with series.figure(path, xscale="log", xlabel="trained weights in the layers") as axes:
         for method in experiment.methods:
             if method.dense:
                 values = list(found.get((method.name, experiment.weights), {}).values())
@@ -182,9 +173,9 @@ def plot(experiment: Experiment, records: Sequence[dict[str, Any]], path: Path) 
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = options_of_a_series(__doc__)
+    parser = series.parser(__doc__)
     parser.add_argument("experiment", choices=sorted(EXPERIMENTS))
-    parser.add_argument("--data_dir", type=absolute, default="data", help="folder with the experiment's data")
+    parser.add_argument("--data_dir", type=series.absolute, default="data", help="folder with its data")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: those of the experiment")
     parser.add_argument("--methods", nargs="+", help="names of rows; default: all")
     parser.add_argument("--against", help="row to print differences from; default: the experiment's")

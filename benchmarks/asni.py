@@ -26,17 +26,7 @@ from typing import Any
 import torch
 import yaml
 
-from benchmarks.series import (
-    ROOT,
-    absolute,
-    add,
-    difference,
-    figure,
-    options_of_a_series,
-    read,
-    run_cli,
-    spread,
-)
+from benchmarks import series
 from benchmarks.watch import Watch
 from lightning_sparse.tickets import Ticket, load_ticket, save_ticket
 
@@ -62,15 +52,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run what is missing of a recipe's variants, or show what is there."""
     options = _parse(argv)
     schedule = schedule_of(options.recipe, options.epochs)
-    path = (
-        options.results / f"asni_{options.recipe}_{schedule.epochs}{'-smoke' if options.smoke else ''}.jsonl"
-    )
+    path = series.records_of(f"asni_{options.recipe}_{schedule.epochs}", options)
     if not options.show:
-        path.parent.mkdir(parents=True, exist_ok=True)  # for the tickets
         torch.set_num_threads(options.threads)
         for seed in options.seeds:
             run(options, schedule, seed, path)
-    records = read(path)
+    records = series.read(path)
     print("\n".join(table(records)))
     if options.plot:
         plot(records, options.plot)
@@ -78,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def schedule_of(recipe: str, epochs: int | None) -> Schedule:
     """Return the schedule of a recipe, or one of other length that ends at the same sparsity."""
-    config = yaml.safe_load((ROOT / "recipes" / "asni" / f"{recipe}.yaml").read_text())
+    config = yaml.safe_load((series.ROOT / "recipes" / "asni" / f"{recipe}.yaml").read_text())
     pruner = config["trainer"]["callbacks"][-1]["init_args"]
     own = pruner["search_epochs"]
     gamma = pruner["gamma"] * ((epochs or own) / 2 - 2) / (own / 2 - 2)
@@ -90,7 +77,7 @@ def run(options: argparse.Namespace, schedule: Schedule, seed: int, path: Path) 
     ticket = path.with_name(f"{path.stem}-{seed}.ticket")
     for variant in options.variants:
         names = ("A", "C") if variant in ("A", "C") else (variant,)
-        if any(r["seed"] == seed and r["variant"] == variant for r in read(path)):
+        if any(r["seed"] == seed and r["variant"] == variant for r in series.read(path)):
             continue
         watch, seconds = fit(_arguments(options, schedule, variant, seed, ticket))
         epochs = len(watch.curve) // len(names)
@@ -98,14 +85,14 @@ def run(options: argparse.Namespace, schedule: Schedule, seed: int, path: Path) 
             record = {"variant": name, "seed": seed, "start": watch.starts[place], "kept": watch.kept}
             record |= {"curve": watch.curve[place * epochs : (place + 1) * epochs], "seconds": seconds}
             print(json.dumps({**record, "curve": record["curve"][-1]}), flush=True)
-            add(record, path)
+            series.add(record, path)
 
 
 def _arguments(
     options: argparse.Namespace, schedule: Schedule, variant: str, seed: int, ticket: Path
 ) -> list[str]:
     """Return the command line of one run."""
-    recipes = ROOT / "recipes"
+    recipes = series.ROOT / "recipes"
     args = ["fit", f"--config={recipes}/asni/{options.recipe}.yaml"]
     if variant in ("A", "C"):
         args += schedule.arguments(2)
@@ -149,7 +136,7 @@ def _with_kaiming_scale(ticket: Path) -> Path:
 def fit(args: list[str]) -> tuple[Watch, float]:
     """Run the command in this process, in a folder of its own; return what was noted, and seconds."""
     start = time.perf_counter()
-    run_cli(args)
+    series.run_cli(args)
     return Watch.latest, round(time.perf_counter() - start, 1)
 
 
@@ -163,13 +150,13 @@ def table(records: Sequence[dict[str, Any]]) -> list[str]:
             kept = (
                 ", ".join(sorted({f"{run['kept']:,}" for run in runs.values()})) if variant != "D" else "all"
             )
-            cells = [spread([take(run) for run in runs.values()], 2) for take in columns.values()]
+            cells = [series.spread([take(run) for run in runs.values()], 2) for take in columns.values()]
             lines.append(f"| {variant} | {kept} | {' | '.join(cells)} |")
     lines += ["", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for one, other in PAIRS:
         if seeds := found[one].keys() & found[other].keys():
             cells = [
-                difference([take(found[one][seed]) - take(found[other][seed]) for seed in seeds], 2)
+                series.difference([take(found[one][seed]) - take(found[other][seed]) for seed in seeds], 2)
                 for take in columns.values()
             ]
             lines.append(f"| {one} - {other} | {' | '.join(cells)} |")
@@ -194,7 +181,7 @@ def _last_three(run: dict[str, Any]) -> float:
 
 def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw the test accuracy after each epoch, the mean over seeds (the paper's figure 2b)."""
-    with figure(path, xlabel="epoch") as axes:
+    with series.figure(path, xlabel="epoch") as axes:
         for variant in VARIANTS[:4]:
             curves = [record["curve"] for record in records if record["variant"] == variant]
             if curves:
@@ -203,10 +190,10 @@ def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = options_of_a_series(__doc__)
-    recipes = sorted(path.stem for path in (ROOT / "recipes" / "asni").glob("*.yaml"))
+    parser = series.parser(__doc__)
+    recipes = sorted(path.stem for path in (series.ROOT / "recipes" / "asni").glob("*.yaml"))
     parser.add_argument("recipe", choices=recipes)
-    parser.add_argument("--data_dir", type=absolute, help="folder with the recipe's data, if not its own")
+    parser.add_argument("--data_dir", type=series.absolute, help="folder with the data, if not the recipe's")
     parser.add_argument("--data", help="class of the data module, if not the recipe's")
     parser.add_argument("--epochs", type=int, help="of each training; default: the recipe's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])

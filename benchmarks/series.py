@@ -26,22 +26,28 @@ def run_cli(args: list[str]) -> None:
             os.chdir(before)
 
 
-def options_of_a_series(description: str) -> argparse.ArgumentParser:
+def parser(description: str) -> argparse.ArgumentParser:
     """Return a parser of the options that all series have."""
-    parser = argparse.ArgumentParser(
+    made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--results", type=absolute, default=Path(__file__).parent / "results")
-    parser.add_argument("--show", action="store_true", help="train nothing, show what is there")
-    parser.add_argument("--plot", type=Path, help="file to draw the figure into")
-    parser.add_argument("--smoke", action="store_true", help="one batch a run, just to see that it works")
-    return parser
+    made.add_argument("--threads", type=int, default=1)
+    made.add_argument("--results", type=absolute, default=Path(__file__).parent / "results")
+    made.add_argument("--show", action="store_true", help="train nothing, show what is there")
+    made.add_argument("--plot", type=Path, help="file to draw the figure into")
+    made.add_argument("--smoke", action="store_true", help="one batch a run, just to see that it works")
+    return made
 
 
 def absolute(path: str) -> Path:
     """Return a path that is the same in every folder: as the type of an argument."""
     return Path(path).resolve()
+
+
+def records_of(name: str, options: argparse.Namespace) -> Path:
+    """Return the file with the records of a series; real runs must not take those of smoke for done."""
+    path: Path = options.results / f"{name}{'-smoke' if options.smoke else ''}.jsonl"
+    return path
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -120,7 +120,7 @@ def after_configure_model(module: LightningModule, action: Callable[[], None]) -
 
 def callable_net(module: LightningModule, weights: Iterable[nn.Parameter]) -> nn.Module | None:
     """Return the module, if it has a ``forward``, or else the one child that holds all these weights."""
-    if type(module).forward not in [package.LightningModule.forward for package in _installed]:
+    if overrides(module, "forward"):
         return module
     wanted = {id(weight) for weight in weights}
     holders = [child for child in module.children() if wanted <= {id(p) for p in child.parameters()}]

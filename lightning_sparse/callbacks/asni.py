@@ -10,9 +10,9 @@ from lightning_sparse._lightning import LightningModule, Trainer
 from lightning_sparse.callbacks.epoch_pruning import EpochPruning
 from lightning_sparse.callbacks.epoch_refusals import (
     check_sigmoid,
-    check_writable,
+    check_ticket_path,
     refuse_endless_search,
-    warn_of_overwriting,
+    warn_of_old_ticket,
     warn_of_short_fit,
 )
 from lightning_sparse.functional.allocation import total_budget
@@ -166,14 +166,13 @@ class ASNISigmoidPruner(EpochPruning):
         """Refuse what cannot work, before any batch is drawn."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            if self.ticket_path is not None:
-                check_writable("ticket_path", self.ticket_path)
+            check_ticket_path(self.ticket_path)
             needed = self.epochs + (self.reinit is not None) - (self.epoch if self.begun else 0)
             warn_of_short_fit(type(self).__name__, f"`search_epochs` {self.epochs}", needed, trainer)
 
     def begin_training(self, trainer: Trainer, module: LightningModule) -> None:
         """Keep what the retraining starts from."""
-        warn_of_overwriting("ticket_path", self.ticket_path)
+        warn_of_old_ticket(self.ticket_path)
         ruled = set_by_rule(module, self._alive) if self.reinit == "centroids" else set()
         self._saved = snapshot(module, leave_out=ruled) if self.reinit is not None else {}
 

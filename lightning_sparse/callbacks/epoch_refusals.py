@@ -18,7 +18,7 @@ from lightning_sparse.layers import compact_layers
 __all__ = [
     "check_required_integer",
     "check_sigmoid",
-    "check_writable",
+    "check_ticket_path",
     "refuse_compact_layers",
     "refuse_endless_search",
     "refuse_finetuning",
@@ -26,7 +26,7 @@ __all__ = [
     "refuse_late_start",
     "refuse_other_number",
     "warn_of_early_end",
-    "warn_of_overwriting",
+    "warn_of_old_ticket",
     "warn_of_own_schedule",
     "warn_of_selection",
     "warn_of_short_fit",
@@ -66,21 +66,23 @@ def check_sigmoid(
         raise ValueError(f"`min_increment` must be a percentage in [0, 100), got {min_increment!r}.")
 
 
-def check_writable(argument: str, path: str) -> None:
+def check_ticket_path(path: str | None) -> None:
     """Raise ValueError unless a file can be written there, its folder made if need be."""
+    if path is None:
+        return
     folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
     if "://" in path or Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ValueError(
-            f"`{argument}` must be a file that can be written, got {path!r}. Name one in a folder of this "
+            f"`ticket_path` must be a file that can be written, got {path!r}. Name one in a folder of this "
             "machine that is yours."
         )
 
 
-def warn_of_overwriting(argument: str, path: str | None) -> None:
+def warn_of_old_ticket(path: str | None) -> None:
     """Warn if a file is there that this run will replace."""
     if path is not None and Path(path).exists():
         rank_zero_warn(
-            f"`{argument}` {path!r} is there already, and this run will replace it when its search ends. To "
+            f"`ticket_path` {path!r} is there already, and this run will replace it when its search ends. To "
             "keep it, name another."
         )
 

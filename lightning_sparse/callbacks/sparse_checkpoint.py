@@ -1,7 +1,5 @@
 """Choosing a net by its metric, among those that are as sparse as they are meant to be."""
 
-from typing import Any
-
 from torch import Tensor
 
 from lightning_sparse._lightning import EarlyStopping, LightningModule, ModelCheckpoint, Trainer, callbacks_of
@@ -49,7 +47,8 @@ class SparseCheckpoint(ModelCheckpoint):
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         """Tell whether a checkpoint is among the best so far."""
-        return not still_pruning(trainer) and super().check_monitor_top_k(trainer, current)
+        pruning = any(callback.pruning for callback in _outlooks(trainer))
+        return not pruning and super().check_monitor_top_k(trainer, current)
 
 
 class SparseEarlyStopping(EarlyStopping):
@@ -63,23 +62,17 @@ class SparseEarlyStopping(EarlyStopping):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare, unless the net is still to be pruned, or training to start once more."""
-        if not (still_pruning(trainer) or still_restarting(trainer)):
+        if _is_settled(trainer):
             super().on_train_epoch_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare, unless the net is still to be pruned, or training to start once more."""
-        if not (still_pruning(trainer) or still_restarting(trainer)):
+        if _is_settled(trainer):
             super().on_validation_end(trainer, pl_module)
 
 
-def still_pruning(trainer: Any) -> bool:
-    """Tell whether a callback of a Trainer will prune weights after now."""
-    return any(callback.pruning for callback in _outlooks(trainer))
-
-
-def still_restarting(trainer: Any) -> bool:
-    """Tell whether a callback of a Trainer will start training once more after now."""
-    return any(callback.restarting for callback in _outlooks(trainer))
+def _is_settled(trainer: Trainer) -> bool:
+    return not any(callback.pruning or callback.restarting for callback in _outlooks(trainer))
 
 
 def _outlooks(trainer: Trainer) -> list[Outlook]:

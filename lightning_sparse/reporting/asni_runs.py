@@ -126,7 +126,8 @@ def _origin(part: Part) -> dict[str, dict[str, int]]:
 
     It is empty for dense nets: nothing tells them apart.
     """
-    states = {} if part.checkpoint is None else part.checkpoint.callbacks
+    assert part.checkpoint is not None, "candidates have one"
+    states = part.checkpoint.callbacks
     packed = {name: states.get(name, {}).get("masks", {}) for name in (ASNI, PRUNE_AT_INIT)}
     return {
         name: {layer: mask["crc32"] for layer, mask in masks.items()}
@@ -137,7 +138,6 @@ def _origin(part: Part) -> dict[str, dict[str, int]]:
 
 def _reached(part: Part) -> tuple[int, int]:
     """Return how far a part went, in epochs, then in steps."""
-    if part.checkpoint is None:
-        return -1, -1
+    assert part.checkpoint is not None, "candidates have one"
     state = part.checkpoint.callbacks.get(ASNI, {})
     return state.get("epoch", part.checkpoint.epoch), part.checkpoint.step
