@@ -34,7 +34,8 @@ class Watch(Callback):
         was_training, right, seen = module.training, 0, 0
         module.eval()
         for images, labels in trainer.datamodule.test_dataloader():
-            right += int((module(images).argmax(1) == labels).sum())
+            guesses = module(images.to(module.device)).argmax(1)
+            right += int((guesses.cpu() == labels).sum())
             seen += len(labels)
         module.train(was_training)
         return 100 * right / seen

@@ -7,7 +7,7 @@ a registry that forgets a module when the program does.
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +16,20 @@ from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from lightning_sparse.enforcement import (
+    divides_by_zero,
+    fill_pruned_,
+    keep_only_,
+    keeper,
+    mask_of,
+    state_like,
+    written,
+)
 from lightning_sparse.functional.packing import checksums
 from lightning_sparse.selection import misfit, parameters_by_name
 from lightning_sparse.types import Budgets, Masks
 
-__all__ = ["SparseState", "all_finite", "state_of"]
+__all__ = ["SparseState", "state_of"]
 
 APART = (optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop, optim.Adagrad)
 """Optimizers that treat every coordinate by itself and leave zero weights with zero gradients at zero."""
@@ -41,7 +50,7 @@ class _Plan:
     stays_zero: bool = False
     """Whether such a step leaves pruned weights at zero by itself, the optimizer's state being clean."""
     seen: list[int] = field(default_factory=list)
-    """The weights as they were after the last step; see ``_written``."""
+    """The weights as they were after the last step; see ``written``."""
     masked: list[int] = field(default_factory=list)
     """The gradients as they were when they were masked."""
     divides_by_zero: bool = False
@@ -79,8 +88,8 @@ class SparseState:
 
     @property
     def masks(self) -> Masks:
-        """Boolean mask per weight, True where it is kept, read off what is enforced."""
-        return {name: _kept(keep) for name, keep in self._keep.items()}
+        """Boolean mask per weight, on its device, True where it is kept; read off what is enforced."""
+        return {name: mask_of(keep).to(self.weights[name].device) for name, keep in self._keep.items()}
 
     def install_(
         self,
@@ -104,7 +113,7 @@ class SparseState:
             )
         with torch.inference_mode(False):  # masks may be taken up while testing, and trained with later
             self.weights = {name: parameters[name] for name in masks}
-            self._keep = {name: _keeper(weight) for name, weight in self.weights.items()}
+            self._lay_out(masks)
             self._plans.clear()
             self.owner = owner
             self.move_(masks, optimizers)
@@ -114,16 +123,16 @@ class SparseState:
         """Change masks: dropped weights become zero, and what ``optimizers`` keep for moved ones as well."""
         optimizers = list(optimizers)
         for plan in self._plans.values():  # what is written here does no harm, unlike what was before
-            plan.stays_zero &= plan.seen in ([], _written(plan.weights))
+            plan.stays_zero &= plan.seen in ([], written(plan.weights))
             plan.seen = []
         for name, mask in masks.items():
             weight, keep = self.weights[name], self._keep[name]
             pruned = ~mask.to(weight.device)
-            reset = pruned | ~_kept(keep)
+            reset = pruned | ~mask_of(keep)
             keep.copy_(~pruned if keep.is_floating_point() else pruned)
             weight.masked_fill_(pruned, 0)
-            for _, value in _state_like(weight, optimizers):
-                value.masked_fill_(reset, 0)
+            for _, value in state_like(weight, optimizers):
+                value.masked_fill_(reset.to(value.device), 0)
             self._counts[name] = int(mask.sum())
 
     @torch.no_grad()
@@ -158,8 +167,8 @@ class SparseState:
                 )
             if alive := int(weight[~mask].count_nonzero()):
                 raise RuntimeError(f"`verify`: {alive} pruned weights of {name!r} are not zero after a step.")
-            for key, value in _state_like(weight, [optimizer]):
-                gathered = value[~mask]
+            for key, value in state_like(weight, [optimizer]):
+                gathered = value[~mask.to(value.device)]
                 # An optimizer may start from another value than zero; nothing may happen to it.
                 if gathered.numel() and (gathered != gathered[0]).any():
                     raise RuntimeError(
@@ -169,6 +178,7 @@ class SparseState:
     def attach(self, optimizers: Sequence[Optimizer], after_step: AfterStep | None = None) -> None:
         """Keep pruned weights at zero after every step of ``optimizers``, in whatever loop they are used."""
         self.detach()
+        self._lay_out(self.masks)  # the weights may be on another device than in an earlier fit
         self.enforced = True
         self._after_step = after_step
         for optimizer in optimizers:
@@ -182,6 +192,9 @@ class SparseState:
         self._plans.clear()
         self._after_step = None
         self.enforced = False
+
+    def _lay_out(self, masks: Mapping[str, Tensor]) -> None:
+        self._keep = {name: keeper(weight, masks[name]) for name, weight in self.weights.items()}
 
     def _hook(self, optimizer: Optimizer) -> None:
         def after_step(optimizer: Optimizer, *_: Any) -> None:
@@ -202,12 +215,12 @@ class SparseState:
             self._hook(optimizer)
         plan = self._plan(optimizer)
         plan.announced = True
-        plan.stays_zero &= plan.seen in ([], _written(plan.weights))
+        plan.stays_zero &= plan.seen in ([], written(plan.weights))
         gradients = [w.grad for w in plan.weights if w.grad is not None]
         keeps = [k for w, k in zip(plan.weights, plan.keep, strict=True) if w.grad is not None]
-        if gradients and not _keep_only_(gradients, keeps, check=True):  # 0 * NaN is NaN
-            _fill_pruned_(gradients, keeps)
-        plan.masked = _written(gradients)
+        if gradients and not keep_only_(gradients, keeps, check=True):  # 0 * NaN is NaN
+            fill_pruned_(gradients, keeps)
+        plan.masked = written(gradients)
 
     @torch.no_grad()
     def mask_weights_(self, optimizer: Optimizer) -> None:
@@ -218,12 +231,12 @@ class SparseState:
         """
         plan = self._plan(optimizer)
         gradients = [w.grad for w in plan.weights if w.grad is not None]
-        plan.stays_zero &= plan.announced and plan.masked == _written(gradients)
+        plan.stays_zero &= plan.announced and plan.masked == written(gradients)
         if not plan.announced or plan.divides_by_zero:
-            _fill_pruned_(plan.weights, plan.keep)
+            fill_pruned_(plan.weights, plan.keep)
         elif plan.weights and not (plan.stays_zero and plan.seen):
-            _keep_only_(plan.weights, plan.keep)
-        plan.seen = _written(plan.weights)
+            keep_only_(plan.weights, plan.keep)
+        plan.seen = written(plan.weights)
         plan.announced = False
 
     def _plan(self, optimizer: Optimizer) -> _Plan:
@@ -233,7 +246,7 @@ class SparseState:
             names = [name for name, weight in self.weights.items() if id(weight) in set(held)]
             plan = _Plan(held, [self.weights[n] for n in names], [self._keep[n] for n in names])
             plan.stays_zero = type(optimizer) in APART
-            plan.divides_by_zero = any(group.get("eps") == 0 for group in optimizer.param_groups)
+            plan.divides_by_zero = divides_by_zero(optimizer, plan.weights)
             self._plans[optimizer] = plan
         return plan
 
@@ -245,55 +258,3 @@ def state_of(module: nn.Module) -> SparseState:
     """Return the one ``SparseState`` of ``module``, an empty one at first."""
     module = getattr(module, "_orig_mod", module)  # Lightning trains what `torch.compile` wrapped
     return _states.setdefault(module, SparseState())
-
-
-def _keeper(weight: Tensor) -> Tensor:
-    """Return what masks ``weight`` fastest, laid out in memory like it, with everything kept.
-
-    On CPU a factor of the weight's type: a product runs ten times as fast as a masked fill. Elsewhere the
-    pruned positions as booleans: a fill takes care of NaN without waiting for the device.
-    """
-    if weight.device.type == "cpu":
-        return torch.ones_like(weight, requires_grad=False)
-    return torch.zeros_like(weight, dtype=torch.bool)
-
-
-def _written(tensors: list[Tensor]) -> list[int]:
-    """Return what changes when somebody writes to tensors in place, or puts others in their place."""
-    return [number for tensor in tensors for number in (id(tensor), tensor._version)]
-
-
-def _kept(keep: Tensor) -> Tensor:
-    return keep != 0 if keep.is_floating_point() else ~keep
-
-
-def _state_like(weight: Tensor, optimizers: Iterable[Optimizer]) -> Iterator[tuple[str, Tensor]]:
-    """Yield what optimizers keep per entry of ``weight``, by name."""
-    for optimizer in optimizers:
-        for key, value in optimizer.state.get(weight, {}).items():
-            if isinstance(value, Tensor) and value.shape == weight.shape:
-                yield key, value
-
-
-def _keep_only_(tensors: list[Tensor], keeps: list[Tensor], check: bool = False) -> bool:
-    """Set pruned entries to zero, the fast way; tell, if asked, whether what was multiplied is finite."""
-    factors = [(t, k) for t, k in zip(tensors, keeps, strict=True) if k.is_floating_point()]
-    if factors:
-        multiplied = [tensor for tensor, _ in factors]
-        torch._foreach_mul_(multiplied, [keep for _, keep in factors])
-    for tensor, pruned in zip(tensors, keeps, strict=True) if len(factors) < len(tensors) else ():
-        if not pruned.is_floating_point():
-            tensor.masked_fill_(pruned, 0)
-    return not check or not factors or all(map(all_finite, multiplied))
-
-
-def _fill_pruned_(tensors: list[Tensor], keeps: list[Tensor]) -> None:
-    """Set pruned entries to zero whatever they are."""
-    for tensor, keep in zip(tensors, keeps, strict=True):
-        tensor.masked_fill_(~_kept(keep), 0)
-
-
-def all_finite(values: Tensor) -> bool:
-    """Tell whether all values are finite."""
-    # A finite sum says so without memory, but that of finite values may overflow.
-    return bool(values.sum().isfinite()) or bool(values.isfinite().all())

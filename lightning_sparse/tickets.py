@@ -41,9 +41,14 @@ def save_ticket(ticket: Ticket, path: str | Path) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"signs": ticket.signs, "centroids": ticket.centroids, "provenance": ticket.provenance}
+    content = {
+        "masks": pack_masks(ticket.masks),
+        "signs": {name: sign.cpu() for name, sign in ticket.signs.items()},
+        "centroids": {name: pair.cpu() for name, pair in ticket.centroids.items()},
+        "provenance": ticket.provenance,
+    }
     unfinished = path.with_name(f"{path.name}.unfinished")
-    torch.save({"masks": pack_masks(ticket.masks), **content}, unfinished)
+    torch.save(content, unfinished)
     unfinished.replace(path)  # whoever is killed while writing leaves an older file whole
 
 

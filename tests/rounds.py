@@ -6,17 +6,23 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR
+from torch.utils._pytree import tree_map_only
 from torchdata.stateful_dataloader import StatefulDataLoader
-from toy import Toy, adamw, loader, sgd, trainer, weights_of
+from toy import Toy, adamw, loader, masks_of, sgd, trainer, weights_of
 
 import lightning_sparse.state
 from lightning_sparse import ExactResume
+from lightning_sparse.callbacks.randomness import rng_state
 from lightning_sparse.functional.masks import count_kept
-from lightning_sparse.state import state_of
 
 ENDS_EARLY = pytest.mark.filterwarnings("ignore:The fit has ended with .* weights before")
+
+
+def on_cpu(tree):
+    """Return a copy of nested dicts and lists, with its tensors on the CPU."""
+    return tree_map_only(Tensor, lambda value: value.to("cpu", copy=True), copy.deepcopy(tree))
 
 
 class Records(pl.Callback):
@@ -31,11 +37,11 @@ class Records(pl.Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if batch_idx == 0:
             epoch = trainer.current_epoch
-            self.started[epoch], self.rng[epoch] = weights_of(pl_module), torch.get_rng_state()
-            self.masks[epoch] = state_of(pl_module).masks
-            schedulers = [c.scheduler.state_dict() for c in trainer.lr_scheduler_configs]
-            optimizers = [optimizer.state_dict() for optimizer in trainer.optimizers]
-            self.states[epoch] = copy.deepcopy((optimizers, schedulers))
+            self.started[epoch], self.rng[epoch] = weights_of(pl_module), rng_state()
+            self.masks[epoch] = masks_of(pl_module)
+            schedulers = [copy.deepcopy(c.scheduler.state_dict()) for c in trainer.lr_scheduler_configs]
+            optimizers = [on_cpu(optimizer.state_dict()) for optimizer in trainer.optimizers]
+            self.states[epoch] = (optimizers, schedulers)
         self.rates.append([group["lr"] for o in trainer.optimizers for group in o.param_groups])
 
     def on_train_batch_end(self, trainer, pl_module, outputs, *_):
@@ -45,7 +51,7 @@ class Records(pl.Callback):
     def on_validation_start(self, trainer, pl_module):
         if not trainer.sanity_checking:
             self.validated[trainer.current_epoch] = weights_of(pl_module)
-            self.validated_masks[trainer.current_epoch] = state_of(pl_module).masks
+            self.validated_masks[trainer.current_epoch] = masks_of(pl_module)
 
     def trained(self):
         """Return how many weights each epoch trained."""
@@ -140,13 +146,13 @@ class CountsMaskings(pl.Callback):
     """How often each step has masked weights, not gradients."""
 
     def __init__(self, monkeypatch):
-        self.calls, keep_only = [], lightning_sparse.state._keep_only_
+        self.calls, keep_only = [], lightning_sparse.state.keep_only_
 
         def counted(tensors, keeps, check=False):
             self.calls[-1] += not check
             return keep_only(tensors, keeps, check)
 
-        monkeypatch.setattr(lightning_sparse.state, "_keep_only_", counted)
+        monkeypatch.setattr(lightning_sparse.state, "keep_only_", counted)
 
     def on_train_batch_start(self, *_):
         self.calls.append(0)

@@ -149,7 +149,7 @@ def test_all_four_variants_of_asni(tmp_path):
         """Of the net that a run leaves."""
         main(["fit", "--config", str(recipe), *changes, *data, f"--trainer.logger.init_args.name={run}"])
         last = next((tmp_path / "runs" / run).rglob("last.ckpt"))
-        return torch.load(last, weights_only=True)["state_dict"]
+        return torch.load(last, "cpu", weights_only=True)["state_dict"]
 
     def still(overlay, *changes):
         rates = ("--model.init_args.optimizer.init_args.lr=0", "--trainer.max_epochs=1")

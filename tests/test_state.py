@@ -163,6 +163,26 @@ def test_weights_on_several_kinds_of_devices():
         assert layer.weight.grad[masks["0.weight"]].ne(0).any()
 
 
+@pytest.mark.parametrize("stored", ["factor", "pruned positions"])
+def test_an_epsilon_that_half_precision_rounds_to_zero(stored):
+    """Adam divides 0 by 0 then: a pruned weight would be NaN from the second step on."""
+    torch.manual_seed(0)
+    net = nn.Linear(8, 8, bias=False).half()
+    masks = {"weight": torch.rand(8, 8) < 0.5}
+    optimizer = torch.optim.Adam(net.parameters(), 0.01, foreach=False)
+    state = state_of(net)
+    state.install_(net, masks, OWNER)
+    if stored == "pruned positions":  # as on a GPU
+        state._keep["weight"] = ~masks["weight"]
+    for _ in range(4):
+        net.weight.grad = torch.randn(8, 8).half()
+        state.mask_gradients_(optimizer)
+        optimizer.step()
+        state.mask_weights_(optimizer)
+    assert net.weight[~masks["weight"]].eq(0).all()
+    assert net.weight.isfinite().all()
+
+
 @pytest.mark.parametrize("through_data", [False, True])
 def test_weights_that_somebody_swaps_in(through_data):
     """Writing to a parameter is noticed at the next step; to its `.data`, when all weights are masked."""
@@ -213,8 +233,8 @@ def test_common_optimizers_need_no_second_pass(monkeypatch):
     state.install_(net, masks, OWNER, [optimizer])
     state.attach([optimizer])
     calls = []
-    original = sparsity_state._keep_only_
-    monkeypatch.setattr(sparsity_state, "_keep_only_", lambda *a, **k: calls.append(a) or original(*a, **k))
+    original = sparsity_state.keep_only_
+    monkeypatch.setattr(sparsity_state, "keep_only_", lambda *a, **k: calls.append(a) or original(*a, **k))
     for _ in range(4):
         net(torch.randn(2, 32, 5, 5)).sum().backward()
         state.mask_gradients_(optimizer)

@@ -1,6 +1,7 @@
 """A small net and data that all tests of callbacks train on."""
 
 import csv
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,6 +15,14 @@ from lightning_sparse import SparsityCallback
 from lightning_sparse.functional.allocation import uniform
 from lightning_sparse.functional.masks import layerwise_masks
 from lightning_sparse.state import state_of
+
+ACCELERATOR = os.environ.get("LIGHTNING_SPARSE_TEST_ACCELERATOR", "cpu")
+"""What all tests of callbacks train on: "gpu" runs them there, where there is one."""
+
+if ACCELERATOR == "gpu":  # many tests compare runs bit by bit
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -40,7 +49,7 @@ class Toy(pl.LightningModule):
             nn.Conv2d(3, 8, 3),
             nn.BatchNorm2d(8),
             nn.ReLU(),
-            nn.AdaptiveAvgPool2d(5),
+            nn.AvgPool2d(2, stride=1),  # an adaptive pool is not reproducible on a GPU
             nn.Flatten(),
             nn.Dropout(dropout),
             nn.Linear(200, 4),
@@ -81,7 +90,7 @@ def loader(batches: int = 4, batch_size: int = 8, **arguments: Any) -> DataLoade
 def trainer(tmp_path: Any, *callbacks: Any, **arguments: Any) -> pl.Trainer:
     defaults: dict[str, Any] = {
         "max_epochs": 2,
-        "accelerator": "cpu",
+        "accelerator": ACCELERATOR,
         "devices": 1,
         "logger": False,
         "enable_checkpointing": False,
@@ -117,13 +126,17 @@ class HoldsMasks(pl.Callback):
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in module.state_dict().items()}
+    return {name: value.detach().to("cpu", copy=True) for name, value in module.state_dict().items()}
+
+
+def masks_of(module: nn.Module) -> dict[str, Tensor]:
+    return {name: mask.cpu() for name, mask in state_of(module).masks.items()}
 
 
 def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert a.keys() == b.keys()
     for name in a:
-        assert torch.equal(a[name], b[name]), name
+        assert torch.equal(a[name].cpu(), b[name].cpu()), name
 
 
 class Rotate(SparsityCallback):

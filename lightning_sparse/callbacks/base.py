@@ -215,7 +215,8 @@ class SparsityCallback(Outlook, Callback, ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self._state()
-        carried = state.masks if state.owner is self else self._carried
+        masks = state.masks if state.owner is self else self._carried
+        carried = {name: mask.cpu() for name, mask in masks.items()}  # may be unpickled without a GPU
         handed_over = self in state.finished and state.owner is not self
         return {**without_module(self), "_module": None, "_carried": carried, "_handed_over": handed_over}
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_sparse.enforcement import all_finite
 from lightning_sparse.functional.packing import pack_bits, unpack_bits
 from lightning_sparse.functional.regrowth import positions_of
 from lightning_sparse.functional.saliency.base import Average
 from lightning_sparse.layers import DensePlusSparse, compact_layers
-from lightning_sparse.state import SparseState, all_finite, state_of
+from lightning_sparse.state import SparseState, state_of
 
 __all__ = [
     "CompactWeight",

@@ -17,9 +17,10 @@ __all__ = ["generators_of_loaders", "left_undisturbed", "rng_state", "set_rng_st
 def rng_state() -> dict[str, Any]:
     """Return the states of the global generators, in types that a checkpoint may hold."""
     name, keys, *rest = np.random.get_state()  # noqa: NPY002 - the global generator is what users draw from
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # asking for the state would start it
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "cuda": torch.cuda.get_rng_state() if in_use else None,
         "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
         "python": random.getstate(),
     }

@@ -10,10 +10,10 @@ from lightning_sparse.callbacks.connections import Connections, GradientSum
 from lightning_sparse.callbacks.move_refusals import refuse_long_average
 from lightning_sparse.callbacks.moving import MovingSupports
 from lightning_sparse.callbacks.processes import mean_over_processes
+from lightning_sparse.enforcement import all_finite
 from lightning_sparse.functional.regrowth import move_support
 from lightning_sparse.functional.saliency.base import check_count
 from lightning_sparse.functional.schedules import DropScheduleName
-from lightning_sparse.state import all_finite
 from lightning_sparse.types import AllocationName
 
 __all__ = ["RigLCallback"]

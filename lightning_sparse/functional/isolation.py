@@ -42,6 +42,7 @@ def left_as_found(
     """
     devices = sorted({p.device.index for p in module.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices), torch.no_grad(), ExitStack() as undo:
+        undo.enter_context(_differentiable_recurrence(module))
         for layer in module.modules():
             for restore in _restorers(layer, parameters):
                 undo.callback(restore)
@@ -51,6 +52,18 @@ def left_as_found(
             module.train(training)
         with torch.enable_grad():
             yield
+
+
+@contextmanager
+def _differentiable_recurrence(module: nn.Module) -> Iterator[None]:
+    """Keep cuDNN out of recurrent nets: it has no gradient of them in eval mode, nor ever a second one."""
+    enabled = torch.backends.cudnn.enabled
+    if any(isinstance(layer, nn.RNNBase) for layer in module.modules()):
+        torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = enabled
 
 
 @contextmanager

@@ -223,7 +223,8 @@ def _kth_largest(tensors: Sequence[Tensor], k: int) -> float:
     """
     if any(tensor.device.type != "cpu" for tensor in tensors):
         best = torch.cat([t.to(tensors[0].device) for t in tensors]).topk(k).values
-        return math.nan if best[0].isnan() else float(best[-1])  # topk takes NaN for the largest
+        kth: float = best[-1].item()
+        return math.nan if best[0].isnan() else kth  # topk takes NaN for the largest
     arrays = [tensor.numpy() for tensor in tensors]
     if sum(array.size for array in arrays) < 8 * _SAMPLE:
         values = np.concatenate(arrays)

@@ -51,7 +51,7 @@ def draw_support(size: int, k: int, generator: torch.Generator) -> Tensor:
         generator: On the CPU, so that its draws are the same on every machine.
 
     Returns:
-        Sorted int64 tensor of k positions in [0, N).
+        Sorted int64 tensor of k positions in [0, N), on the CPU.
 
     Raises:
         ValueError: If k is out of range, or the generator is not on the CPU.
@@ -67,12 +67,12 @@ def draw_support(size: int, k: int, generator: torch.Generator) -> Tensor:
             f"`generator` must be on the CPU, where draws are the same everywhere, got {generator.device}."
         )
     if 2 * k > size:
-        left_out = torch.ones(size, dtype=torch.bool)
+        left_out = torch.ones(size, dtype=torch.bool, device="cpu")  # whatever the default is
         left_out[draw_support(size, size - k, generator)] = False
         return left_out.nonzero().flatten()
-    drawn = torch.empty(0, dtype=torch.int64)
+    drawn = torch.empty(0, dtype=torch.int64, device="cpu")
     while len(drawn) < k:
-        uniform = torch.rand(k - len(drawn), generator=generator, dtype=torch.float64)
+        uniform = torch.rand(k - len(drawn), generator=generator, dtype=torch.float64, device="cpu")
         new = (uniform * size).long()  # `randint` draws differently in some versions of PyTorch
         drawn = torch.unique(torch.cat([drawn, new]))
     return drawn

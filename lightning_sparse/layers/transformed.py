@@ -95,7 +95,9 @@ class Transformed(Product):
         return d_x, d_values, d_alpha
 
     def _items_at_a_time(self, x: Tensor) -> int:
-        """Return how many vectors or images make a part."""
+        """Return how many vectors or images make a part: all of them where there is no cache to stay in."""
+        if x.device.type != "cpu":
+            return max(1, len(x))
         return max(1, self.floats_at_a_time // self._floats_per_item(x))
 
     @abstractmethod

@@ -293,7 +293,7 @@ def test_another_backend_and_seed_resume(tmp_path):
 
 def test_a_checkpoint_is_small_and_plain(tmp_path):
     toy, path = saved(tmp_path)
-    content = torch.load(path, weights_only=True)
+    content = torch.load(path, "cpu", weights_only=True)
     assert set(content["state_dict"]) == set(toy.state_dict())
     assert content["callbacks"]["DCTpSConversion"]["config"]["density"] == 0.1
     assert max(v.numel() for k, v in content["state_dict"].items() if k.startswith("net.")) == 51
@@ -371,7 +371,7 @@ def test_load_from_checkpoint(tmp_path, kind, weights_only, recwarn):
     module = kind(width=5)
     convert = DCTpSConversion(0.1, "erk", alpha_requires_grad=False, backend="transform")
     fit(tmp_path, module, checkpoint, convert=convert, enable_checkpointing=True)
-    loaded = load_from_checkpoint(kind, tmp_path / "it.ckpt")
+    loaded = load_from_checkpoint(kind, tmp_path / "it.ckpt", map_location="cpu")
     assert type(loaded) is kind
     assert loaded.loaded > 0
     assert_equal(weights_of(module), weights_of(loaded))
@@ -394,7 +394,7 @@ def test_load_from_checkpoint_knows_the_patch_order(tmp_path):
         convert=DCTpSConversion(0.1, patch_order="chw"),
         enable_checkpointing=True,
     )
-    loaded = load_from_checkpoint(Saved, tmp_path / "it.ckpt")
+    loaded = load_from_checkpoint(Saved, tmp_path / "it.ckpt", map_location="cpu")
     x = loader(1).dataset.tensors[0]
     torch.testing.assert_close(module.eval().net(x), loaded.eval().net(x))
     kernel = compact_layers(loaded)["net.0"]
@@ -517,7 +517,7 @@ def test_strategies_that_split_weights(tmp_path):
 
 
 def test_spawned_processes_warn(tmp_path):
-    runner = trainer(tmp_path, converter(), strategy="ddp_spawn", devices=2)
+    runner = trainer(tmp_path, converter(), strategy="ddp_spawn", accelerator="cpu", devices=2)
     with pytest.warns(UserWarning, match="converted layers stay in the processes it starts"):
         runner.callbacks[0].setup(_Spawning(runner), make_toy(), "fit")
 

@@ -24,7 +24,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.strategies import ModelParallelStrategy
 from rounds import ENDS_EARLY
 from torch import nn
-from toy import HoldsMasks, Rotate, Toy, assert_equal, loader, make_toy, sgd, trainer, weights_of
+from toy import HoldsMasks, Rotate, Toy, assert_equal, loader, make_toy, masks_of, sgd, trainer, weights_of
 
 from lightning_sparse import (
     FORCE,
@@ -162,7 +162,7 @@ class Gan(pl.LightningModule):
         for optimizer, sign in zip(self.optimizers(use_pl_optimizer=not self.raw), (-1, 1), strict=True):
             if not self.raw:
                 self.toggle_optimizer(optimizer)
-            fake = self.generator(torch.randn(8, 8))
+            fake = self.generator(torch.randn(8, 8, device=self.device))
             loss = sign * (self.critic(fake).mean() - self.critic(batch[0]).mean())
             optimizer.zero_grad()
             self.manual_backward(loss)
@@ -358,7 +358,7 @@ def test_model_checkpoint(tmp_path, row, weights_only):
     checkpoint = SparseCheckpoint(tmp_path, monitor="val_loss", save_weights_only=weights_only)
     run = Run(tmp_path, row)
     toy = run.fit(make_toy(), checkpoint, enable_checkpointing=True)
-    saved = torch.load(checkpoint.best_model_path, weights_only=True)
+    saved = torch.load(checkpoint.best_model_path, "cpu", weights_only=True)
     fresh = Toy()
     fresh.load_state_dict(saved["state_dict"], strict=True)
     kept = {name: int(mask.sum()) for name, mask in state_of(toy).masks.items()}
@@ -391,7 +391,7 @@ def test_averages_are_as_sparse_where_evaluated_and_saved(tmp_path, row, name, f
     toy = Evaluated()
     arguments = {"enable_checkpointing": True, "max_epochs": 3}
     trainer(tmp_path, *pair[:: 1 if first else -1], checkpoint, **arguments).fit(toy, loader(), loader(2))
-    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    saved = torch.load(tmp_path / "last.ckpt", "cpu", weights_only=True)["state_dict"]
     for key, mask in state_of(toy).masks.items():
         assert toy.get_parameter(key)[~mask].eq(0).all()
         assert saved[key][~mask].eq(0).all()
@@ -577,7 +577,7 @@ def test_checkpoints_in_the_old_format_are_not_called_damaged(tmp_path):
     checkpoint = ModelCheckpoint(tmp_path, save_last=True)
     Run(tmp_path, "PruneAtInit-erk").fit(make_toy(), checkpoint, enable_checkpointing=True)
     path = tmp_path / "last.ckpt"
-    torch.save(torch.load(path, weights_only=True), path, _use_new_zipfile_serialization=False)
+    torch.save(torch.load(path, "cpu", weights_only=True), path, _use_new_zipfile_serialization=False)
     run = Run(tmp_path, "PruneAtInit-erk")
     run.callbacks = ROWS["PruneAtInit-erk"]()
     trainer(tmp_path, *run.callbacks, max_epochs=3).fit(make_toy(), loader(), ckpt_path=path)
@@ -606,7 +606,7 @@ def test_damaged_checkpoint(tmp_path, row, damage):
         content = content[: len(content) // 2]
     else:
         state = toy.net[6].weight.detach() if damage == "weights" else None
-        saved = torch.load(path, weights_only=True)["callbacks"]
+        saved = torch.load(path, "cpu", weights_only=True)["callbacks"]
         packed = next(value for key, value in saved.items() if key.startswith("PruneAtInit"))
         needle = state if state is not None else packed["masks"]["net.6.weight"]["bits"]
         content[content.index(needle.numpy().tobytes()) + 40] ^= 1
@@ -624,7 +624,7 @@ def test_damaged_checkpoint(tmp_path, row, damage):
 def test_masks_are_handed_over(tmp_path, first):
     class Start(pl.Callback):
         def on_train_batch_start(self, trainer, pl_module, *_):
-            self.masks = getattr(self, "masks", state_of(pl_module).masks)
+            self.masks = getattr(self, "masks", masks_of(pl_module))
 
     start, pair = Start(), [PruneAtInit("magnitude", 0.1), Rotate()]
     toy, alone = make_toy(), make_toy()
@@ -635,7 +635,7 @@ def test_masks_are_handed_over(tmp_path, first):
     assert_equal(start.masks, state_of(alone).masks)
     assert state_of(toy).owner is pair[1]
     assert not torch.equal(state_of(toy).masks["net.6.weight"], start.masks["net.6.weight"])
-    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]
+    saved = torch.load(tmp_path / "last.ckpt", "cpu", weights_only=True)["callbacks"]
     masks = {key.partition("{")[0]: value.get("masks") for key, value in saved.items()}
     assert masks["PruneAtInit"] == {}  # handed over, not stored twice
     assert set(masks["Rotate"]) == {"net.0.weight", "net.6.weight"}
@@ -669,7 +669,7 @@ def test_masks_return_to_who_is_there(tmp_path):
     trainer(tmp_path, start, checkpoint, HoldsMasks(), enable_checkpointing=True).fit(toy, loader())
     assert move.calls == calls
     assert_equal(state_of(toy).masks, masks)
-    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]
+    saved = torch.load(tmp_path / "last.ckpt", "cpu", weights_only=True)["callbacks"]
     assert set(saved["PruneAtInit"]["masks"]) == set(masks)
 
 
@@ -772,12 +772,16 @@ def test_strategies_that_split_weights_are_refused(tmp_path, row, strategy):
 # The runtime check itself.
 
 
+def keep_all(keep):
+    keep.fill_(keep.is_floating_point())  # a factor, or, on a GPU, what is pruned
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
         (lambda toy, state: toy.net[6].weight.data.add_(1), "pruned weights of 'net.6.weight' are not zero"),
         (
-            lambda toy, state: state._keep["net.0.weight"].view(-1).fill_(1),
+            lambda toy, state: keep_all(state._keep["net.0.weight"]),
             "'net.0.weight' keeps 216 weights instead",
         ),
     ],
@@ -805,4 +809,9 @@ def test_verify_finds_momentum_of_pruned_weights(tmp_path, monkeypatch):
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])
 def test_masks_hold_on_a_gpu(tmp_path, row, precision):
-    Run(tmp_path, row).fit(make_toy(), accelerator="gpu", precision=precision)
+    run = Run(tmp_path, row)
+    toy = run.fit(make_toy(), accelerator="gpu", precision=precision)
+    run.trainer.test(toy, loader(2), verbose=False)  # on the GPU again, the optimizers of fit are on the CPU
+    state = state_of(toy)
+    assert all(state.weights[name].device == mask.device for name, mask in state.masks.items())
+    trainer(tmp_path, *run.callbacks, HoldsMasks(), accelerator="cpu", max_epochs=1).fit(toy, loader())

@@ -21,7 +21,7 @@ def test_state_round_trip_through_a_safe_checkpoint(tmp_path):
     torch.save(resume.state_dict(), tmp_path / "state.pt")
     expected = draws()
     draws()
-    resume.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    resume.load_state_dict(torch.load(tmp_path / "state.pt", "cpu", weights_only=True))
     assert draws() == expected
 
 

@@ -117,7 +117,7 @@ def test_what_was_validated_is_what_is_saved(tmp_path):
     save = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
     records = fit(tmp_path, imp_to(), save, enable_checkpointing=True)
     for epoch, found in records.validated.items():
-        saved = torch.load(tmp_path / f"epoch={epoch}.ckpt", weights_only=True)
+        saved = torch.load(tmp_path / f"epoch={epoch}.ckpt", "cpu", weights_only=True)
         assert_equal(saved["state_dict"], found)
         state = saved["callbacks"]["IterativeMagnitudePruning"]
         assert state["prunings"] == epoch // 2

@@ -98,7 +98,7 @@ def test_checkpoint_is_that_of_the_untouched_module(tmp_path):
     trainer(tmp_path, PruneAtInit("erk", 0.1), ExactResume(), checkpoint, enable_checkpointing=True).fit(
         toy, loader()
     )
-    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    saved = torch.load(tmp_path / "last.ckpt", "cpu", weights_only=True)
     fresh = Toy()
     fresh.load_state_dict(saved["state_dict"], strict=True)
     assert_equal(weights_of(fresh), weights_of(toy))

@@ -191,7 +191,7 @@ def test_by_the_command_line_of_either_package(tmp_path, package):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    saved = torch.load(tmp_path / "best" / "epoch=1.ckpt", weights_only=True)
+    saved = torch.load(tmp_path / "best" / "epoch=1.ckpt", "cpu", weights_only=True)
     assert saved["callbacks"]["ASNISigmoidPruner"]["prunings"] == 2
     assert list(tmp_path.glob("best/*")) == [tmp_path / "best" / "epoch=1.ckpt"]
     assert "class_path: lightning_sparse.SparseCheckpoint" in (tmp_path / "config.yaml").read_text()

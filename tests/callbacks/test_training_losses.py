@@ -59,7 +59,7 @@ class Busy(Toy):
         self.steps += 1
         self.seen.append(float(x.sum()))
         self.by_epoch[self.current_epoch].append(index)
-        self.key.mul_(0.9).add_(torch.rand(1, generator=self.draws))
+        self.key.mul_(0.9).add_(torch.rand(1, generator=self.draws).to(self.device))
         self.log("loss", loss, on_step=True)
         self.log_dict(self.accuracy, on_epoch=True)
         self.logger.experiment.log_metrics({"by_hand": loss.item()}, self.global_step)
@@ -163,7 +163,7 @@ def test_every_iteration_has_the_next_batches(tmp_path):
     scored = []
 
     def loss(module, batch):
-        scored.append(batch[0])
+        scored.append(batch[0].cpu())
         return F.cross_entropy(module.net(batch[0]), batch[1])
 
     callback = PruneAtInit(IterativeSNIP(3, 2), 0.2, loss_fn=loss)
@@ -275,7 +275,7 @@ def test_manual_optimization_needs_a_loss_function(tmp_path):
 
     def loss(module, batch):
         return (
-            module.critic(module.generator(torch.randn(8, 8))).mean()
+            module.critic(module.generator(torch.randn(8, 8, device=module.device))).mean()
             - module.critic(batch[0].flatten(1)).mean()
         )
 

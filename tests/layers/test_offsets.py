@@ -53,8 +53,9 @@ def test_the_offset_is_that_of_the_reference_code(spec: dict[str, Any]) -> None:
 @pytest.mark.parametrize("backend", [*BACKENDS, "auto"])
 @pytest.mark.parametrize("spec", CASE["layers"], ids=[spec["name"] for spec in CASE["layers"]])
 def test_outputs_and_gradients_are_those_of_the_reference_code(
-    spec: dict[str, Any], backend: str, device: str
+    spec: dict[str, Any], backend: str, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     golden = {key.partition(".")[2]: a for key, a in ARRAYS.items() if key.startswith(spec["name"] + ".")}
     layer = golden_layer(spec, backend).to(device)
     x = golden["x"].clone().to(device).requires_grad_()

@@ -37,6 +37,14 @@ def test_draws_are_the_same_everywhere() -> None:
     assert draw_support(10**9, 4, generator(7)).tolist() == expected
 
 
+@pytest.mark.parametrize("k", [4, 9])
+def test_draws_are_on_the_cpu_whatever_the_default_device_is(k: int) -> None:
+    """As in `configure_model`, which Lightning calls with the GPU as the default."""
+    with torch.device("meta"):
+        drawn = draw_support(10, k, generator(7))
+    assert torch.equal(drawn, draw_support(10, k, generator(7)))
+
+
 def test_the_global_generator_is_left_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
