@@ -21,6 +21,8 @@ __all__ = ["multiply", "register"]
 _LAYERS: "WeakValueDictionary[int, DensePlusSparse]" = WeakValueDictionary()
 _HANDLES = count()
 _INPUTS = "Tensor x, Tensor values, Tensor? alpha"
+# Not into a CUDA graph: a replay would not see that supports move, nor that a dense gradient is asked for.
+_TAGS: Any = {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
 
 
 def register(layer: "DensePlusSparse") -> int:
@@ -31,7 +33,10 @@ def register(layer: "DensePlusSparse") -> int:
 
 
 @torch.library.custom_op(
-    "lightning_sparse::multiply", mutates_args=(), schema=f"({_INPUTS}, Tensor? bias, int handle) -> Tensor"
+    "lightning_sparse::multiply",
+    mutates_args=(),
+    schema=f"({_INPUTS}, Tensor? bias, int handle) -> Tensor",
+    **_TAGS,
 )
 def multiply(x: Tensor, values: Tensor, alpha: Tensor | None, bias: Tensor | None, handle: int) -> Tensor:
     """Return ``(alpha C + S) x + b`` for the layer of that number."""
@@ -48,6 +53,7 @@ def _(x: Tensor, values: Tensor, alpha: Tensor | None, bias: Tensor | None, hand
     "lightning_sparse::multiply_backward",
     mutates_args=(),
     schema=f"(Tensor grad, {_INPUTS}, int handle, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)",
+    **_TAGS,
 )
 def _multiply_backward(
     grad: Tensor, x: Tensor, values: Tensor, alpha: Tensor | None, handle: int, needs: list[bool]

@@ -59,6 +59,14 @@ def test_one_graph_without_breaks_and_without_recompiling(backend: str) -> None:
     torch._dynamo.reset()
 
 
+@pytest.mark.skipif(not hasattr(torch.Tag, "cudagraph_unsafe"), reason="an older PyTorch cannot be told")
+def test_cuda_graphs_leave_the_operators_out() -> None:
+    """A replay would write to constants that the warm-up made, and never be asked for a dense gradient."""
+    operators = torch.ops.lightning_sparse
+    for operator in (operators.multiply, operators.multiply_backward):
+        assert torch.Tag.cudagraph_unsafe in operator.default.tags
+
+
 def test_inductor_trains_a_net() -> None:
     torch._dynamo.reset()
     net = LeNet5()
