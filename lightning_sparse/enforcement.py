@@ -1,4 +1,4 @@
-"""What sets pruned entries of tensors to zero, the fastest way that their device has.
+"""What sets pruned entries of tensors to zero, the fastest way that their device has, and tells when it must.
 
 On the CPU a mask is kept as a factor of the weight's type: a product runs ten times as fast as a masked fill.
 Elsewhere the pruned positions are kept as booleans: a fill takes care of NaN without waiting for the device.
@@ -51,10 +51,10 @@ def state_like(weight: Tensor, optimizers: Iterable[Optimizer]) -> Iterator[tupl
 
 def divides_by_zero(optimizer: Optimizer, weights: list[Tensor]) -> bool:
     """Tell whether an epsilon is zero for some weight: Adam's usual one is in half precision."""
-    epsilons = [group["eps"] for group in optimizer.param_groups if group.get("eps") is not None]
+    epsilons = {group.get("eps") for group in optimizer.param_groups}  # Adafactor has a pair of another kind
+    numbers = [epsilon for epsilon in epsilons if isinstance(epsilon, int | float)]
     dtypes = {weight.dtype for weight in weights}
-    rounded = [torch.tensor(eps, dtype=dtype, device="cpu") for eps in epsilons for dtype in dtypes]
-    return any(bool((epsilon == 0).any()) for epsilon in rounded)
+    return any(not torch.tensor(n, dtype=dtype, device="cpu") for n in numbers for dtype in dtypes)
 
 
 def keep_only_(tensors: list[Tensor], keeps: list[Tensor], check: bool = False) -> bool:

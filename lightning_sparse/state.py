@@ -192,6 +192,8 @@ class SparseState:
         self._plans.clear()
         self._after_step = None
         self.enforced = False
+        if any(keep.device != self.weights[name].device for name, keep in self._keep.items()):
+            self._lay_out(self.masks)  # Lightning has taken the module back: nothing stays on its device
 
     def _lay_out(self, masks: Mapping[str, Tensor]) -> None:
         self._keep = {name: keeper(weight, masks[name]) for name, weight in self.weights.items()}

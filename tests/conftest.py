@@ -1,7 +1,13 @@
 import logging
+import os
 
 import pytest
 import torch
+
+# Workers share the cores, and threads wait for each other by spinning.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -51,6 +51,7 @@ OPTIMIZERS: dict[str, MakeOptimizer] = {
     "rmsprop": lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.9, centered=True),
     "adagrad": lambda p: torch.optim.Adagrad(p, 0.1, initial_accumulator_value=0.1),
     "rprop": lambda p: torch.optim.Rprop(p, 0.01),
+    "adafactor": lambda p: torch.optim.Adafactor(p, 0.01),
     "mixes-coordinates": Mixing,
     "extra-state": ExtraState,
 }

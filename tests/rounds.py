@@ -22,7 +22,7 @@ ENDS_EARLY = pytest.mark.filterwarnings("ignore:The fit has ended with .* weight
 
 def on_cpu(tree):
     """Return a copy of nested dicts and lists, with its tensors on the CPU."""
-    return tree_map_only(Tensor, lambda value: value.to("cpu", copy=True), copy.deepcopy(tree))
+    return tree_map_only(Tensor, lambda value: value.to("cpu", copy=True), tree)
 
 
 class Records(pl.Callback):

@@ -163,6 +163,18 @@ def test_weights_on_several_kinds_of_devices():
         assert layer.weight.grad[masks["0.weight"]].ne(0).any()
 
 
+def test_a_fit_lays_masks_out_for_the_device_that_the_weights_are_on():
+    net, masks = net_and_mask()
+    state = state_of(net)
+    state.install_(net, masks, OWNER)
+    state._keep["weight"] = ~masks["weight"]  # as an earlier fit on a GPU has left it
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    state.attach([optimizer])
+    assert state._keep["weight"].dtype == net.weight.dtype
+    assert torch.equal(state.masks["weight"], masks["weight"])
+    state.detach()
+
+
 @pytest.mark.parametrize("stored", ["factor", "pruned positions"])
 def test_an_epsilon_that_half_precision_rounds_to_zero(stored):
     """Adam divides 0 by 0 then: a pruned weight would be NaN from the second step on."""

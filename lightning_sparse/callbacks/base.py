@@ -6,7 +6,9 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 from lightning_sparse._lightning import (
     Callback,
@@ -215,10 +217,11 @@ class SparsityCallback(Outlook, Callback, ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self._state()
-        masks = state.masks if state.owner is self else self._carried
-        carried = {name: mask.cpu() for name, mask in masks.items()}  # may be unpickled without a GPU
+        carried = state.masks if state.owner is self else self._carried
         handed_over = self in state.finished and state.owner is not self
-        return {**without_module(self), "_module": None, "_carried": carried, "_handed_over": handed_over}
+        kept = {**without_module(self), "_module": None, "_carried": carried, "_handed_over": handed_over}
+        on_cpu: dict[str, Any] = tree_map_only(Tensor, Tensor.cpu, kept)  # there may be no GPU to unpickle it
+        return on_cpu
 
     # Steps of the above.
 

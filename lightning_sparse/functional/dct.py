@@ -133,7 +133,7 @@ class DCTPlan:
     def forward(self, x: Tensor, out_features: int) -> Tensor:
         """Return the lowest frequencies of every row, ``(rows, out)``, maybe with gaps in memory."""
         if not len(x):  # some versions of MKL refuse
-            return x.new_empty(0, out_features)
+            return x[:, :1].expand(0, out_features)
         spectrum = torch.fft.rfft(self._whole(x).index_select(1, self.order))
         if out_features <= self.twiddle.shape[0]:
             real: Tensor = (spectrum[:, :out_features] * self.twiddle[:out_features]).real
@@ -144,7 +144,7 @@ class DCTPlan:
     def adjoint(self, y: Tensor, in_features: int) -> Tensor:
         """Return the transposed matrix's product with every row, ``(rows, in)``."""
         if not len(y):
-            return y.new_empty(0, in_features)
+            return y[:, :1].expand(0, in_features)
         if y.shape[1] <= self.size // 2:  # frequency q - k is then zero for every k that is not
             spectrum = y * self.untwiddle[: y.shape[1]]
             spectrum[:, 0] *= 1 + 1j

@@ -47,7 +47,7 @@ def left_as_found(
             for restore in _restorers(layer, parameters):
                 undo.callback(restore)
         if seed is not None:
-            torch.manual_seed(seed)
+            _seed(seed, devices)
         if module.training != training:
             module.train(training)
         with torch.enable_grad():
@@ -57,13 +57,22 @@ def left_as_found(
 @contextmanager
 def _differentiable_recurrence(module: nn.Module) -> Iterator[None]:
     """Keep cuDNN out of recurrent nets: it has no gradient of them in eval mode, nor ever a second one."""
+    if not any(isinstance(layer, nn.RNNBase) for layer in module.modules()):
+        yield
+        return
     enabled = torch.backends.cudnn.enabled
-    if any(isinstance(layer, nn.RNNBase) for layer in module.modules()):
-        torch.backends.cudnn.enabled = False
+    torch.backends.cudnn.enabled = False
     try:
         yield
     finally:
         torch.backends.cudnn.enabled = enabled
+
+
+def _seed(seed: int, devices: Iterable[int]) -> None:
+    """Seed the generators of the CPU and these GPUs; ``torch.manual_seed`` would seed all others as well."""
+    torch.default_generator.manual_seed(seed)
+    for index in devices:
+        torch.cuda.default_generators[index].manual_seed(seed)
 
 
 @contextmanager

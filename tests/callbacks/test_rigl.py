@@ -306,7 +306,7 @@ def test_state_of_moved_connections_starts_afresh(tmp_path, kind, stored, name):
     trainer(tmp_path, company(stored), mover, check, max_epochs=3).fit(
         make_toy(optimizer=OPTIMIZERS[name]), loader()
     )
-    assert check.checked > 0 or name == "mixes-coordinates"  # which keeps nothing
+    assert check.checked > 0 or name in ("mixes-coordinates", "adafactor")  # which keep nothing per weight
 
 
 def test_values_that_stay_keep_their_momentum(tmp_path):

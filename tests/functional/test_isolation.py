@@ -1,4 +1,4 @@
-"""Scores through recurrent layers: cuDNN has no gradient of them in eval mode, and no second one at all."""
+"""What scoring leaves alone; recurrent layers, which cuDNN differentiates only once and in train mode."""
 
 import pytest
 import torch
@@ -50,6 +50,14 @@ def test_gradients_pass(method, device):
         last = masks
     assert sum(int(mask.sum()) for mask in last.values()) == 80
     assert torch.backends.cudnn.enabled
+
+
+def test_generators_of_other_devices_keep_their_seeds(monkeypatch):
+    """Nothing would give them back: a device that is not in use yet would start from the wrong seed."""
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda _: pytest.fail("seeds all GPUs"))
+    with left_as_found(nn.Linear(2, 2), training=True, seed=5):
+        first = torch.rand(1)
+    assert first == torch.rand(1, generator=torch.Generator().manual_seed(5))
 
 
 def test_cudnn_is_used_where_there_is_nothing_recurrent():
