@@ -186,7 +186,11 @@ def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
             curves = [record["curve"] for record in records if record["variant"] == variant]
             if curves:
                 mean = [statistics.mean(values) for values in zip(*curves, strict=True)]
-                axes.plot(range(1, len(mean) + 1), mean, label=f"{variant} ({len(curves)} seeds)")
+                axes.plot(
+                    range(1, len(mean) + 1),
+                    mean,
+                    label=f"{variant} ({len(curves)} seed{'s' * (len(curves) > 1)})",
+                )
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
