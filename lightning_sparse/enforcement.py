@@ -51,7 +51,7 @@ def state_like(weight: Tensor, optimizers: Iterable[Optimizer]) -> Iterator[tupl
 
 def divides_by_zero(optimizer: Optimizer, weights: list[Tensor]) -> bool:
     """Tell whether an epsilon is zero for some weight: Adam's usual one is in half precision."""
-    epsilons = {group.get("eps") for group in optimizer.param_groups}  # Adafactor has a pair of another kind
+    epsilons = [group.get("eps") for group in optimizer.param_groups]  # Adafactor has a pair of another kind
     numbers = [epsilon for epsilon in epsilons if isinstance(epsilon, int | float)]
     dtypes = {weight.dtype for weight in weights}
     return any(not torch.tensor(n, dtype=dtype, device="cpu") for n in numbers for dtype in dtypes)
