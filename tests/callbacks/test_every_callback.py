@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 import pytorch_lightning as pl
 import torch
+from devices import NO_GPU
 from optimizers import OPTIMIZERS, Mixing
 from pytorch_lightning.callbacks import (
     BatchSizeFinder,
@@ -806,7 +807,7 @@ def test_verify_finds_momentum_of_pruned_weights(tmp_path, monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@NO_GPU
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])
 def test_masks_hold_on_a_gpu(tmp_path, row, precision):

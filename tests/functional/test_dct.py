@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import scipy.fft
 import torch
+from devices import DEVICES
 from torch import Tensor
 
 from lightning_sparse.functional.dct import _SHARED, dct, dct_adjoint, dct_matrix
 
-NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])]
 PRIMES = [601, 1009, 2053, 3001, 4093, 4099]
 SIZES = [*range(1, 601), *PRIMES, 1024, 4096]
 

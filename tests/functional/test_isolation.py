@@ -2,15 +2,13 @@
 
 import pytest
 import torch
+from devices import DEVICES
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_sparse import FORCE, SNIP, GraSP, PruningProblem, SynFlow
 from lightning_sparse.functional.isolation import left_as_found
 from lightning_sparse.functional.pruning import prune_along
-
-NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])]
 
 
 class Recurrent(nn.Module):

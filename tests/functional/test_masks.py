@@ -8,6 +8,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from devices import DEVICES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -25,8 +26,6 @@ from lightning_sparse.types import Budgets, Masks, Scores
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASE: dict[str, Any] = json.loads((GOLDEN / "maskfns.json").read_text())
 ARRAYS = dict(np.load(GOLDEN / "maskfns.npz"))
-NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-DEVICES = ["cpu", pytest.param("cuda", marks=NO_GPU)]
 SAMPLES = [2**16, 4]  # with the small one, few scores go through the sampled bracket as millions do
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from devices import DEVICES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -25,8 +26,6 @@ from lightning_sparse.functional.schedules import cosine
 GOLDEN = Path(__file__).parents[1] / "golden"
 RUNS: dict[str, dict[str, Any]] = json.loads((GOLDEN / "rigl_update.json").read_text())["runs"]
 ARRAYS = dict(np.load(GOLDEN / "rigl_update.npz"))
-NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-DEVICES = ["cpu", pytest.param("cuda", marks=NO_GPU)]
 
 
 def survivors(mask: Tensor, drop_scores: Tensor, fraction: float) -> npt.NDArray[np.int64]:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from devices import DEVICES
 from layers_toy import BACKENDS
 
 from lightning_sparse.layers import (
@@ -17,8 +18,6 @@ from lightning_sparse.layers import (
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASE: dict[str, Any] = json.loads((GOLDEN / "dct_modules.json").read_text())
 ARRAYS = {key: torch.from_numpy(array) for key, array in np.load(GOLDEN / "dct_modules.npz").items()}
-NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])]
 
 
 @pytest.fixture(autouse=True)
