@@ -15,7 +15,9 @@ from lightning_sparse.callbacks import (
     SparsityCallback,
     SparsityMonitor,
 )
-from lightning_sparse.checkpoints import load_from_checkpoint
+from lightning_sparse.files.checkpoints import load_from_checkpoint
+from lightning_sparse.files.masks import load_masks, save_masks
+from lightning_sparse.files.tickets import Ticket, load_ticket, save_ticket
 from lightning_sparse.functional.saliency import (
     FORCE,
     SNIP,
@@ -27,8 +29,6 @@ from lightning_sparse.functional.saliency import (
     Random,
     SynFlow,
 )
-from lightning_sparse.mask_files import load_masks, save_masks
-from lightning_sparse.tickets import Ticket, load_ticket, save_ticket
 
 __version__ = version("lightning-sparse")
 

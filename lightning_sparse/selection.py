@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.types import Densities, Masks
 
 __all__ = [
@@ -115,12 +116,12 @@ def match_overrides(names: Iterable[str], overrides: Mapping[str, float] | None)
     names = list(names)
     for pattern, density in (overrides or {}).items():
         if not 0 < density <= 1:
-            raise ValueError(
+            raise SparsityError(
                 f"`density_overrides` must hold densities in (0, 1], got {pattern!r}: {density}."
             )
         matched = [name for name in names if matches(name, pattern)]
         if not matched:
-            raise ValueError(
+            raise SparsityError(
                 f"`density_overrides` pattern {pattern!r} matches none of the selected weights."
                 + _did_you_mean(pattern, names)
             )
@@ -199,12 +200,12 @@ def _check_patterns(
         matched = [c for c in candidates if c.matches([pattern])]
         if not matched:
             names = [name for c in selectable if c.maskable for name in c.names]
-            raise ValueError(
+            raise SparsityError(
                 f"`{argument}` pattern {pattern!r} matches no parameter of the module."
                 + _did_you_mean(pattern, names)
             )
         if argument == "include" and not any(c.maskable for c in matched):
-            raise ValueError(
+            raise SparsityError(
                 f"`include` pattern {pattern!r} matches only parameters that cannot be sparse "
                 f"({matched[0].name}); name floating-point weights of two or more dimensions."
             )
@@ -233,7 +234,7 @@ def _warn_frozen(names: Sequence[str]) -> None:
 def _check_chosen(chosen: Mapping[str, nn.Parameter], include: Sequence[str] | None) -> None:
     for name, parameter in chosen.items():
         if isinstance(parameter, UninitializedParameter):
-            raise ValueError(
+            raise SparsityError(
                 f"Weight {name!r} is lazy and has no shape yet; pass one batch through the module before "
                 "fit, or name it in `exclude`."
             )
@@ -241,7 +242,9 @@ def _check_chosen(chosen: Mapping[str, nn.Parameter], include: Sequence[str] | N
         found = "there is no linear or convolutional layer, or `exclude` takes them all"
         if include is not None:
             found = "`exclude` takes all that `include` names" if include else "`include` is empty"
-        raise ValueError(f"No weight is selected: {found}. Name weights in `include`, or shorten `exclude`.")
+        raise SparsityError(
+            f"No weight is selected: {found}. Name weights in `include`, or shorten `exclude`."
+        )
 
 
 def _did_you_mean(pattern: str, names: Sequence[str]) -> str:

@@ -12,10 +12,10 @@ from torch.utils._pytree import tree_map_only
 from torchdata.stateful_dataloader import StatefulDataLoader
 from toy import Toy, adamw, loader, masks_of, sgd, trainer, weights_of
 
-import lightning_sparse.state
+import lightning_sparse.weights.state
 from lightning_sparse import ExactResume
-from lightning_sparse.callbacks.randomness import rng_state
 from lightning_sparse.functional.masks import count_kept
+from lightning_sparse.trainer.randomness import rng_state
 
 ENDS_EARLY = pytest.mark.filterwarnings("ignore:The fit has ended with .* weights before")
 
@@ -146,13 +146,13 @@ class CountsMaskings(pl.Callback):
     """How often each step has masked weights, not gradients."""
 
     def __init__(self, monkeypatch):
-        self.calls, keep_only = [], lightning_sparse.state.keep_only_
+        self.calls, keep_only = [], lightning_sparse.weights.state.keep_only_
 
         def counted(tensors, keeps, check=False):
             self.calls[-1] += not check
             return keep_only(tensors, keeps, check)
 
-        monkeypatch.setattr(lightning_sparse.state, "keep_only_", counted)
+        monkeypatch.setattr(lightning_sparse.weights.state, "keep_only_", counted)
 
     def on_train_batch_start(self, *_):
         self.calls.append(0)

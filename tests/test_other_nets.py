@@ -17,7 +17,7 @@ from lightning_sparse import FORCE, SNIP, GraSP, PruneAtInit, PruningProblem, Sy
 from lightning_sparse.functional.pruning import prune_along
 from lightning_sparse.functional.saliency.synflow import synflow
 from lightning_sparse.models import ResNet50
-from lightning_sparse.state import state_of
+from lightning_sparse.weights.state import state_of
 
 DENSITY = 0.1
 

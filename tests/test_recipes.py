@@ -7,8 +7,8 @@ import torch
 import yaml
 from rounds import ENDS_EARLY
 
-from lightning_sparse.cli import main
-from lightning_sparse.tickets import load_ticket
+from lightning_sparse.cli.main import main
+from lightning_sparse.files.tickets import load_ticket
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 OVERLAYS = sorted((RECIPES / "overlays").glob("*.yaml"))

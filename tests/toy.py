@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_sparse import SparsityCallback
 from lightning_sparse.functional.allocation import uniform
 from lightning_sparse.functional.masks import layerwise_masks
-from lightning_sparse.state import state_of
+from lightning_sparse.weights.state import state_of
 
 ACCELERATOR = os.environ.get("LIGHTNING_SPARSE_TEST_ACCELERATOR", "cpu")
 """What all tests of callbacks train on: "gpu" runs them there, where there is one."""

@@ -10,34 +10,20 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
-from lightning_sparse._lightning import (
-    Callback,
-    LightningModule,
-    Trainer,
-    averaged_copies,
-    builds_layers_late,
-    callbacks_of,
-    without_module,
-)
-from lightning_sparse.callbacks.monitor import monitored
-from lightning_sparse.callbacks.processes import after_step, agree, masks_of_rank_zero, seed_of_rank_zero
-from lightning_sparse.callbacks.refusals import (
-    check_selection,
-    explain_damage,
-    refuse_changed_config,
-    refuse_damaged_checkpoint,
-    refuse_missing_owner,
-    refuse_surroundings,
-    selection_config,
-    warn_of_late_start,
-)
-from lightning_sparse.callbacks.reports import log_sparsity, one_line, print_table_after_summary
-from lightning_sparse.callbacks.sparse_checkpoint import Outlook
+from lightning_sparse.callbacks.choosing import Outlook
+from lightning_sparse.callbacks.company import refuse_missing_owner, refuse_surroundings, warn_of_late_start
+from lightning_sparse.callbacks.monitor import log_sparsity, monitored, one_line, print_table_after_summary
+from lightning_sparse.callbacks.sparsifier import refuse_changed_config, selection_config
+from lightning_sparse.checks import check_selection
+from lightning_sparse.files.damage import explain_damage, refuse_damaged_checkpoint
 from lightning_sparse.functional.allocation import total_budget
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.selection import parameters_by_name, prunes_nothing, select_weights
-from lightning_sparse.state import SparseState, state_of
+from lightning_sparse.trainer.packages import Callback, LightningModule, Trainer, without_module
+from lightning_sparse.trainer.parts import averaged_copies, builds_layers_late, callbacks_of
+from lightning_sparse.trainer.processes import after_step, agree, masks_of_rank_zero, seed_of_rank_zero
 from lightning_sparse.types import Budgets, Masks, Shapes
+from lightning_sparse.weights.state import SparseState, state_of
 
 __all__ = ["SparsityCallback"]
 
@@ -200,12 +186,12 @@ class SparsityCallback(Outlook, Callback, ABC):
         """Refuse a checkpoint with a flipped bit; Lightning has read it by now, but changed no file."""
         self._loading = False
         if sparsity_callbacks(trainer)[0] is self:
-            refuse_damaged_checkpoint(trainer)
+            refuse_damaged_checkpoint(trainer.ckpt_path)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say in plain words that a checkpoint is cut short; remove the hooks, as no teardown follows."""
         if self._loading:
-            explain_damage(trainer, exception)
+            explain_damage(trainer.ckpt_path, exception)
         state_of(pl_module).detach()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

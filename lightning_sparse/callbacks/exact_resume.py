@@ -6,15 +6,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch.distributed as dist
 from torch.utils.data import DistributedSampler
 
-from lightning_sparse._lightning import (
-    Callback,
-    LightningModule,
-    Trainer,
-    restart_train_iterator,
-    train_loaders,
-    without_module,
-)
-from lightning_sparse.callbacks.randomness import generators_of_loaders, rng_state, set_rng_state
+from lightning_sparse.checks import SparsityError
+from lightning_sparse.trainer.packages import Callback, LightningModule, Trainer, without_module
+from lightning_sparse.trainer.parts import restart_train_iterator, train_loaders
+from lightning_sparse.trainer.randomness import generators_of_loaders, rng_state, set_rng_state
 
 __all__ = ["ExactResume"]
 
@@ -68,7 +63,7 @@ class ExactResume(Callback):
         ranks = state_dict["ranks"]
         world, rank = (dist.get_world_size(), dist.get_rank()) if _distributed() else (1, 0)
         if self._fitting and len(ranks) != world:
-            raise ValueError(
+            raise SparsityError(
                 f"ExactResume: {len(ranks)} processes wrote the checkpoint, this run has {world}. Resume "
                 "with as many (`devices`, `num_nodes`), or without ExactResume."
             )

@@ -7,33 +7,22 @@ from typing import Literal, TypeAlias
 import torch
 from torch import nn
 
-from lightning_sparse._lightning import (
-    LightningModule,
-    averaged_copies,
-    callable_net,
-    rank_zero_warn,
-    unlogged,
-)
 from lightning_sparse.callbacks.base import SparsityCallback
-from lightning_sparse.callbacks.processes import mean_over_processes
-from lightning_sparse.callbacks.progress import with_progress
-from lightning_sparse.callbacks.randomness import left_undisturbed
-from lightning_sparse.callbacks.refusals import check_integer
-from lightning_sparse.callbacks.training_losses import LossFunction, TrainingLosses, refuse_without_loss
+from lightning_sparse.checks import SparsityError, check_choice, check_integer
+from lightning_sparse.files.masks import load_masks
+from lightning_sparse.files.tickets import Ticket, load_ticket
 from lightning_sparse.functional.ablation import redraw_, shuffled
 from lightning_sparse.functional.centroids import reinitialise_
 from lightning_sparse.functional.isolation import left_as_found
 from lightning_sparse.functional.pruning import plan_budgets, prune_along
-from lightning_sparse.functional.saliency import (
-    MethodName,
-    PruningMethod,
-    PruningProblem,
-    method_from_name,
-)
-from lightning_sparse.functional.saliency.base import check_choice
-from lightning_sparse.mask_files import load_masks
+from lightning_sparse.functional.saliency import MethodName, PruningMethod, PruningProblem, method_from_name
 from lightning_sparse.selection import match_overrides, misfit, parameters_by_name
-from lightning_sparse.tickets import Ticket, load_ticket
+from lightning_sparse.trainer.losses import LossFunction, TrainingLosses, refuse_without_loss
+from lightning_sparse.trainer.packages import LightningModule, rank_zero_warn
+from lightning_sparse.trainer.parts import averaged_copies, callable_net, unlogged
+from lightning_sparse.trainer.processes import mean_over_processes
+from lightning_sparse.trainer.progress import with_progress
+from lightning_sparse.trainer.randomness import left_undisturbed
 from lightning_sparse.types import Budgets, Masks, Shapes
 
 __all__ = ["PruneAtInit"]
@@ -101,7 +90,7 @@ class PruneAtInit(SparsityCallback):
     ) -> None:
         check_integer("min_weights_per_layer", min_weights_per_layer)
         if loss_fn is not None and not callable(loss_fn):
-            raise ValueError(f"`loss_fn` must be a function of module and batch, got {loss_fn!r}.")
+            raise SparsityError(f"`loss_fn` must be a function of module and batch, got {loss_fn!r}.")
         check_choice("mask_ablation", mask_ablation, ("shuffle", "reinit", "invert", None))
         check_choice("weight_init", weight_init, ("centroids", None))
         _refuse_centroids_of_nothing(weight_init, mask_path, mask_ablation)
@@ -110,7 +99,7 @@ class PruneAtInit(SparsityCallback):
             _refuse_beside_mask_path(selecting, mask_ablation)
         elif method is None or density is None:
             missing = "method" if method is None else "density"
-            raise ValueError(f"`{missing}` is required, got None. Set it, or give masks in `mask_path`.")
+            raise SparsityError(f"`{missing}` is required, got None. Set it, or give masks in `mask_path`.")
         super().__init__(
             1.0 if density is None else density,
             include=include,
@@ -231,7 +220,7 @@ def _refuse_without_net(
     method: PruningMethod, module: LightningModule, weights: Mapping[str, nn.Parameter]
 ) -> None:
     if callable_net(module, weights.values()) is None:
-        raise ValueError(
+        raise SparsityError(
             f"{type(method).__name__} calls the net, and {type(module).__name__} has no `forward`, nor one "
             "child that holds all selected weights. Define it, or choose another method (`snip`, `erk`)."
         )
@@ -241,11 +230,11 @@ def _refuse_beside_mask_path(selecting: tuple[object, ...], ablation: Ablation |
     names = ("method", "density", "min_weights_per_layer", "include", "exclude", "density_overrides")
     given = [f"`{name}`" for name, value in zip(names, selecting, strict=True) if value is not None]
     if given:
-        raise ValueError(
+        raise SparsityError(
             f"`mask_path` says what is kept, got {', '.join(given)} beside it. Leave out one or the other."
         )
     if ablation == "invert":
-        raise ValueError(
+        raise SparsityError(
             "`mask_ablation` 'invert' needs scores, and `mask_path` has none. Use 'shuffle' or 'reinit'."
         )
 
@@ -255,7 +244,7 @@ def _refuse_centroids_of_nothing(
 ) -> None:
     if weight_init is not None and (mask_path is None or ablation is not None):
         other = "no `mask_path`" if mask_path is None else f"`mask_ablation` {ablation!r}"
-        raise ValueError(
+        raise SparsityError(
             f"`weight_init` 'centroids' needs the signs and places of a ticket, got {other} beside it. Give "
             "the ticket's file in `mask_path`, and leave `mask_ablation` out."
         )
@@ -264,7 +253,7 @@ def _refuse_centroids_of_nothing(
 def _refuse_other_shapes(masks: Masks, module: LightningModule, path: str) -> None:
     if (found := misfit(masks, parameters_by_name(module))) is not None:
         name, instead = found
-        raise ValueError(
+        raise SparsityError(
             f"`mask_path` {path!r} has a mask of shape {tuple(masks[name].shape)} for {name!r}, and the "
             f"module has {instead}. Build the module as it was when the masks were made."
         )

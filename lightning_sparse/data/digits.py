@@ -2,7 +2,7 @@
 
 import torch
 
-from lightning_sparse.data._checks import check_share
+from lightning_sparse.checks import SparsityError, check_share
 from lightning_sparse.data.images import ImageDataModule, Labelled, split
 from lightning_sparse.extras import import_extra
 
@@ -34,7 +34,7 @@ class DigitsDataModule(ImageDataModule):
         super().__init__(batch_size, val_fraction, num_workers, seed)
         check_share("test_fraction", test_fraction)
         if test_fraction == 0:
-            raise ValueError("`test_fraction` must be positive, got 0: this data set has no test images.")
+            raise SparsityError("`test_fraction` must be positive, got 0: this data set has no test images.")
         self.test_fraction = test_fraction
 
     def load_train(self) -> Labelled:

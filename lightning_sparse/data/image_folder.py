@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_sparse.data._checks import check_at_least
+from lightning_sparse.checks import SparsityError, check_at_least
 from lightning_sparse.data.images import ImageDataModule, Labelled
 from lightning_sparse.extras import import_extra
 
@@ -68,7 +68,7 @@ class ImageFolderDataModule(ImageDataModule):
     def prepare_data(self) -> None:
         """Check the folders, which is cheap, before anything is decoded."""
         if Path(self.data_dir, "val").is_dir() and self.val_fraction > 0:
-            raise ValueError(
+            raise SparsityError(
                 f"`val_fraction` must be 0 where {self.data_dir} has a val folder, got {self.val_fraction}. "
                 "Set it to 0, or move the folder away."
             )
@@ -120,7 +120,7 @@ class ImageFolderDataModule(ImageDataModule):
             if self.image_size is not None:
                 image = image.resize((width, height))
             if image.size != (width, height):
-                raise ValueError(
+                raise SparsityError(
                     "`image_size` must be set where images differ in size, got None: "
                     f"{path} is {image.size[1]} x {image.size[0]}, the first one {height} x {width}."
                 )
@@ -142,4 +142,6 @@ def _check_classes(expected: list[str], folder: Path) -> None:
     """Raise unless ``folder`` has the class folders of ``train``: labels are numbered by their order."""
     odd = set(expected).symmetric_difference(_class_names(folder))
     if odd:
-        raise ValueError(f"{folder} must have the class folders of train, got a difference in {sorted(odd)}.")
+        raise SparsityError(
+            f"{folder} must have the class folders of train, got a difference in {sorted(odd)}."
+        )

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from lightning_sparse._lightning import LightningDataModule
-from lightning_sparse.data._checks import check_at_least, check_share
+from lightning_sparse.checks import SparsityError, check_at_least, check_share
 from lightning_sparse.extras import import_extra
+from lightning_sparse.trainer.packages import LightningDataModule
 
 __all__ = ["ImageDataModule", "InMemoryImages", "Labelled", "channel_statistics", "collate", "split"]
 
@@ -62,7 +62,9 @@ def split(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """
     held_out = math.floor(share * count + 0.5)
     if share > 0 and not 0 < held_out < count:
-        raise ValueError(f"A held-out share must leave an image on each side, got {share} of {count} images.")
+        raise SparsityError(
+            f"A held-out share must leave an image on each side, got {share} of {count} images."
+        )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return order[held_out:], order[:held_out]
 
@@ -106,7 +108,7 @@ class InMemoryImages(Dataset[Labelled]):
         augment: Augment | None = None,
     ) -> None:
         if images.dim() != 4 or labels.shape != images.shape[:1]:
-            raise ValueError(
+            raise SparsityError(
                 "`images` must be (N, C, H, W) and `labels` (N,), "
                 f"got {tuple(images.shape)} and {tuple(labels.shape)}."
             )

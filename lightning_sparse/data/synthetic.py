@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lightning_sparse.data._checks import check_at_least
+from lightning_sparse.checks import SparsityError, check_at_least
 from lightning_sparse.data.images import ImageDataModule, Labelled
 
 __all__ = ["SyntheticDataModule"]
@@ -39,7 +39,7 @@ class SyntheticDataModule(ImageDataModule):
     ) -> None:
         super().__init__(batch_size, val_fraction, num_workers, seed)
         if len(shape) != 3 or min(shape) < 1:
-            raise ValueError(f"`shape` must be three positive numbers, [C, H, W], got {list(shape)}.")
+            raise SparsityError(f"`shape` must be three positive numbers, [C, H, W], got {list(shape)}.")
         check_at_least("num_classes", num_classes, 2)
         check_at_least("size", size, num_classes)
         check_at_least("test_size", test_size, 1)

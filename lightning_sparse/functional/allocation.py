@@ -10,6 +10,7 @@ from fractions import Fraction
 
 import torch
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.types import AllocationName, Budgets, Shapes
 
 __all__ = ["ALLOCATIONS", "allocate", "epf", "epl", "erk", "layer_budget", "total_budget", "uniform"]
@@ -33,7 +34,7 @@ def total_budget(num_weights: int, density: float) -> int:
         2662
     """
     if not 0 < density <= 1:
-        raise ValueError(
+        raise SparsityError(
             f"`density` must be in (0, 1], got {density}. It is the share of weights kept: 1 - sparsity."
         )
     return math.floor(density * num_weights + 0.5)
@@ -260,9 +261,11 @@ def _fixed_budgets(shapes: Shapes, fixed: Mapping[str, float], min_weights: int)
     budgets = {}
     for name, density in fixed.items():
         if name not in shapes:
-            raise ValueError(f"`density_overrides` must name layers among {', '.join(shapes)}, got {name!r}.")
+            raise SparsityError(
+                f"`density_overrides` must name layers among {', '.join(shapes)}, got {name!r}."
+            )
         if not 0 < density <= 1:
-            raise ValueError(
+            raise SparsityError(
                 f"`density_overrides` must be densities in (0, 1], got {density} for {name!r}. "
                 "Keep a layer dense with 1.0; leave it out altogether with `exclude`."
             )
@@ -272,11 +275,11 @@ def _fixed_budgets(shapes: Shapes, fixed: Mapping[str, float], min_weights: int)
 
 def _check_arguments(shapes: Shapes, allocation: str, min_weights: int) -> None:
     if not shapes:
-        raise ValueError("`shapes` must hold at least one layer, got none. Check `include` and `exclude`.")
+        raise SparsityError("`shapes` must hold at least one layer, got none. Check `include` and `exclude`.")
     if allocation not in ALLOCATIONS:
-        raise ValueError(f"`allocation` must be one of {', '.join(ALLOCATIONS)}, got {allocation!r}.")
+        raise SparsityError(f"`allocation` must be one of {', '.join(ALLOCATIONS)}, got {allocation!r}.")
     if min_weights < 0:
-        raise ValueError(f"`min_weights_per_layer` must be 0 or more, got {min_weights}.")
+        raise SparsityError(f"`min_weights_per_layer` must be 0 or more, got {min_weights}.")
 
 
 def _check_reachable(
@@ -286,12 +289,12 @@ def _check_reachable(
     if least <= rest <= most:
         return
     if not overridden:
-        raise ValueError(
+        raise SparsityError(
             f"`density` must keep at least {least} weights ({min_weights} in each of {len(sizes)} layers), "
             f"got {density}, which keeps {total}. Raise `density` or lower `min_weights_per_layer`."
         )
     way_out = "Lower the overrides or raise" if rest < least else "Raise the overrides or lower"
-    raise ValueError(
+    raise SparsityError(
         f"`density_overrides` must leave the other {len(sizes)} layers between {least} and {most} weights, "
         f"got {rest}: they take {total - rest} of the {total} that `density` {density} keeps. "
         f"{way_out} `density`."

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.schedules import sigmoid
 
 __all__ = ["kept_path", "sparsity_path", "sparsity_path_to", "target_sparsity"]
@@ -31,7 +32,9 @@ def sparsity_path(epochs: int, alpha: float, beta: float = 0.5, gamma: float | N
         [7.4, 17.9, 37.0, 61.0]
     """
     if epochs < 2:
-        raise ValueError(f"`search_epochs` must be at least 2, got {epochs}: one to prune, one to recover.")
+        raise SparsityError(
+            f"`search_epochs` must be at least 2, got {epochs}: one to prune, one to recover."
+        )
     width = epochs / 10 if gamma is None else gamma
     return [sigmoid(epoch, epochs, alpha, beta, width) for epoch in range(epochs - 1)]
 
@@ -59,14 +62,14 @@ def sparsity_path_to(
         [11.0, 26.4, 54.6, 90.0]
     """
     if not 0 < kept <= alive:
-        raise ValueError(
+        raise SparsityError(
             f"`kept` must be between 1 and {alive}, got {kept}: `density` is more than what is alive. Lower "
             "it, or start from denser masks."
         )
     final = 100 * (1 - kept / alive)
     path = sparsity_path(epochs, 100.0, beta, gamma)
     if path[-1] == 0:
-        raise ValueError(
+        raise SparsityError(
             f"`beta` and `gamma` must let the sigmoid rise before the search ends, got {beta} and {gamma}. "
             "Lower `beta`, or raise `gamma`."
         )

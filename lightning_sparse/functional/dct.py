@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_sparse.checks import SparsityError
+
 __all__ = ["DCTPlan", "accumulation_dtype", "dct", "dct_adjoint", "dct_matrix", "dct_plan", "shared"]
 
 _CHUNK = 2**20  # matrix entries made at a time: bounds the temporary indices
@@ -200,6 +202,6 @@ def _build_matrix(rows: int, columns: int, dtype: torch.dtype, device: torch.dev
 
 def _check_sizes(out_features: int, in_features: int) -> None:
     if min(out_features, in_features) < 1:
-        raise ValueError(
+        raise SparsityError(
             f"`out_features` and `in_features` must be 1 or more, got {out_features}, {in_features}."
         )

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.types import Budgets, Masks, Scores
 
 __all__ = [
@@ -68,7 +69,7 @@ def layerwise_masks(scores: Scores, budgets: Budgets) -> Masks:
         ValueError: If the names differ, a budget is out of range or a score is NaN.
     """
     if scores.keys() != budgets.keys():
-        raise ValueError(
+        raise SparsityError(
             f"`budgets` must name the layers of `scores`, got a difference in "
             f"{', '.join(sorted(scores.keys() ^ budgets.keys()))}."
         )
@@ -150,18 +151,18 @@ def in_pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 def _check_reachable(scores: Scores, k: int, min_weights: int, fixed: Mapping[str, int]) -> None:
     if unknown := fixed.keys() - scores.keys():
-        raise ValueError(
+        raise SparsityError(
             f"`fixed` must name layers among {', '.join(scores)}, got {', '.join(sorted(unknown))}."
         )
     if min_weights < 0:
-        raise ValueError(f"`min_weights_per_layer` must be 0 or more, got {min_weights}.")
+        raise SparsityError(f"`min_weights_per_layer` must be 0 or more, got {min_weights}.")
     sizes = [score.numel() for name, score in scores.items() if name not in fixed]
     least, most = sum(min(min_weights, size) for size in sizes), sum(sizes)
     rest = k - sum(fixed.values())
     if least <= rest <= most:
         return
     way_out = "Raise `density` or lower `min_weights_per_layer`" if rest < least else "Lower `density`"
-    raise ValueError(
+    raise SparsityError(
         f"`k` must leave between {least} ({min_weights} in each of {len(sizes)} layers) and {most} weights "
         f"to rank globally, got {rest}: {k} in all, {k - rest} of them in layers with a budget of their own. "
         f"{way_out}{', or change `density_overrides`' if fixed else ''}."
@@ -170,7 +171,7 @@ def _check_reachable(scores: Scores, k: int, min_weights: int, fixed: Mapping[st
 
 def _top_k(scores: Tensor, k: int, name: str = "scores") -> Tensor:
     if not 0 <= k <= scores.numel():
-        raise ValueError(f"`k` must be between 0 and the {scores.numel()} scores of {name}, got {k}.")
+        raise SparsityError(f"`k` must be between 0 and the {scores.numel()} scores of {name}, got {k}.")
     return _best(_rankable({name: scores}), k)[name].view(scores.shape)
 
 
@@ -210,7 +211,7 @@ def _rankable(scores: Scores) -> Scores:
 def _refuse_nan(scores: Scores) -> NoReturn:
     counts = {name: int(score.isnan().sum()) for name, score in scores.items()}
     name, bad = next((name, bad) for name, bad in counts.items() if bad)
-    raise ValueError(
+    raise SparsityError(
         f"`scores` must not contain NaN, got {bad} in {name!r}. "
         "Look for an overflow in the loss or in half precision."
     )

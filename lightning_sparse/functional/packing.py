@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.types import Masks
 
-__all__ = ["checksums", "pack_bits", "pack_masks", "unpack_bits", "unpack_masks"]
+__all__ = ["checksums", "count_bits", "pack_bits", "pack_masks", "unpack_bits", "unpack_masks"]
 
 
 def pack_bits(mask: Tensor) -> Tensor:
@@ -46,13 +47,13 @@ def unpack_bits(packed: Tensor, shape: Sequence[int]) -> Tensor:
     """
     num_bits = math.prod(shape)
     if packed.numel() != -(-num_bits // 8):
-        raise ValueError(
+        raise SparsityError(
             f"`packed` must have {-(-num_bits // 8)} bytes for shape {tuple(shape)}, got {packed.numel()}. "
             "Was the mask saved for another model?"
         )
     bits = np.unpackbits(packed.detach().cpu().numpy())
     if bits[num_bits:].any():
-        raise ValueError(
+        raise SparsityError(
             f"`packed` must not set bits past the {num_bits} of shape {tuple(shape)}, got some set. "
             "Was the mask saved for another model?"
         )
@@ -78,7 +79,7 @@ def unpack_masks(packed: Mapping[str, Mapping[str, Any]]) -> Masks:
     masks: Masks = {}
     for name, entry in packed.items():
         if _checksum(entry["bits"]) != entry["crc32"]:
-            raise ValueError(
+            raise SparsityError(
                 f"The checkpoint's mask of {name!r} is corrupt (wrong checksum). Use another checkpoint."
             )
         masks[name] = unpack_bits(entry["bits"], torch.Size(entry["shape"]))
@@ -92,3 +93,8 @@ def _pack(mask: Tensor) -> dict[str, Any]:
 
 def _checksum(bits: Tensor) -> int:
     return zlib.crc32(bits.numpy().tobytes())
+
+
+def count_bits(packed: Tensor) -> int:
+    """Count the bits that are set."""
+    return int(unpack_bits(packed, [8 * len(packed)]).count_nonzero())

@@ -6,6 +6,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.allocation import layer_budget, total_budget
 from lightning_sparse.functional.masks import global_masks
 from lightning_sparse.functional.schedules import exponential
@@ -40,7 +41,7 @@ def round_budgets(alive: int, kept: int, rounds: int) -> list[int]:
         [500, 250, 125]
     """
     if not 1 <= kept <= alive:
-        raise ValueError(
+        raise SparsityError(
             f"`density` must leave between 1 and the {alive} weights that are alive, got {kept}. Change it, "
             "or start from denser masks."
         )

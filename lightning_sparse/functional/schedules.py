@@ -5,6 +5,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal, TypeAlias
 
+from lightning_sparse.checks import SparsityError
+
 __all__ = [
     "DROP_SCHEDULES",
     "DropScheduleName",
@@ -43,7 +45,7 @@ def drop_fraction(schedule: DropScheduleName, step: float, total: float, initial
         0.375
     """
     if schedule not in DROP_SCHEDULES:
-        raise ValueError(f"`schedule` must be one of {', '.join(DROP_SCHEDULES)}, got {schedule!r}.")
+        raise SparsityError(f"`schedule` must be one of {', '.join(DROP_SCHEDULES)}, got {schedule!r}.")
     return DROP_SCHEDULES[schedule](step, total, initial)
 
 
@@ -244,7 +246,7 @@ def sigmoid(epoch: float, total: float, alpha: float, beta: float, gamma: float)
     _check_positive(total, "total")
     _check_positive(gamma, "gamma")
     if not 0 <= alpha <= 100:
-        raise ValueError(f"`alpha` must be in [0, 100], got {alpha}. It is a percentage: 98 removes 98%.")
+        raise SparsityError(f"`alpha` must be in [0, 100], got {alpha}. It is a percentage: 98 removes 98%.")
     x = (epoch - beta * total) / gamma
     decay = math.exp(-abs(x))  # of the two ways to write the sigmoid, the one that cannot overflow
     return alpha * (1 if x >= 0 else decay) / (1 + decay)
@@ -254,23 +256,23 @@ def _progress(step: float, total: float) -> float:
     """The share of time gone by, in [0, 1]."""
     _check_positive(total, "total")
     if not step >= 0:
-        raise ValueError(f"`step` must be 0 or more, got {step}.")
+        raise SparsityError(f"`step` must be 0 or more, got {step}.")
     return min(step / total, 1.0)
 
 
 def _check_positive(value: float, name: str) -> None:
     if not value > 0:
-        raise ValueError(f"`{name}` must be greater than 0, got {value}.")
+        raise SparsityError(f"`{name}` must be greater than 0, got {value}.")
 
 
 def _check_fraction(initial: float) -> None:
     if not 0 <= initial <= 1:
-        raise ValueError(f"`initial` must be in [0, 1], got {initial}.")
+        raise SparsityError(f"`initial` must be in [0, 1], got {initial}.")
 
 
 def _check_density(value: float, name: str) -> None:
     if not 0 < value <= 1:
-        raise ValueError(
+        raise SparsityError(
             f"`{name}` must be a density in (0, 1], got {value}. "
             "It is the share of weights kept: 1 - sparsity."
         )

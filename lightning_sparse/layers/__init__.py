@@ -5,7 +5,8 @@ from lightning_sparse.layers.base import DensePlusSparse, compact_layers
 from lightning_sparse.layers.conversion import convert_to_dctps_, convert_to_dense_
 from lightning_sparse.layers.dense_plus_sparse import DensePlusSparseConv2d, DensePlusSparseLinear
 from lightning_sparse.layers.meta import materialize_
-from lightning_sparse.layers.offsets import DCTOffset, NoOffset, Offset
+from lightning_sparse.layers.offsets.base import NoOffset, Offset
+from lightning_sparse.layers.offsets.dct import DCTOffset
 
 __all__ = [
     "DCTOffset",

@@ -6,8 +6,9 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.layers.base import compact_layers
-from lightning_sparse.layers.offsets import Offset
+from lightning_sparse.layers.offsets.base import Offset
 from lightning_sparse.selection import matches
 
 __all__ = ["Alpha", "alpha_groups", "plain_alpha", "starting_alphas"]
@@ -58,7 +59,7 @@ def starting_alphas(
     patterns = alpha if isinstance(alpha, Mapping) else {}
     for pattern in patterns:
         if not any(matches(name, pattern) for name in weights):
-            raise ValueError(
+            raise SparsityError(
                 f"`alpha` pattern {pattern!r} must match a converted weight, such as {next(iter(weights))!r}."
             )
     usual: Alpha = 1.0 if isinstance(alpha, Mapping) else alpha
@@ -74,9 +75,9 @@ def _alpha(name: str, weight: Tensor, alpha: Alpha, offset: Offset) -> float:
     if isinstance(alpha, (int, float)) and math.isfinite(alpha):
         return float(alpha)
     if alpha != "match_norm":
-        raise ValueError(f"`alpha` must be a finite number or 'match_norm', got {alpha!r} for {name!r}.")
+        raise SparsityError(f"`alpha` must be a finite number or 'match_norm', got {alpha!r} for {name!r}.")
     if weight.is_meta:
-        raise ValueError(f"`alpha` must be a number on the meta device, got 'match_norm' for {name!r}.")
+        raise SparsityError(f"`alpha` must be a number on the meta device, got 'match_norm' for {name!r}.")
     return 0.0 if offset.is_zero else float(weight.detach().norm()) / offset.norm(weight.shape)
 
 

@@ -15,7 +15,7 @@ Backend: TypeAlias = Literal["auto", "materialize", "transform"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 # Microseconds of forward and backward in float32, on one thread of an x86-64 CPU with AVX-512 (torch 2.15),
-# fitted by `python -m benchmarks.backend_rule`. Only their ratios count.
+# fitted by `python -m benchmarks.speed.backend_rule`. Only their ratios count.
 PER_CALL, PER_ENTRY, PER_PRODUCT = 110, 0.004, 4.6e-5  # materialize; the last for each row and entry
 
 # transform; what follows the first line is for each row

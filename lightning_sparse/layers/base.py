@@ -8,12 +8,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.dct import accumulation_dtype
 from lightning_sparse.layers import compiled
 from lightning_sparse.layers.autograd import build_weight, multiply
 from lightning_sparse.layers.backends import BACKENDS, Backend, choose_backend
 from lightning_sparse.layers.geometry import Convolution
-from lightning_sparse.layers.offsets import DCTOffset, Offset
+from lightning_sparse.layers.offsets.base import Offset
+from lightning_sparse.layers.offsets.dct import DCTOffset
 from lightning_sparse.layers.products import DenseGradient, Materialized, Product
 from lightning_sparse.layers.support import SparsePattern, check_indices, index_dtype
 from lightning_sparse.layers.transformed import TransformedConvolution, TransformedLinear
@@ -59,7 +61,7 @@ class DensePlusSparse(nn.Module, ABC):
     ) -> None:
         super().__init__()
         if backend not in BACKENDS:
-            raise ValueError(f"`backend` must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+            raise SparsityError(f"`backend` must be one of {', '.join(BACKENDS)}, got {backend!r}.")
         self.shape, self.offset, self.backend = torch.Size(shape), offset or DCTOffset(), backend
         self._geometry = geometry
         indices = indices.detach().sort().values
@@ -143,7 +145,7 @@ class DensePlusSparse(nn.Module, ABC):
         new = indices.detach().to(self.indices).sort().values
         check_indices(new, math.prod(self.shape))
         if len(new) != self.nnz:
-            raise ValueError(f"`indices` must be {self.nnz} positions, as many as before, got {len(new)}.")
+            raise SparsityError(f"`indices` must be {self.nnz} positions, as many as before, got {len(new)}.")
         place = torch.searchsorted(self.indices, new).clamp_(max=max(0, self.nnz - 1))
         stays = self.indices[place] == new
         self.values.copy_(torch.where(stays, self.values[place], 0))

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.allocation import allocate
 from lightning_sparse.layers.alphas import Alpha, starting_alphas
 from lightning_sparse.layers.backends import Backend
 from lightning_sparse.layers.base import compact_layers
-from lightning_sparse.layers.offsets import DCTOffset, Offset
+from lightning_sparse.layers.offsets.base import Offset
+from lightning_sparse.layers.offsets.dct import DCTOffset
 from lightning_sparse.layers.replacement import compact_layer, dense_layer, replace_
 from lightning_sparse.layers.support import draw_support
 from lightning_sparse.selection import match_overrides, matches, plain_name, select_weights
@@ -128,7 +130,7 @@ def _converted_before(module: nn.Module, include: Sequence[str] | None, exclude:
     }
     still = unconverted_layers(module, include, exclude)
     if done and still:
-        raise ValueError(
+        raise SparsityError(
             f"`module` must be converted in one call per selection, got {len(done)} layers converted before "
             f"and {still[0]!r} not. Name the others in `include`, or make them before the first call."
         )
@@ -168,7 +170,7 @@ def convertible_layers(
     fit = {name: layers[0] for name, layers in owners.items() if _is_convertible(layers[0])}
     left = [name for name in weights if name not in fit]
     if (left and include is not None) or not fit:
-        raise ValueError(
+        raise SparsityError(
             f"`include` must name weights of `nn.Linear` and `nn.Conv2d` themselves, got {left[0]!r} of "
             f"{type(owners[left[0]][0]).__name__}. Leave it out; `PruneAtInit` takes any weight."
         )
@@ -199,11 +201,11 @@ def _owners(module: nn.Module, weight: Tensor) -> list[nn.Module]:
 
 def _check_replaceable(module: nn.Module, name: str, layer: nn.Module, owners: Sequence[nn.Module]) -> None:
     if layer is module:
-        raise ValueError(
+        raise SparsityError(
             f"`module` must hold the layers to convert, got a bare {type(layer).__name__}, which cannot be "
             "replaced in place. Wrap it: `nn.Sequential(layer)`."
         )
     if len(owners) > 1:
-        raise ValueError(
+        raise SparsityError(
             f"`exclude` must name weights that layers share, got {name!r} selected, of {len(owners)} layers."
         )

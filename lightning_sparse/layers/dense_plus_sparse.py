@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.layers.backends import Backend
 from lightning_sparse.layers.base import DensePlusSparse
 from lightning_sparse.layers.geometry import Convolution
-from lightning_sparse.layers.offsets import Offset
+from lightning_sparse.layers.offsets.base import Offset
 
 __all__ = ["DensePlusSparseConv2d", "DensePlusSparseLinear", "PaddingMode"]
 
@@ -78,7 +79,7 @@ class DensePlusSparseLinear(DensePlusSparse):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name that nn.Linear gives it)
         """Map ``(..., in_features)`` to ``(..., out_features)``."""
         if input.dim() < 1 or input.shape[-1] != self.in_features:
-            raise ValueError(
+            raise SparsityError(
                 f"`input` must end in {self.in_features} features, got shape {tuple(input.shape)}."
             )
         rows = self._cast(input).reshape(-1, self.in_features)
@@ -147,11 +148,11 @@ class DensePlusSparseConv2d(DensePlusSparse):
         _check_positive(in_channels=in_channels, out_channels=out_channels, groups=groups)
         _check_positive(kernel_size=kernel_size, stride=stride, dilation=dilation)
         if in_channels % groups or out_channels % groups:
-            raise ValueError(
+            raise SparsityError(
                 f"`groups` must divide {in_channels} input and {out_channels} output channels, got {groups}."
             )
         if padding_mode not in get_args(PaddingMode):
-            raise ValueError(
+            raise SparsityError(
                 f"`padding_mode` must be one of {', '.join(get_args(PaddingMode))}, got {padding_mode!r}."
             )
         kernel, strides, dilations = _pair(kernel_size), _pair(stride), _pair(dilation)
@@ -180,7 +181,7 @@ class DensePlusSparseConv2d(DensePlusSparse):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name that nn.Conv2d gives it)
         """Map ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``; N may be missing."""
         if input.dim() not in (3, 4) or input.shape[-3] != self.in_channels:
-            raise ValueError(
+            raise SparsityError(
                 f"`input` must be (N, {self.in_channels}, H, W) or ({self.in_channels}, H, W), got "
                 f"{tuple(input.shape)}."
             )
@@ -214,7 +215,7 @@ class DensePlusSparseConv2d(DensePlusSparse):
 
     def _check_size(self, x: Tensor) -> None:
         if min(self.output_size(x)[2:]) < 1:
-            raise ValueError(
+            raise SparsityError(
                 f"`input` must be at least as large as the kernel, got {tuple(x.shape[2:])} after padding "
                 f"for a kernel of {self.kernel_size} with dilation {self.dilation}."
             )
@@ -229,14 +230,14 @@ def _pads(padding: int | _Pair | str, kernel: _Pair, stride: _Pair, dilation: _P
     if not isinstance(padding, str):
         pads = _pair(padding)
         if min(pads) < 0:
-            raise ValueError(f"`padding` must be 0 or more, got {padding}.")
+            raise SparsityError(f"`padding` must be 0 or more, got {padding}.")
         return pads, pads
     if padding not in ("same", "valid"):
-        raise ValueError(f"`padding` must be 'same', 'valid' or numbers, got {padding!r}.")
+        raise SparsityError(f"`padding` must be 'same', 'valid' or numbers, got {padding!r}.")
     if padding == "valid":
         return (0, 0), (0, 0)
     if stride != (1, 1):
-        raise ValueError(f"`padding='same'` must come with `stride=1`, got {stride}.")
+        raise SparsityError(f"`padding='same'` must come with `stride=1`, got {stride}.")
     total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
     before = (total[0] // 2, total[1] // 2)
     return before, (total[0] - before[0], total[1] - before[1])
@@ -245,4 +246,4 @@ def _pads(padding: int | _Pair | str, kernel: _Pair, stride: _Pair, dilation: _P
 def _check_positive(**sizes: int | _Pair) -> None:
     for name, size in sizes.items():
         if min(_pair(size)) < 1:
-            raise ValueError(f"`{name}` must be 1 or more, got {size}.")
+            raise SparsityError(f"`{name}` must be 1 or more, got {size}.")

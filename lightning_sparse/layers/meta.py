@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.layers.base import DensePlusSparse
 
 __all__ = ["materialize_"]
@@ -30,12 +31,12 @@ def materialize_(module: nn.Module, device: torch.device | str = "cpu") -> None:
     uses = Counter(id(p) for layer in waiting.values() for p in layer._parameters.values() if p is not None)
     for path, layer in waiting.items():
         if _initializer(layer) is None or isinstance(layer, DensePlusSparse):
-            raise ValueError(
+            raise SparsityError(
                 "`module` must hold only submodules with `reset_parameters()` on the meta device, got "
                 f"{path!r} of {type(layer).__name__}. Give it one, or build it on a real device."
             )
         if any(uses[id(p)] > 1 for p in layer._parameters.values()):
-            raise ValueError(
+            raise SparsityError(
                 f"`module` must not share parameters on the meta device, got one of {path!r} shared. "
                 "Tie them after `materialize_`."
             )

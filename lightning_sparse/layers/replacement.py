@@ -6,6 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.layers.base import DensePlusSparse
 from lightning_sparse.layers.dense_plus_sparse import DensePlusSparseConv2d, DensePlusSparseLinear
 
@@ -69,7 +70,7 @@ def dense_layer(layer: DensePlusSparse) -> nn.Linear | nn.Conv2d:
 def replace_(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Put a layer in another's place wherever it appears, with its mode and its hooks."""
     if old is module:
-        raise ValueError(f"`module` must hold the layers to convert, got a bare {type(old).__name__}.")
+        raise SparsityError(f"`module` must hold the layers to convert, got a bare {type(old).__name__}.")
     new.train(old.training)
     for name, hooks in vars(old).items():
         if name.startswith(("_forward", "_backward")) and "hooks" in name:

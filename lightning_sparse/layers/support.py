@@ -6,6 +6,8 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
+from lightning_sparse.checks import SparsityError
+
 __all__ = ["SparsePattern", "check_indices", "draw_support", "index_dtype"]
 
 _HAS_MKL = bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
@@ -26,13 +28,13 @@ def check_indices(indices: Tensor, size: int) -> None:
         ValueError: If the tensor is no vector of integers, or a position is out of range or repeated.
     """
     if indices.dim() != 1 or indices.dtype not in (torch.int32, torch.int64):
-        raise ValueError(
+        raise SparsityError(
             f"`indices` must be a vector of int32 or int64, got {tuple(indices.shape)} of {indices.dtype}."
         )
     if indices.is_meta or not len(indices):
         return
     if int(indices[0]) < 0 or int(indices[-1]) >= size or bool((indices.diff() <= 0).any()):
-        raise ValueError(
+        raise SparsityError(
             f"`indices` must be distinct positions from 0 to {size - 1}, got {len(indices)} from "
             f"{int(indices.min())} to {int(indices.max())}, {len(set(indices.tolist()))} of them distinct. "
             "Do they belong to a layer of another shape?"
@@ -61,9 +63,9 @@ def draw_support(size: int, k: int, generator: torch.Generator) -> Tensor:
         torch.Size([3])
     """
     if not 0 <= k <= size:
-        raise ValueError(f"`k` must be between 0 and the {size} positions, got {k}.")
+        raise SparsityError(f"`k` must be between 0 and the {size} positions, got {k}.")
     if generator.device.type != "cpu":
-        raise ValueError(
+        raise SparsityError(
             f"`generator` must be on the CPU, where draws are the same everywhere, got {generator.device}."
         )
     if 2 * k > size:

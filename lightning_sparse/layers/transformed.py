@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_sparse.functional.dct import accumulation_dtype
 from lightning_sparse.layers.geometry import Convolution
-from lightning_sparse.layers.offsets import LinearMap
+from lightning_sparse.layers.offsets.base import LinearMap
 from lightning_sparse.layers.products import DenseGradient, Gradients, Product
 from lightning_sparse.layers.support import SparsePattern
 

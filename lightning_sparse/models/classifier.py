@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_sparse._lightning import LightningModule
+from lightning_sparse.checks import SparsityError
+from lightning_sparse.trainer.packages import LightningModule
 
 __all__ = ["ImageClassifier", "LRSchedulerCallable", "OptimizerCallable", "WeightInit"]
 
@@ -118,11 +119,11 @@ class ImageClassifier(LightningModule):
 
 def _check_arguments(num_classes: int, input_shape: Sequence[int] | None, weight_init: str) -> None:
     if num_classes < 2:
-        raise ValueError(f"`num_classes` must be at least 2, got {num_classes}.")
+        raise SparsityError(f"`num_classes` must be at least 2, got {num_classes}.")
     if input_shape is not None and (len(input_shape) == 0 or min(input_shape) < 1):
-        raise ValueError(f"`input_shape` must be positive numbers, as [C, H, W], got {list(input_shape)}.")
+        raise SparsityError(f"`input_shape` must be positive numbers, as [C, H, W], got {list(input_shape)}.")
     if weight_init not in get_args(WeightInit):
-        raise ValueError(f"`weight_init` must be one of {get_args(WeightInit)}, got {weight_init!r}.")
+        raise SparsityError(f"`weight_init` must be one of {get_args(WeightInit)}, got {weight_init!r}.")
 
 
 def _kaiming_normal_(net: nn.Module) -> None:

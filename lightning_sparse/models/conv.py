@@ -4,6 +4,8 @@ from typing import ClassVar, cast
 
 from torch import Tensor, nn
 
+from lightning_sparse.checks import SparsityError
+
 __all__ = ["Conv2", "Conv4", "Conv6", "ConvNet"]
 
 _HIDDEN = 256
@@ -33,12 +35,12 @@ class ConvNet(nn.Module):
     def __init__(self, in_channels: int = 3, image_size: int = 32, num_classes: int = 10) -> None:
         super().__init__()
         if min(in_channels, num_classes) < 1:
-            raise ValueError(
+            raise SparsityError(
                 f"`in_channels` and `num_classes` must be 1 or more, got {in_channels} and {num_classes}."
             )
         halvings = len(self.widths)
         if image_size < 2**halvings:
-            raise ValueError(
+            raise SparsityError(
                 f"`image_size` must be at least {2**halvings}, for {halvings} poolings, got {image_size}."
             )
         layers: list[nn.Module] = []

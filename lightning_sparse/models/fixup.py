@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_sparse.checks import SparsityError
+
 __all__ = ["FixupResNet110"]
 
 _WIDTHS = (16, 32, 64)
@@ -64,7 +66,7 @@ class FixupResNet110(nn.Module):
     def __init__(self, in_channels: int = 3, num_classes: int = 10) -> None:
         super().__init__()
         if min(in_channels, num_classes) < 1:
-            raise ValueError(
+            raise SparsityError(
                 f"`in_channels` and `num_classes` must be 1 or more, got {in_channels} and {num_classes}."
             )
         self.conv1 = nn.Conv2d(in_channels, _WIDTHS[0], 3, padding=1, bias=False)

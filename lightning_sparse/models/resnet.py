@@ -6,6 +6,8 @@ from typing import Literal, TypeAlias, cast, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_sparse.checks import SparsityError
+
 __all__ = ["ResNet", "ResNet18", "ResNet50", "Stem"]
 
 Stem: TypeAlias = Literal["cifar", "imagenet"]
@@ -100,13 +102,13 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(num_blocks) != _STAGES or min(num_blocks) < 1:
-            raise ValueError(f"`num_blocks` must be four positive numbers, got {tuple(num_blocks)}.")
+            raise SparsityError(f"`num_blocks` must be four positive numbers, got {tuple(num_blocks)}.")
         if min(in_channels, num_classes) < 1:
-            raise ValueError(
+            raise SparsityError(
                 f"`in_channels` and `num_classes` must be 1 or more, got {in_channels} and {num_classes}."
             )
         if stem not in get_args(Stem):
-            raise ValueError(f"`stem` must be one of {get_args(Stem)}, got {stem!r}.")
+            raise SparsityError(f"`stem` must be one of {get_args(Stem)}, got {stem!r}.")
         small = stem == "cifar"
         kernel, stride = (3, 1) if small else (7, 2)
         self.conv1 = nn.Conv2d(in_channels, 64, kernel, stride, padding=kernel // 2, bias=False)

@@ -6,6 +6,8 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_sparse.checks import SparsityError
+
 __all__ = ["TruncatedCosineLR"]
 
 
@@ -41,9 +43,9 @@ class TruncatedCosineLR(LRScheduler):
 
     def __init__(self, optimizer: Optimizer, epochs: int, delta: float = 0.06, last_epoch: int = -1) -> None:
         if epochs < 1:
-            raise ValueError(f"`epochs` must be at least 1, got {epochs}.")
+            raise SparsityError(f"`epochs` must be at least 1, got {epochs}.")
         if not 0 < delta < math.inf:
-            raise ValueError(
+            raise SparsityError(
                 f"`delta` must be above 0, got {delta}. It keeps the rate positive; 0.06 is the paper's."
             )
         self.epochs = epochs

@@ -4,6 +4,8 @@ from typing import ClassVar, cast
 
 from torch import Tensor, nn
 
+from lightning_sparse.checks import SparsityError
+
 __all__ = ["VGG", "VGG11", "VGG13", "VGG16"]
 
 _WIDTHS = (64, 128, 256, 512, 512)
@@ -34,7 +36,7 @@ class VGG(nn.Module):
     def __init__(self, in_channels: int = 3, num_classes: int = 10) -> None:
         super().__init__()
         if min(in_channels, num_classes) < 1:
-            raise ValueError(
+            raise SparsityError(
                 f"`in_channels` and `num_classes` must be 1 or more, got {in_channels} and {num_classes}."
             )
         layers: list[nn.Module] = []

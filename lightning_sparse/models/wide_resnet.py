@@ -5,6 +5,8 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_sparse.checks import SparsityError
+
 __all__ = ["WideResNet"]
 
 
@@ -68,14 +70,14 @@ class WideResNet(nn.Module):
     ) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
-            raise ValueError(f"`depth` must be 6n + 4, such as 16, 22 or 28, got {depth}.")
+            raise SparsityError(f"`depth` must be 6n + 4, such as 16, 22 or 28, got {depth}.")
         if min(width, in_channels, num_classes) < 1:
-            raise ValueError(
+            raise SparsityError(
                 "`width`, `in_channels` and `num_classes` must be 1 or more, got "
                 f"{width}, {in_channels} and {num_classes}."
             )
         if not 0 <= dropout < 1:
-            raise ValueError(f"`dropout` must be in [0, 1), got {dropout}. It is the share to drop.")
+            raise SparsityError(f"`dropout` must be in [0, 1), got {dropout}. It is the share to drop.")
         blocks = (depth - 4) // 6
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         self.stage1 = _stage(16, 16 * width, blocks, 1, dropout)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.extras import import_extra
 from lightning_sparse.selection import plain_name
 
@@ -73,7 +74,7 @@ def read_run(folder: str | Path) -> Run:
     skipped = tuple(reason for reason in read if isinstance(reason, str))
     if not found:
         reason = f" ({skipped[0]})" if skipped else ""
-        raise ValueError(
+        raise SparsityError(
             f"`RUN` must be a folder of one run, with logs and checkpoints (`checkpoints/*.ckpt`, not "
             f"`save_weights_only`), got {str(folder)!r}, which has no checkpoint{reason}."
         )
@@ -126,10 +127,10 @@ def _version(folder: Path) -> Path:
     """Return the folder itself, or the one version that it holds."""
     if not folder.is_dir():
         what = "a file" if folder.exists() else "nothing there"
-        raise ValueError(f"`RUN` must be a folder of one run, got {str(folder)!r}: {what}.")
+        raise SparsityError(f"`RUN` must be a folder of one run, got {str(folder)!r}: {what}.")
     versions = sorted(path for path in folder.glob("version_*") if path.is_dir())
     if len(versions) > 1:
-        raise ValueError(
+        raise SparsityError(
             f"`RUN` must be a folder of one run, got {str(folder)!r}, which holds {len(versions)}. Name one, "
             f"such as {str(versions[-1])!r}."
         )

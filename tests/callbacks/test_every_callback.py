@@ -40,7 +40,7 @@ from lightning_sparse import (
     SparsityMonitor,
     SynFlow,
 )
-from lightning_sparse.state import SparseState, state_of
+from lightning_sparse.weights.state import SparseState, state_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* and `max_epochs` is [12]:UserWarning")
 

@@ -20,7 +20,7 @@ from lightning_sparse import (
     SynFlow,
 )
 from lightning_sparse.functional import allocation
-from lightning_sparse.state import state_of
+from lightning_sparse.weights.state import state_of
 
 METHODS = [
     "random",

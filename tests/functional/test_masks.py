@@ -14,13 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_sparse.functional import masks as masks_module
-from lightning_sparse.functional.masks import (
-    count_kept,
-    global_masks,
-    in_pieces,
-    layerwise_masks,
-    top_k_mask,
-)
+from lightning_sparse.functional.masks import count_kept, global_masks, in_pieces, layerwise_masks, top_k_mask
 from lightning_sparse.types import Budgets, Masks, Scores
 
 GOLDEN = Path(__file__).parents[1] / "golden"

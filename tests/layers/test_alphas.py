@@ -6,12 +6,7 @@ import torch
 from layers_toy import Block
 from torch import nn
 
-from lightning_sparse.layers import (
-    alpha_groups,
-    compact_layers,
-    convert_to_dctps_,
-    convert_to_dense_,
-)
+from lightning_sparse.layers import alpha_groups, compact_layers, convert_to_dctps_, convert_to_dense_
 from lightning_sparse.models import FixupResNet110, LeNet5, LeNet300100
 
 

@@ -9,11 +9,7 @@ import torch.nn.functional as F
 from layers_toy import BACKENDS, convolution, dense_twin, linear, results
 from torch import Tensor, nn
 
-from lightning_sparse.layers import (
-    DensePlusSparseConv2d,
-    DensePlusSparseLinear,
-    NoOffset,
-)
+from lightning_sparse.layers import DensePlusSparseConv2d, DensePlusSparseLinear, NoOffset
 from lightning_sparse.layers.support import draw_support
 
 

@@ -5,12 +5,7 @@ import torch
 from layers_toy import BACKENDS, OFFSETS, convolution, dense_twin, linear, results
 from torch import Tensor
 
-from lightning_sparse.layers import (
-    DensePlusSparse,
-    DensePlusSparseConv2d,
-    DensePlusSparseLinear,
-    NoOffset,
-)
+from lightning_sparse.layers import DensePlusSparse, DensePlusSparseConv2d, DensePlusSparseLinear, NoOffset
 
 CONVOLUTIONS: list[dict[str, Any]] = [
     {"kernel_size": 3},

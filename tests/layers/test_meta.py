@@ -8,11 +8,7 @@ import torch
 from layers_toy import Block
 from torch import nn
 
-from lightning_sparse.layers import (
-    compact_layers,
-    convert_to_dctps_,
-    materialize_,
-)
+from lightning_sparse.layers import compact_layers, convert_to_dctps_, materialize_
 from lightning_sparse.models import FixupResNet110
 
 

@@ -8,12 +8,7 @@ import torch
 from devices import DEVICES
 from layers_toy import BACKENDS
 
-from lightning_sparse.layers import (
-    DCTOffset,
-    DensePlusSparse,
-    DensePlusSparseConv2d,
-    DensePlusSparseLinear,
-)
+from lightning_sparse.layers import DCTOffset, DensePlusSparse, DensePlusSparseConv2d, DensePlusSparseLinear
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASE: dict[str, Any] = json.loads((GOLDEN / "dct_modules.json").read_text())

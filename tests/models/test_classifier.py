@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
-from lightning_sparse._lightning import LightningDataModule, LightningModule, Trainer, cli_module
 from lightning_sparse.data import SyntheticDataModule
 from lightning_sparse.models import ImageClassifier, LeNet5, LeNet300100
+from lightning_sparse.trainer.packages import LightningDataModule, LightningModule, Trainer, cli_module
 
 QUIET = {
     "accelerator": "cpu",

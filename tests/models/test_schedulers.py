@@ -5,8 +5,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from lightning_sparse._lightning import Trainer, cli_module
 from lightning_sparse.models import TruncatedCosineLR
+from lightning_sparse.trainer.packages import Trainer, cli_module
 
 
 def _made(lrs=(0.05,), **arguments):

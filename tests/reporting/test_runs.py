@@ -7,7 +7,7 @@ from asni_toy import MASKS, SEARCHED, E, asni_state, fixed_state, log, save
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from lightning_sparse.functional.packing import pack_masks
-from lightning_sparse.reporting.asni_runs import best, masks_of, parts_of
+from lightning_sparse.reporting.asni.runs import best, masks_of, parts_of
 from lightning_sparse.reporting.runs import read_curves, read_run
 
 LOGGERS = [CSVLogger, TensorBoardLogger]

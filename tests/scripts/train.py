@@ -32,7 +32,7 @@ from lightning_sparse import (
     SETCallback,
     SynFlow,
 )
-from lightning_sparse.state import state_of
+from lightning_sparse.weights.state import state_of
 
 ROWS = {
     "fixed": lambda: [PruneAtInit("magnitude", 0.2, verify=True)],

@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.saliency.base import PruningMethod, PruningProblem, Ranking
-from lightning_sparse.functional.saliency.methods import FORCE, SNIP, GraSP, IterativeSNIP
+from lightning_sparse.functional.saliency.force import FORCE, IterativeSNIP
+from lightning_sparse.functional.saliency.grasp import GraSP
+from lightning_sparse.functional.saliency.snip import SNIP
 from lightning_sparse.functional.saliency.synflow import SynFlow
 from lightning_sparse.functional.saliency.weights import Magnitude, Random
 
@@ -66,7 +69,9 @@ def method_from_name(method: MethodName | PruningMethod) -> PruningMethod:
     if isinstance(method, PruningMethod):
         return method
     if isinstance(method, type):
-        raise ValueError(f"`method` must be a name or an object, got the class; write {method.__name__}().")
+        raise SparsityError(
+            f"`method` must be a name or an object, got the class; write {method.__name__}()."
+        )
     if not isinstance(method, str) or method not in METHODS:
-        raise ValueError(f"`method` must be one of {', '.join(get_args(MethodName))}, got {method!r}.")
+        raise SparsityError(f"`method` must be one of {', '.join(get_args(MethodName))}, got {method!r}.")
     return METHODS[method]()

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from lightning_sparse.checks import SparsityError, check_choice
 from lightning_sparse.functional.allocation import total_budget
 from lightning_sparse.types import AllocationName, Loss, Masks, Scores
 
@@ -18,8 +19,6 @@ __all__ = [
     "PruningProblem",
     "PublishedMethod",
     "Ranking",
-    "check_choice",
-    "check_count",
     "one_process",
     "rounded_down",
 ]
@@ -40,11 +39,11 @@ def one_process(tensor: Tensor) -> Tensor:
 
 
 def _no_losses(_: int) -> Sequence[Loss]:
-    raise ValueError("This method needs a loss; give `losses` to the problem.")
+    raise SparsityError("This method needs a loss; give `losses` to the problem.")
 
 
 def _no_inputs() -> Any:
-    raise ValueError("This method needs an input of the net; give `inputs` to the problem.")
+    raise SparsityError("This method needs an input of the net; give `inputs` to the problem.")
 
 
 @dataclass(frozen=True)
@@ -143,15 +142,3 @@ class PublishedMethod(PruningMethod):
         """Return how many weights a density keeps, in the authors' rounding if that is asked for."""
         rounded = total_budget if self.conformance == "paper" else self._reference_budget
         return rounded(num_weights, density)
-
-
-def check_choice(argument: str, value: object, choices: Sequence[object]) -> None:
-    """Raise ValueError unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"`{argument}` must be one of {', '.join(map(str, choices))}, got {value!r}.")
-
-
-def check_count(argument: str, value: object) -> None:
-    """Raise ValueError unless ``value`` is an integer of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"`{argument}` must be an integer of at least 1, got {value!r}.")

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.isolation import differentiable, left_as_found
 from lightning_sparse.functional.saliency.base import PruningProblem
 from lightning_sparse.functional.saliency.gradients import iterative_snip
@@ -44,7 +45,7 @@ def check_connected(problem: PruningProblem, num_batches: int, telling: Iterable
         "nets whole (`synflow`)."
     )
     if cut and strict:
-        raise ValueError(message)
+        raise SparsityError(message)
     warnings.warn(message, stacklevel=3)
 
 

@@ -17,6 +17,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.isolation import sparsified
 from lightning_sparse.functional.saliency.base import Average, one_process
 from lightning_sparse.types import Loss, Masks, Scores
@@ -41,7 +42,7 @@ def mean_gradients(
             if gradient is not None:
                 total[name] += gradient
     if count == 0:
-        raise ValueError("`losses` must hold at least one batch, got none. Check the training data.")
+        raise SparsityError("`losses` must hold at least one batch, got none. Check the training data.")
     return {name: average(gradient.div_(count)) for name, gradient in total.items()}
 
 
@@ -150,13 +151,13 @@ def _gradients(
     loss: Tensor, weights: Sequence[Tensor], create_graph: bool = False
 ) -> tuple[Tensor | None, ...]:
     if not loss.requires_grad:
-        raise ValueError(
+        raise SparsityError(
             "The loss depends on no selected weight (to second order, for GraSP). Look for `detach` or "
             "`no_grad` in the step, or give a `loss_fn` of your own."
         )
     found = torch.autograd.grad(loss, list(weights), create_graph=create_graph, allow_unused=True)
     if any(gradient is None for gradient in found) and "CheckpointFunctionBackward" in _names(loss):
-        raise ValueError(
+        raise SparsityError(
             "Gradient checkpointing with `use_reentrant=True` hides weights from `autograd.grad`. Checkpoint "
             "with `use_reentrant=False`, or not while scores are taken."
         )

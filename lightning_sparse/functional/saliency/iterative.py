@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.masks import count_nonzero, in_pieces
 from lightning_sparse.functional.schedules import exponential, linear
 from lightning_sparse.types import Masks, Scores
@@ -22,7 +23,7 @@ def density_path(density: float, steps: int, schedule: PathName = "exponential")
     [0.3162, 0.1, 0.0316, 0.01]
     """
     if steps < 1:
-        raise ValueError(f"`iterations` must be at least 1, got {steps}.")
+        raise SparsityError(f"`iterations` must be at least 1, got {steps}.")
     curve = exponential if schedule == "exponential" else linear
     return [curve(step, steps, density) for step in range(1, steps)] + [density]
 
@@ -55,7 +56,7 @@ class Judge:
         telling = sum(self.now.values())
         needed = min(self.keep and keep, sum(self.at_first.values())) if self.at_first else self.keep
         if telling * 2 < needed:
-            raise ValueError(
+            raise SparsityError(
                 f"Only {telling} scores are not zero, but {needed} weights are to be kept: the net is cut "
                 "through, or starts with zeros. Raise `density`, or choose a random method (`erk`, `epl`)."
             )
@@ -96,7 +97,7 @@ def count_telling(scores: Tensor, name: str) -> int:
     for (piece,) in in_pieces(scores):
         if not piece.amax() < torch.inf:  # amax hands NaN on
             bad = int((scores.isnan() | (scores == torch.inf)).count_nonzero())
-            raise ValueError(
+            raise SparsityError(
                 f"{bad} scores of {name!r} are not finite. Look for an overflow in the loss or in half "
                 "precision."
             )

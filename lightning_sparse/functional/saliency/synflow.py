@@ -13,16 +13,10 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from lightning_sparse.checks import SparsityError, check_choice, check_count
 from lightning_sparse.functional.isolation import left_as_found
 from lightning_sparse.functional.masks import in_pieces
-from lightning_sparse.functional.saliency.base import (
-    Conformance,
-    PruningProblem,
-    PublishedMethod,
-    Ranking,
-    check_choice,
-    check_count,
-)
+from lightning_sparse.functional.saliency.base import Conformance, PruningProblem, PublishedMethod, Ranking
 from lightning_sparse.functional.saliency.iterative import PathName, density_path
 from lightning_sparse.types import Masks, Scores
 
@@ -60,7 +54,7 @@ class SynFlow(PublishedMethod):
         check_count("iterations", iterations)
         check_choice("schedule", schedule, ("exponential", "linear"))
         if not isinstance(input_shape, list | tuple | None):
-            raise ValueError(f"`input_shape` must be a list such as [3, 32, 32], got {input_shape!r}.")
+            raise SparsityError(f"`input_shape` must be a list such as [3, 32, 32], got {input_shape!r}.")
         for size in input_shape or []:
             check_count("input_shape", size)
         self.iterations = iterations
@@ -179,7 +173,7 @@ def _ones_like(inputs: Any, dtype: torch.dtype) -> tuple[tuple[Any, ...], dict[s
         if tensor.dtype == torch.bool:
             return tensor[:1] if tensor.ndim else tensor
         if not tensor.is_floating_point():
-            raise ValueError(
+            raise SparsityError(
                 "SynFlow needs an input that can be all ones, got integers (tokens). Set the module's "
                 "`example_input_array` to embeddings that its forward takes, or use another method (`snip`)."
             )
@@ -221,7 +215,7 @@ def _total(outputs: Any) -> Tensor:
     """Return the sum over all real outputs of the net, in whatever structure they come."""
     found = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     if not any(leaf.requires_grad for leaf in found):
-        raise ValueError(
+        raise SparsityError(
             "SynFlow needs an output of real numbers that depends on the weights, got "
             f"{type(outputs).__name__} from the net. Return a tensor, tuple or dict, without `no_grad`, or "
             "choose another method (`snip`)."

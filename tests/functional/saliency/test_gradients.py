@@ -15,13 +15,7 @@ from lightning_sparse.functional.isolation import left_as_found
 from lightning_sparse.functional.masks import count_kept, global_masks
 from lightning_sparse.functional.pruning import prune_along
 from lightning_sparse.functional.saliency.connection import check_connected
-from lightning_sparse.functional.saliency.gradients import (
-    force,
-    grasp,
-    iterative_snip,
-    mean_gradients,
-    snip,
-)
+from lightning_sparse.functional.saliency.gradients import force, grasp, iterative_snip, mean_gradients, snip
 
 ONESHOT = ["oneshot_mlp_fresh", "oneshot_conv_fresh", "oneshot_conv_warm"]
 ITERATED = ["force_mlp_fresh", "force_conv_warm"]

@@ -1,0 +1,81 @@
+"""Choosing a net by its metric, among those that are as sparse as they are meant to be."""
+
+from torch import Tensor
+
+from lightning_sparse.checks import SparsityError
+from lightning_sparse.trainer.packages import EarlyStopping, LightningModule, ModelCheckpoint, Trainer
+from lightning_sparse.trainer.parts import callbacks_of
+
+__all__ = ["Outlook", "SparseCheckpoint", "SparseEarlyStopping"]
+
+
+class Outlook:
+    """What a callback says of the net that is still to come, to those who choose among nets."""
+
+    @property
+    def pruning(self) -> bool:
+        """Whether the net will be sparser than it is now."""
+        return False
+
+    @property
+    def restarting(self) -> bool:
+        """Whether training will start once more."""
+        return False
+
+
+class SparseCheckpoint(ModelCheckpoint):
+    """Lightning's ``ModelCheckpoint`` that saves no net which is still to be pruned.
+
+    On its way a net scores best before it is sparse, and a best-metric checkpoint would keep that one. This
+    one begins to compare by ``monitor`` once the last weights are pruned, and keeps none before: to resume a
+    run, have a plain ``ModelCheckpoint(save_last=True)`` beside it, with a ``dirpath`` of its own. What
+    ``save_last`` and ``save_on_exception`` save goes by no metric, and is not held back.
+
+    Args:
+        **arguments: Those of Lightning's ``ModelCheckpoint``; ``monitor`` is required.
+
+    Raises:
+        ValueError: When a stage starts, if there is no ``monitor``.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse to save without a metric."""
+        if self.monitor is None:
+            raise SparsityError(
+                "`monitor` of SparseCheckpoint must be the name of a metric, got None. Without one, use "
+                "Lightning's ModelCheckpoint."
+            )
+        super().setup(trainer, pl_module, stage)
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Tell whether a checkpoint is among the best so far."""
+        pruning = any(callback.pruning for callback in _outlooks(trainer))
+        return not pruning and super().check_monitor_top_k(trainer, current)
+
+
+class SparseEarlyStopping(EarlyStopping):
+    """Lightning's ``EarlyStopping`` that begins to watch once the last weights are pruned.
+
+    If training starts once more after that, as ASNI's retraining does, it begins to watch then.
+
+    Args:
+        **arguments: Those of Lightning's ``EarlyStopping``.
+    """
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare, unless the net is still to be pruned, or training to start once more."""
+        if _is_settled(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare, unless the net is still to be pruned, or training to start once more."""
+        if _is_settled(trainer):
+            super().on_validation_end(trainer, pl_module)
+
+
+def _is_settled(trainer: Trainer) -> bool:
+    return not any(callback.pruning or callback.restarting for callback in _outlooks(trainer))
+
+
+def _outlooks(trainer: Trainer) -> list[Outlook]:
+    return [callback for callback in callbacks_of(trainer) if isinstance(callback, Outlook)]

@@ -1,0 +1,1 @@
+"""Callbacks that prune between epochs."""

@@ -1,0 +1,173 @@
+"""Lottery tickets: train, prune, go back, and train again."""
+
+from typing import Any
+
+from torch.optim import Optimizer
+
+from lightning_sparse.callbacks.epochs.base import EpochPruning, warn_of_short_fit
+from lightning_sparse.callbacks.moving.clock import Clock
+from lightning_sparse.checks import SparsityError, check_count, check_required_integer
+from lightning_sparse.functional.allocation import total_budget
+from lightning_sparse.functional.masks import sparsity
+from lightning_sparse.functional.rewinding import rewind_, round_budgets, snapshot
+from lightning_sparse.trainer.packages import LightningModule, Trainer
+from lightning_sparse.weights.state import state_of
+
+__all__ = ["IterativeMagnitudePruning", "refuse_late_snapshot"]
+
+
+class IterativeMagnitudePruning(EpochPruning):
+    """Look for a lottery ticket: train, prune the smallest weights, rewind the others, and train again.
+
+    A round trains for ``epochs_per_round``, and ends with a pruning of all layers together and the way back
+    to earlier weights; optimizers and learning rate schedulers start once more. One training at the final
+    density follows the last round: ``(rounds + 1) * epochs_per_round`` epochs in all. All this is one fit,
+    and can be resumed anywhere.
+
+    Args:
+        density: Share of the selected weights to keep, a fraction in (0, 1]; ``floor(density * N + 0.5)`` of
+            N are left after the last round, exactly. Each round loses the same share of what is left.
+        rounds: Number of prunings R.
+        epochs_per_round: Epochs before each pruning, and after the last.
+        rewind_to_step: Optimizer step of the first round to go back to; 0 are the original weights. Buffers
+            (the statistics of batch norms) go back with the weights, optimizers and schedulers to the start.
+        min_weights_per_layer: No layer keeps fewer than this (or all, if it is smaller).
+        include: Patterns on parameter names: only weights that match one of them. ``None``: the weights of
+            linear and convolutional layers.
+        exclude: Patterns of weights to leave dense; they do not count towards the density.
+        density_overrides: Density at the end by pattern, for single layers; the others share the rest.
+        verify: After every step, check that pruned weights are zero, every count is exact, the optimizer has
+            gathered nothing for pruned weights, and all processes have the same masks.
+
+    Raises:
+        ValueError: If an argument is out of range, or, when fit starts, if a pattern matches nothing or the
+            budget cannot be met.
+
+    Source:
+        Frankle and Carbin, "The Lottery Ticket Hypothesis", ICLR 2019 (arXiv:1803.03635); Frankle et al.,
+        "Stabilizing the Lottery Ticket Hypothesis", 2019 (arXiv:1903.01611).
+
+    >>> IterativeMagnitudePruning(0.02, rounds=10, epochs_per_round=4).kept_path(266_200, 266_200)[-1]
+    5324
+    """
+
+    def __init__(
+        self,
+        density: float,
+        *,
+        rounds: int,
+        epochs_per_round: int,
+        rewind_to_step: int = 0,
+        min_weights_per_layer: int = 1,
+        include: list[str] | None = None,
+        exclude: list[str] | None = None,
+        density_overrides: dict[str, float] | None = None,
+        verify: bool = False,
+    ) -> None:
+        check_count("rounds", rounds)
+        check_count("epochs_per_round", epochs_per_round)
+        check_required_integer("rewind_to_step", rewind_to_step)
+        super().__init__(
+            density,
+            min_weights_per_layer=min_weights_per_layer,
+            include=include,
+            exclude=exclude,
+            density_overrides=density_overrides,
+            verify=verify,
+        )
+        self.rounds = rounds
+        self.epochs_per_round = epochs_per_round
+        self.rewind_to_step = rewind_to_step
+
+    def config(self) -> dict[str, str | int | float | None]:
+        """Return what decides the masks, and the way back."""
+        return {
+            "density": self.density,
+            "rounds": self.rounds,
+            "epochs_per_round": self.epochs_per_round,
+            "rewind_to_step": self.rewind_to_step,
+            "min_weights_per_layer": self.min_weights_per_layer,
+        }
+
+    def kept_path(self, alive: int, total: int) -> list[int]:
+        """Return how many weights are alive after each round."""
+        return round_budgets(alive, total_budget(total, self.density), self.rounds)
+
+    # When.
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse what cannot work, before any batch is drawn."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            needed = (self.rounds + 1) * self.epochs_per_round - (self.epoch if self.begun else 0)
+            warn_of_short_fit(type(self).__name__, f"`rounds` {self.rounds}", needed, trainer)
+
+    def begin_training(self, trainer: Trainer, module: LightningModule) -> None:
+        """Keep the original weights, unless later ones are asked for."""
+        if self.rewind_to_step == 0:
+            self._saved = snapshot(module)
+        else:
+            refuse_late_snapshot(self.rewind_to_step, self.epochs_per_round, trainer)
+
+    def after_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
+        """Keep the weights once all optimizers have made so many steps."""
+        if self._saved or not self.pruning:
+            return
+        self._clock.count(trainer, optimizer)
+        if all(self._clock.step(trainer, other) > self.rewind_to_step for other in trainer.optimizers):
+            self._saved = snapshot(module)
+
+    def begin_epoch(self, trainer: Trainer, module: LightningModule) -> None:
+        """Prune and rewind if a round is over."""
+        if self.epoch < (self.prunings + 1) * self.epochs_per_round or not self.pruning:
+            return
+        if not self._saved:
+            raise SparsityError(
+                f"`rewind_to_step` must be a step of the first round, got {self.rewind_to_step}: the round "
+                "is over. Lower it, or raise `epochs_per_round`."
+            )
+        self.prune_(trainer, module)
+        rewind_(module, self._saved, state_of(module).masks)
+        self.restart_(trainer, module)
+        if not self.pruning:
+            self._saved, self._start_states = {}, {}  # nobody goes back any more
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log also the round and its sparsity."""
+        super().on_train_epoch_end(trainer, pl_module)
+        # Every rank has the same values; the reduction only tells Lightning so.
+        metrics = {"imp/round": float(self.prunings), "imp/sparsity": sparsity(state_of(pl_module).masks)}
+        pl_module.log_dict(metrics, sync_dist=True)
+
+    # Checkpoints.
+
+    def forget(self) -> None:
+        """Start afresh, for a module that this has not pruned."""
+        super().forget()
+        self._clock = Clock(every_n_steps=1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return also how many steps were made."""
+        state = super().state_dict()
+        return {**state, **self._clock.state_dict()} if state else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there.
+
+        Raises:
+            ValueError: If the arguments are not those that the checkpoint was made with.
+        """
+        super().load_state_dict(state_dict)
+        if state_dict:
+            self._clock.load_state_dict(state_dict)
+
+
+def refuse_late_snapshot(rewind_to_step: int, epochs: int, trainer: Trainer) -> None:
+    """Raise ValueError if the first round is over before the step to rewind to."""
+    module = trainer.lightning_module
+    steps = epochs * -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
+    if module.automatic_optimization and rewind_to_step > steps and trainer.max_steps == -1:
+        raise SparsityError(
+            f"`rewind_to_step` must be one of the first round's {steps:.0f} steps, got {rewind_to_step}. "
+            "Lower it, or raise `epochs_per_round`."
+        )

@@ -1,0 +1,1 @@
+"""Callbacks that move connections during training."""

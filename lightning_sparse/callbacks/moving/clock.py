@@ -1,0 +1,96 @@
+"""The time that counts for moving connections: steps of each optimizer."""
+
+from typing import Any
+
+from torch.optim import Optimizer
+
+from lightning_sparse.checks import SparsityError
+from lightning_sparse.functional.schedules import is_due
+from lightning_sparse.trainer.packages import Trainer
+from lightning_sparse.trainer.parts import planned_steps
+
+__all__ = ["Clock", "last_step_of"]
+
+
+class Clock:
+    """Counts the steps that optimizers really make, each by itself, and knows when an update is due.
+
+    ``trainer.global_step`` would not do: it counts the steps of all optimizers, and skipped ones.
+
+    Args:
+        every_n_steps: Steps between updates.
+
+    Attributes:
+        last_step: Step from which on there are no updates.
+    """
+
+    def __init__(self, every_n_steps: int) -> None:
+        self.every_n_steps = every_n_steps
+        self.last_step = 0
+        self._steps: dict[int, int] = {}  # made, by the optimizer's place in the Trainer's list
+        self._owed: list[int] = []  # whose update could not be made when it was due
+        self._acted: dict[int, int] = {}  # at which step gradients were taken last
+
+    def step(self, trainer: Trainer, optimizer: Optimizer) -> int:
+        """Return t, the number of the step that an optimizer is to make next, or is making."""
+        return self._steps.get(_place(trainer, optimizer), 0) + 1
+
+    def updates(self, trainer: Trainer, optimizer: Optimizer) -> bool:
+        """Tell whether that step is one of an update: due, or owed from an earlier one."""
+        step = self.step(trainer, optimizer)
+        owed = _place(trainer, optimizer) in self._owed and step < self.last_step
+        return owed or is_due(step, self.every_n_steps, self.last_step)
+
+    def has_acted(self, trainer: Trainer, optimizer: Optimizer) -> bool:
+        """Tell whether that step had its turn: a line search comes by several times a step."""
+        return self._acted.get(_place(trainer, optimizer)) == self.step(trainer, optimizer)
+
+    def has_missed(self, trainer: Trainer, optimizer: Optimizer) -> bool:
+        """Tell whether that step is one of an update that nobody made or put off."""
+        passed_by = not self.has_acted(trainer, optimizer) and _place(trainer, optimizer) not in self._owed
+        return passed_by and self.updates(trainer, optimizer)
+
+    def count(self, trainer: Trainer, optimizer: Optimizer) -> None:
+        """Count a step that was made."""
+        self._steps[_place(trainer, optimizer)] = self.step(trainer, optimizer)
+
+    def owe(self, trainer: Trainer, optimizer: Optimizer) -> None:
+        """Put an update off to the next step."""
+        self._owed = sorted({*self._owed, _place(trainer, optimizer)})
+
+    def act(self, trainer: Trainer, optimizer: Optimizer) -> None:
+        """Note that gradients were taken, and the update made if there was one."""
+        place = _place(trainer, optimizer)
+        self._owed = [other for other in self._owed if other != place]
+        self._acted[place] = self.step(trainer, optimizer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {"steps": dict(self._steps), "owed": list(self._owed)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._steps, self._owed = dict(state_dict["steps"]), list(state_dict["owed"])
+
+
+def last_step_of(trainer: Trainer, stop_at: int | float) -> int:
+    """Return the step that ``stop_at`` stands for, itself a step or a share of all.
+
+    Raises:
+        ValueError: If it is a share of nobody knows how many.
+    """
+    if isinstance(stop_at, int):
+        return stop_at
+    total = planned_steps(trainer)
+    if total is None:
+        raise SparsityError(
+            f"`stop_at` must be a number of steps where nobody knows how many come, got {stop_at!r}: "
+            "training has no end, iterates over data without a length, or changes how it accumulates "
+            "gradients. Give an integer."
+        )
+    return int(stop_at * total)
+
+
+def _place(trainer: Trainer, optimizer: Optimizer) -> int:
+    """Return an optimizer's place in the Trainer's list, -1 if it is not there."""
+    return next((i for i, other in enumerate(trainer.optimizers) if other is optimizer), -1)

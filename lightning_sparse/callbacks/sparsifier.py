@@ -1,0 +1,29 @@
+"""What masks and layers have in common: the arguments that select, and what a resumed run must share."""
+
+from collections.abc import Mapping, Sequence
+
+from lightning_sparse.checks import SparsityError
+
+__all__ = ["refuse_changed_config", "selection_config"]
+
+
+def selection_config(
+    include: Sequence[str] | None, exclude: Sequence[str], density_overrides: Mapping[str, float]
+) -> dict[str, str | None]:
+    """Return the arguments that select weights as plain values, to compare when a run is resumed."""
+    shared = {
+        "include": sorted(include or []),
+        "exclude": sorted(exclude),
+        "density_overrides": {name: float(density) for name, density in density_overrides.items()},
+    }
+    return {name: str(value) if value else None for name, value in shared.items()}
+
+
+def refuse_changed_config(config: Mapping[str, object], saved: Mapping[str, object]) -> None:
+    """Raise ValueError if a resumed run has other arguments than the checkpoint was made with."""
+    for name, value in config.items():
+        if name in saved and saved[name] != value:
+            raise SparsityError(
+                f"`{name}` is {value!r}, but the checkpoint was made with {saved[name]!r}. Resume with "
+                "that value, or load only the weights (`load_state_dict`) and start a new run."
+            )

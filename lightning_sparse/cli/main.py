@@ -1,0 +1,207 @@
+"""The console script ``lightning-sparse``: LightningCLI that knows our callbacks, nets and data by name.
+
+``fit``, ``validate``, ``test`` and ``predict`` are Lightning's own; ``plan`` shows what a recipe would do;
+``plot``, which takes no recipe, draws what finished runs have left in their folders.
+"""
+
+import argparse
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+from lightning_sparse.callbacks import DCTpSConversion, SparsityCallback
+from lightning_sparse.callbacks.moving.base import MovingSupports
+from lightning_sparse.cli.errors import check_ckpt_path, near, shorten, where_to_look
+from lightning_sparse.extras import import_extra
+from lightning_sparse.reporting.asni.report import report_asni
+from lightning_sparse.reporting.cost import LayerCost, cost_table
+from lightning_sparse.selection import layer_name, select_weights
+from lightning_sparse.trainer.packages import LightningDataModule, LightningModule, Trainer, cli_module
+from lightning_sparse.trainer.parts import callbacks_of
+
+__all__ = ["PlanTrainer", "main"]
+
+Sparsifier: TypeAlias = SparsityCallback | DCTpSConversion
+"""What can say which weights it selects, and how many it keeps."""
+
+LEGEND = """\
+All figures follow from shapes alone; nothing here is measured. Multiply-adds are those of one matrix-vector
+product (of a convolution: at one position): dense mn, sparse pmn, DCTpS q log2 q + pmn with q = max(m, n);
+storage is one number per kept weight. Masks leave layers dense; DCTpSConversion really stores so few (and as
+many positions). Below the floor log2(q) / min(m, n), DCTpS hardly gets cheaper."""
+
+DESCRIPTION = """\
+Trains, tests and plans what recipes say. `lightning-sparse plot asni RUN...` draws finished runs; see
+`lightning-sparse plot --help`."""
+
+
+class PlanTrainer(Trainer):
+    """A Trainer that can also say what its callbacks would do."""
+
+    def plan(self, model: LightningModule, datamodule: LightningDataModule | None = None) -> None:
+        """Print the layers that a recipe makes sparse, and their cost in theory, without training."""
+        del datamodule  # shapes are enough
+        if next(model.parameters(), None) is None:
+            model.configure_model()
+        found = [callback for callback in callbacks_of(self) if isinstance(callback, Sparsifier)]
+        for callback in found:
+            if isinstance(callback, SparsityCallback):
+                callback.learn_length(self)
+                callback.check_module(model)
+            print(f"\n{callback.describe()}")
+            if not (isinstance(callback, MovingSupports) and not callback.draws_masks):
+                print(_plan_table(model, callback))
+        if not found:
+            print(f"\nNo sparsity callback: the net stays dense.\n{_plan_table(model, None)}")
+        print(LEGEND)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; a mistake in it ends with one or two lines and exit status 2."""
+    words = sys.argv[1:] if args is None else args
+    if words[:1] == ["plot"]:
+        return _plot(words[1:])
+    try:
+        import_extra("jsonargparse", "the command line")
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error}")
+    from jsonargparse import ArgumentError
+
+    sparse_cli = _make_cli(cli_module().LightningCLI)
+    _refuse_unknown(words, [*sparse_cli.subcommands(), "plot"])
+    try:
+        sparse_cli(
+            trainer_class=PlanTrainer,
+            subclass_mode_model=True,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"exit_on_error": False, "description": DESCRIPTION},
+            args=args,
+        )
+    except (ArgumentError, ValueError, OSError) as error:
+        message = _message_of_ours(error)
+        if message is None and not (isinstance(error, ArgumentError) or _raised_in("jsonargparse", error)):
+            raise
+        hint = where_to_look(str(error), words[0], sparse_cli.options(words[0]))
+        _stop(message or shorten(str(error)) + hint)
+
+
+def _plot(words: list[str]) -> None:
+    """Draw finished runs; needs no recipe and none of LightningCLI."""
+    arguments = _plot_parser().parse_args(words)
+    try:
+        print("\n".join(report_asni(arguments.runs, arguments.out, arguments.metric)))
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error}")
+    except (ValueError, OSError) as error:
+        message = str(error) if isinstance(error, OSError) else _message_of_ours(error)
+        if message is None:
+            raise
+        _stop(message)
+
+
+def _plot_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="lightning-sparse plot", description="Draw finished runs.")
+    kinds = parser.add_subparsers(title="what to draw", metavar="KIND", dest="kind", required=True)
+    asni = kinds.add_parser(
+        "asni",
+        help="runs of ASNI: variants D, A, C and S, sparsity, histograms of weights",
+        description=report_asni.__doc__ and report_asni.__doc__.partition("\n")[0],
+    )
+    asni.add_argument("runs", metavar="RUN", nargs="+", help="folder of one run: runs/<name>/version_0")
+    asni.add_argument("--out", metavar="FOLDER", help="default: `plots` in the first run that is not dense")
+    asni.add_argument("--metric", default="val/acc", help="logged metric to compare by; default: %(default)s")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose mistakes look like those of the other commands."""
+
+    def error(self, message: str) -> NoReturn:
+        _stop(f"{message} (see `{self.prog} --help`)")
+
+
+def _stop(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _refuse_unknown(words: list[str], commands: list[str]) -> None:
+    """Stop at a command that is none; LightningCLI would not name ``plot`` among those that there are."""
+    rule = f"the command must be one of {', '.join(commands)}, got"
+    if not words:
+        _stop(f"{rule} none (see `lightning-sparse --help`)")
+    if not words[0].startswith("-") and words[0] not in commands:
+        _stop(f"{rule} {words[0]!r}" + (near(words[0], commands) or "."))
+
+
+def _make_cli(base: type) -> Any:
+    """Return our LightningCLI; its base is chosen when it is used, as it needs jsonargparse."""
+    parsers: list[Any] = []
+
+    class SparseCLI(base):  # type: ignore[misc]
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            known: dict[str, set[str]] = base.subcommands()  # type: ignore[attr-defined]
+            return {**known, "plan": {"model", "dataloaders", "datamodule"}}
+
+        def add_arguments_to_parser(self, parser: Any) -> None:
+            """Remember the parsers, which are made in the order of the commands."""
+            parsers.append(parser)
+
+        @classmethod
+        def options(cls, command: str) -> list[str]:
+            parser = dict(zip(cls.subcommands(), parsers, strict=False)).get(command)
+            return [] if parser is None else list(parser.get_defaults().keys())
+
+        def before_instantiate_classes(self) -> None:
+            check_ckpt_path(self.config[self.subcommand].get("ckpt_path"))
+
+        def after_fit(self) -> None:
+            """Test the trained net if the data has a test set."""
+            if (
+                self.datamodule is not None
+                and not self.trainer.interrupted
+                and _has_test_set(self.datamodule)
+            ):
+                self.trainer.test(self.model, datamodule=self.datamodule)
+
+    return SparseCLI
+
+
+def _has_test_set(datamodule: LightningDataModule) -> bool:
+    if type(datamodule).test_dataloader is LightningDataModule.test_dataloader:
+        return False
+    datamodule.setup("test")
+    return bool(datamodule.test_dataloader())
+
+
+def _plan_table(model: LightningModule, callback: Sparsifier | None) -> str:
+    weights = callback.select(model) if callback else select_weights(model)
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    sizes = {name: shape.numel() for name, shape in shapes.items()}
+    budgets = callback.planned_budgets(shapes) if callback else sizes
+    kept = sum(budgets.values())
+    if isinstance(callback, SparsityCallback) and budgets.keys() != sizes.keys():
+        kept = callback.planned_total(sum(sizes.values()))  # scores will share it out
+    costs = [LayerCost(layer_name(name), tuple(shape), budgets.get(name)) for name, shape in shapes.items()]
+    return cost_table(costs, kept)
+
+
+def _raised_in(package: str, error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and package in Path(frames[-1].filename).parts
+
+
+def _message_of_ours(error: BaseException | None) -> str | None:
+    """Return the message of the check of ours that raised, if one did: it is all that a user needs."""
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        if frames and Path(frames[-1].filename).parent.is_relative_to(Path(__file__).parent):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Masks in files of their own, and masks out of checkpoints."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_sparse.checks import SparsityError
+from lightning_sparse.functional.packing import pack_masks, unpack_masks
+from lightning_sparse.types import Masks
+from lightning_sparse.weights.state import state_of
+
+__all__ = ["load_masks", "read_file", "save_masks", "states_in"]
+
+
+def save_masks(module: nn.Module, path: str | Path) -> None:
+    """Write the masks of a module to a file, as packed bits with checksums.
+
+    Args:
+        module: A module that one of our callbacks has made sparse in this process.
+        path: For ``PruneAtInit(mask_path=...)`` and ``load_masks``; `torch.load` reads it too.
+
+    Raises:
+        ValueError: If the module has no masks.
+    """
+    masks = state_of(module).masks
+    if not masks:
+        raise SparsityError(
+            "`module` must have masks, got none. Fit it with a callback that makes some, in this process."
+        )
+    torch.save({"masks": pack_masks(masks)}, path)
+
+
+def load_masks(path: str | Path) -> Masks:
+    """Read masks from a file of ``save_masks``, from a checkpoint, or from a saved dict of boolean tensors.
+
+    Args:
+        path: Nothing but tensors and plain values is read from it.
+
+    Returns:
+        Boolean mask by parameter name, on the CPU.
+
+    Raises:
+        ValueError: If there is no such file, if it is damaged, or if it holds no masks.
+    """
+    masks = _masks_in(read_file(path))
+    if not masks:
+        raise SparsityError(
+            f"`mask_path` {str(path)!r} holds no masks. Give a file of `save_masks`, a checkpoint of a "
+            "sparse run (not `save_weights_only`), or a saved dict of boolean tensors by parameter name."
+        )
+    return masks
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """Return what a file holds, nothing but tensors and plain values; {} if that is no dict.
+
+    Raises:
+        ValueError: If there is no such file, or it is damaged.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise SparsityError(f"`mask_path` must be a file, got {str(path)!r}, which does not exist.") from None
+    except Exception as error:  # torch raises whatever the bytes make it stumble over
+        raise SparsityError(
+            f"`mask_path` {str(path)!r} cannot be read: {error}. Use another file."
+        ) from error
+    return content if isinstance(content, dict) else {}
+
+
+def states_in(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what may hold masks: the states of a checkpoint's callbacks, and the content itself."""
+    callbacks = content.get("callbacks")
+    states = list(callbacks.values()) if isinstance(callbacks, dict) else []
+    return [state for state in [*states, content] if isinstance(state, dict)]
+
+
+def _masks_in(content: dict[str, Any]) -> Masks:
+    """Return the masks of a checkpoint (its callbacks' states), of a mask file, or of a plain dict."""
+    for state in states_in(content):
+        packed = state.get("masks")
+        if isinstance(packed, dict) and packed and all(isinstance(mask, dict) for mask in packed.values()):
+            return unpack_masks(packed)
+    masks = {name: mask for name, mask in content.items() if _is_mask(mask)}
+    return masks if len(masks) == len(content) else {}
+
+
+def _is_mask(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.bool

@@ -1,0 +1,98 @@
+"""Tickets in files: the sparse structure that ASNI has found, and the 2 L numbers to start it from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_sparse.checks import SparsityError
+from lightning_sparse.files.masks import read_file, states_in
+from lightning_sparse.functional.packing import pack_masks, unpack_masks
+from lightning_sparse.types import Masks
+
+__all__ = ["Ticket", "load_ticket", "save_ticket"]
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What it takes to start a sparse net: where its weights are, their signs, and two numbers per layer.
+
+    Attributes:
+        masks: Boolean mask by parameter name.
+        signs: Signs of the survivors by parameter name: int8 in flat order, one per kept weight.
+        centroids: ``[c_plus, c_minus]`` by parameter name.
+        provenance: How it was found: plain values by name.
+    """
+
+    masks: Masks
+    signs: dict[str, Tensor]
+    centroids: dict[str, Tensor]
+    provenance: dict[str, str | int | float | None] = field(default_factory=dict)
+
+
+def save_ticket(ticket: Ticket, path: str | Path) -> None:
+    """Write a ticket to a file, masks as packed bits; ``load_masks`` and ``torch.load`` read it too.
+
+    Args:
+        ticket: What to write.
+        path: Its folder is made if it is not there.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "masks": pack_masks(ticket.masks),
+        "signs": {name: sign.cpu() for name, sign in ticket.signs.items()},
+        "centroids": {name: pair.cpu() for name, pair in ticket.centroids.items()},
+        "provenance": ticket.provenance,
+    }
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    torch.save(content, unfinished)
+    unfinished.replace(path)  # whoever is killed while writing leaves an older file whole
+
+
+def load_ticket(path: str | Path) -> Ticket:
+    """Read a ticket, or that in a checkpoint of ``ASNISigmoidPruner`` made after re-initialisation.
+
+    Args:
+        path: Nothing but tensors and plain values is read from it.
+
+    Returns:
+        The ticket, its tensors on the CPU.
+
+    Raises:
+        ValueError: If there is no such file, if it is damaged, or if it holds no ticket.
+    """
+    found = _ticket_in(read_file(path))
+    if found is None:
+        raise SparsityError(
+            f"`mask_path` {str(path)!r} holds no centroids. Give a ticket of ASNISigmoidPruner (its "
+            "`ticket_path`), or a checkpoint of its retraining."
+        )
+    return found
+
+
+def _ticket_in(content: dict[str, Any]) -> Ticket | None:
+    for state in states_in(content):
+        if all(state.get(part) for part in ("masks", "signs", "centroids")):
+            ticket = Ticket(
+                unpack_masks(state["masks"]), state["signs"], state["centroids"], state.get("provenance", {})
+            )
+            _check(ticket)
+            return ticket
+    return None
+
+
+def _check(ticket: Ticket) -> None:
+    """Refuse a ticket whose parts do not belong together."""
+    counts = {name: int(mask.count_nonzero()) for name, mask in ticket.masks.items()}
+    if counts != {name: len(sign) for name, sign in ticket.signs.items()} or not _pairs(
+        ticket.centroids, counts
+    ):
+        raise SparsityError("`mask_path` has a ticket whose masks and signs do not fit. Use another file.")
+
+
+def _pairs(centroids: Mapping[str, Tensor], names: Mapping[str, int]) -> bool:
+    return centroids.keys() == names.keys() and all(pair.shape == (2,) for pair in centroids.values())

@@ -1,0 +1,1 @@
+"""How connections move: which are dropped, and where others grow."""

@@ -1,0 +1,212 @@
+"""The DCT as an offset: computed, and stored nowhere."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_sparse.checks import SparsityError
+from lightning_sparse.functional.dct import DCTPlan, dct, dct_adjoint, dct_matrix, dct_plan, shared
+from lightning_sparse.layers.geometry import Convolution
+from lightning_sparse.layers.offsets.base import LinearMap, Offset
+
+__all__ = ["DCTOffset", "PatchOrder"]
+
+
+PatchOrder: TypeAlias = Literal["hwc", "chw"]
+"""In which order the DCT goes through a convolution's patch: "hwc" has the channel innermost."""
+
+
+CHW_MARKER = "patch_order_chw"
+"""Name of the empty buffer of kernels in the order "chw", by which a state dict tells them from others."""
+
+
+@dataclass(frozen=True)
+class DCTOffset(Offset):
+    """The orthonormal DCT-II of size ``max(out, patch)``, cropped to ``(out, patch)``.
+
+    With groups, each group has its own frequencies: C has ``out`` rows in all and
+    ``patch = in / groups * height * width`` columns.
+
+    Args:
+        patch_order: How a convolution's patch is flattened: ``"hwc"``, as in the authors' code, or ``"chw"``,
+            the order of the weight's own dimensions.
+
+    Source:
+        Price and Tanner, "Dense for the Price of Sparse", ICML 2021 (arXiv:2102.07655), section 4.
+    """
+
+    patch_order: PatchOrder = "hwc"
+
+    def __post_init__(self) -> None:
+        if self.patch_order not in get_args(PatchOrder):
+            raise SparsityError(
+                f"`patch_order` must be one of {get_args(PatchOrder)}, got {self.patch_order!r}."
+            )
+
+    def marker(self, shape: torch.Size) -> str | None:
+        """Return a key for kernels in the order "chw"; for others the order makes no difference."""
+        return CHW_MARKER if self.patch_order == "chw" and math.prod(shape[2:]) > 1 else None
+
+    def matrix(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return the cropped DCT in the shape of the weight."""
+        if len(shape) == 2:
+            return dct_matrix(*shape, dtype, device)
+        key = ("kernel", shape, self.patch_order, dtype, device)
+        return shared(key, lambda: _kernel(shape, self.patch_order, dtype, device))
+
+    def transform(
+        self, shape: torch.Size, geometry: Convolution | None, dtype: torch.dtype, device: torch.device
+    ) -> LinearMap | None:
+        """Return an FFT for linear layers and 1 x 1 convolutions, a separable form for larger kernels."""
+        if geometry is None:
+            return _DCTLinear(shape[0], dct_plan(max(shape), dtype, device))
+        if math.prod(shape[2:]) > 1:
+            return _SeparableDCT(shape, geometry, self.patch_order, dtype, device)
+        return _DCTPointwise(shape[0], geometry) if geometry.groups == 1 else None
+
+    def norm(self, shape: torch.Size) -> float:
+        """Return the square root of ``min(out, patch)``: that many orthonormal rows or columns."""
+        return math.sqrt(min(shape[0], math.prod(shape[1:])))
+
+
+@dataclass(frozen=True)
+class _DCTLinear(LinearMap):
+    out_features: int
+    plan: DCTPlan
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.plan.forward(x, self.out_features)
+
+    def adjoint(self, grad: Tensor, input_size: torch.Size) -> Tensor:
+        return self.plan.adjoint(grad, input_size[1])
+
+
+@dataclass(frozen=True)
+class _DCTPointwise(LinearMap):
+    """A 1 x 1 convolution is a linear layer on the channels of every pixel that the stride meets."""
+
+    out_channels: int
+    geometry: Convolution
+
+    def __call__(self, x: Tensor) -> Tensor:
+        pixels = self._pixels(F.pad(x, self._pads())).permute(0, 2, 3, 1)
+        return dct(pixels, self.out_channels).permute(0, 3, 1, 2)
+
+    def adjoint(self, grad: Tensor, input_size: torch.Size) -> Tensor:
+        (top, left), (height, width) = self.geometry.padding, input_size[2:]
+        padded = grad.new_zeros(*input_size[:2], height + 2 * top, width + 2 * left)
+        self._pixels(padded).copy_(dct_adjoint(grad.permute(0, 2, 3, 1), input_size[1]).permute(0, 3, 1, 2))
+        return padded[:, :, top : top + height, left : left + width]
+
+    def _pads(self) -> list[int]:
+        vertical, horizontal = self.geometry.padding
+        return [horizontal, horizontal, vertical, vertical]
+
+    def _pixels(self, x: Tensor) -> Tensor:
+        vertical, horizontal = self.geometry.stride
+        return x[:, :, ::vertical, ::horizontal]
+
+
+class _SeparableDCT(LinearMap):
+    r"""The DCT of patches as small convolutions, exactly.
+
+    With frequency ``t_o = pi o / 2q`` and patch index ``j = u c + v s`` (c: channel, s: place in the kernel;
+    u, v: 1 and C with channels innermost, height times width and 1 with places innermost)
+    ``cos(t_o (2j + 1)) = cos(2 t_o u c) cos(t_o (2v s + 1)) - sin(2 t_o u c) sin(t_o (2v s + 1))``: a 1 x 1
+    convolution to two channels per output, a kernel for each of them, and their sum. The channels of the
+    cosines come first, then those of the sines, group by group: a kernel per channel is fast, one over two is
+    not, and channels_last is the layout in which it is fastest.
+
+    The 1 x 1 kernel has two entries for each row and channel, which would be 2/9 of a 3 x 3 weight. So it is
+    not kept but multiplied out for each use, from two tables of about ``sqrt(channels)`` columns.
+    """
+
+    def __init__(
+        self,
+        shape: torch.Size,
+        geometry: Convolution,
+        order: PatchOrder,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.pointwise_geometry = Convolution(groups=geometry.groups)
+        self.spatial_geometry = replace(geometry, groups=2 * shape[0])
+        places = math.prod(shape[2:])
+        per_channel, per_place = (1, shape[1]) if order == "hwc" else (places, 1)
+        self.shape, key = shape, (shape, geometry.groups, order, dtype, device)
+        step, kind = math.isqrt(shape[1] - 1) + 1, torch.promote_types(dtype, torch.complex64)
+
+        def waves(channels: Tensor) -> Tensor:
+            """Return ``exp(-2i t_o u c)``: ``(out, channels)``."""
+            angle = _frequencies(shape) * (2 * per_channel * channels)
+            return torch.polar(torch.ones_like(angle), -angle).to(device, kind)
+
+        def kernels() -> Tensor:
+            """Return ``s_o cos(t_o (2v s + 1))`` and ``s_o sin(t_o (2v s + 1))``."""
+            angle = _frequencies(shape) * (2 * per_place * _numbers(places) + 1)
+            angle, scale = angle.view(-1, 1, *shape[2:]), _scales(shape).view(-1, 1, 1, 1)
+            return self._pairs(scale * angle.cos(), scale * angle.sin()).to(device, dtype)
+
+        self.coarse = shared(("coarse", *key), lambda: waves(_numbers(shape[1])[::step]))
+        self.fine = shared(("fine", *key), lambda: waves(_numbers(step)))
+        self.spatial = shared(("spatial", *key), kernels)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        pairs = self.pointwise_geometry.convolve(_channels_last(x), self._pointwise())
+        parts = self.spatial_geometry.convolve(pairs, self.spatial).chunk(
+            2 * self.pointwise_geometry.groups, 1
+        )
+        sums = [cosines + sines for cosines, sines in zip(parts[::2], parts[1::2], strict=True)]
+        return sums[0] if len(sums) == 1 else torch.cat(sums, 1)
+
+    def adjoint(self, grad: Tensor, input_size: torch.Size) -> Tensor:
+        parts = _channels_last(grad).chunk(self.pointwise_geometry.groups, 1)
+        twice = torch.cat([part for part in parts for _ in range(2)], 1)
+        pairs_size = torch.Size((input_size[0], 2 * self.shape[0], *input_size[2:]))
+        pairs = self.spatial_geometry.transpose(twice, self.spatial, pairs_size)
+        return self.pointwise_geometry.transpose(pairs, self._pointwise(), input_size)
+
+    def _pointwise(self) -> Tensor:
+        """Return ``cos(2 t_o u c)`` and ``-sin(2 t_o u c)``: ``(2 out, channels, 1, 1)``."""
+        waves = (self.coarse[:, :, None] * self.fine[:, None, :]).flatten(1)[:, : self.shape[1], None, None]
+        return self._pairs(waves.real, waves.imag)
+
+    def _pairs(self, cosines: Tensor, sines: Tensor) -> Tensor:
+        """Lay two kernels per output out as the channels are: all of a group's first, then all its second."""
+        groups = self.pointwise_geometry.groups
+        pairs = [part.view(groups, -1, *part.shape[1:]) for part in (cosines, sines)]
+        return torch.stack(pairs, 1).flatten(0, 2)
+
+
+def _kernel(shape: torch.Size, order: PatchOrder, dtype: torch.dtype, device: torch.device) -> Tensor:
+    out, channels, height, width = shape
+    matrix = dct_matrix(out, math.prod(shape[1:]), dtype, device)
+    kernel = torch.empty(shape, dtype=dtype, device=device)  # contiguous() would keep odd strides for 1 x 1
+    if order == "chw":
+        return kernel.copy_(matrix.view(shape))
+    return kernel.copy_(matrix.view(out, height, width, channels).permute(0, 3, 1, 2))
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _frequencies(shape: torch.Size) -> Tensor:
+    """Return the column of ``t_o = pi o / 2q``."""
+    return _numbers(shape[0])[:, None] * (math.pi / (2 * max(shape[0], math.prod(shape[1:]))))
+
+
+def _scales(shape: torch.Size) -> Tensor:
+    """Return ``s_0 = sqrt(1 / q)``, ``s_o = sqrt(2 / q)``."""
+    size = max(shape[0], math.prod(shape[1:]))
+    scales = torch.full(shape[:1], math.sqrt(2 / size), dtype=torch.float64)
+    scales[0] = math.sqrt(1 / size)
+    return scales
+
+
+def _numbers(count: int) -> Tensor:
+    return torch.arange(count, dtype=torch.float64)

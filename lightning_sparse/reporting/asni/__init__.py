@@ -1,0 +1,1 @@
+"""Figures of the ASNI paper from the folders of finished runs."""

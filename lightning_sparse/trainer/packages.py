@@ -1,0 +1,95 @@
+"""The one place that imports Lightning.
+
+Lightning is published twice, as ``pytorch_lightning`` and as ``lightning.pytorch``, with the same code and
+different classes. One ``Callback`` serves both: it inherits from the bases of every package installed,
+so either Trainer and either LightningCLI accepts our callbacks. Modules and data modules can belong to one
+package only, and so do our children of Lightning's callbacks: to the one that the process imported before us,
+else to ``pytorch_lightning``.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__all__ = [
+    "Callback",
+    "EarlyStopping",
+    "LightningDataModule",
+    "LightningModule",
+    "ModelCheckpoint",
+    "Trainer",
+    "cli_module",
+    "is_lightning",
+    "overrides",
+    "package_of",
+    "rank_zero_warn",
+    "without_module",
+]
+
+
+_PACKAGES = ("pytorch_lightning", "lightning.pytorch")
+
+
+def _import_installed() -> list[ModuleType]:
+    """Return the Lightning packages that are installed, the one this process uses first."""
+    in_use = [name for name in _PACKAGES if name in sys.modules]
+    installed = []
+    for name in sorted(_PACKAGES, key=lambda name: name not in in_use):
+        try:
+            installed.append(importlib.import_module(name))
+        except ModuleNotFoundError as error:
+            if error.name not in (name, name.partition(".")[0]):
+                raise
+    return installed
+
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+    from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+
+    rank_zero_warn: Callable[[str], None]
+    _installed: list[ModuleType] = []
+else:
+    _installed = _import_installed()
+    LightningModule = _installed[0].LightningModule
+    LightningDataModule = _installed[0].LightningDataModule
+    Trainer = _installed[0].Trainer
+    EarlyStopping = _installed[0].callbacks.EarlyStopping
+    ModelCheckpoint = _installed[0].callbacks.ModelCheckpoint
+    rank_zero_warn = _installed[0].utilities.rank_zero.rank_zero_warn
+    _bases = tuple(package.Callback for package in _installed)
+    Callback = type("Callback", _bases, {"__getstate__": lambda self: without_module(self)})
+
+
+def without_module(callback: Callback) -> dict[str, Any]:
+    """Return a callback's attributes but ``log`` and ``log_dict``, methods of the module put there."""
+    return {key: value for key, value in vars(callback).items() if key not in ("log", "log_dict")}
+
+
+def overrides(module: LightningModule, hook: str) -> bool:
+    """Tell whether a module has a hook of its own in place of Lightning's."""
+    plain = [getattr(package.LightningModule, hook) for package in _installed]
+    return getattr(type(module), hook) not in plain
+
+
+def is_lightning(thing: object, *kinds: str) -> bool:
+    """Tell whether ``thing`` is of one of Lightning's classes, such as ``"callbacks.ModelSummary"``.
+
+    Classes of either package count; those that this version does not have do not.
+    """
+    paths = [kind.split(".") for kind in kinds]
+    modules = [(getattr(package, module), name) for package in _installed for module, name in paths]
+    classes = [getattr(module, name, None) for module, name in modules]
+    return isinstance(thing, tuple(kind for kind in classes if kind is not None))
+
+
+def package_of(trainer: Trainer) -> ModuleType:
+    """Return the package whose Trainer this is."""
+    return next(package for package in _installed if isinstance(trainer, package.Trainer))
+
+
+def cli_module() -> ModuleType:
+    """Return ``pytorch_lightning.cli`` (or ``lightning.pytorch.cli``), which needs jsonargparse."""
+    return importlib.import_module(f"{_installed[0].__name__}.cli")

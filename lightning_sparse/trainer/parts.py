@@ -1,0 +1,198 @@
+"""Parts of Lightning's Trainer that it does not show: read and used here, and nowhere else."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
+
+from lightning_sparse.trainer.packages import (
+    Callback,
+    LightningModule,
+    Trainer,
+    is_lightning,
+    overrides,
+    package_of,
+)
+
+__all__ = [
+    "AVERAGING",
+    "after_configure_model",
+    "averaged_copies",
+    "averages_buffers",
+    "builds_layers_late",
+    "callable_net",
+    "callbacks_of",
+    "copied_train_loader",
+    "for_the_step",
+    "loss_scale",
+    "planned_steps",
+    "restart_train_iterator",
+    "schedulers_of",
+    "starts_other_processes",
+    "tqdm_of",
+    "train_loaders",
+    "unlogged",
+    "unscale_gradients_",
+]
+
+
+AVERAGING = ("StochasticWeightAveraging", "WeightAveraging", "EMAWeightAveraging")
+"""Lightning's callbacks that average weights."""
+
+
+_LOGS = ("log", "log_dict")
+
+
+def builds_layers_late(module: LightningModule) -> bool:
+    """Tell whether a module makes layers in ``configure_model``, after the callbacks are set up."""
+    return overrides(module, "configure_model")
+
+
+def after_configure_model(module: LightningModule, action: Callable[[], None]) -> None:
+    """Do something right after the module's next ``configure_model``, before an optimizer exists."""
+    build = module.configure_model
+
+    def build_and_act() -> None:
+        del vars(module)["configure_model"]
+        build()
+        action()
+
+    vars(module)["configure_model"] = build_and_act
+
+
+def callable_net(module: LightningModule, weights: Iterable[nn.Parameter]) -> nn.Module | None:
+    """Return the module, if it has a ``forward``, or else the one child that holds all these weights."""
+    if overrides(module, "forward"):
+        return module
+    wanted = {id(weight) for weight in weights}
+    holders = [child for child in module.children() if wanted <= {id(p) for p in child.parameters()}]
+    callable_ones = (c for c in holders if getattr(c.forward, "__func__", None) is not nn.Module.forward)
+    return next(callable_ones, None)
+
+
+def starts_other_processes(trainer: Trainer) -> bool:
+    """Tell whether fit runs in processes of its own that hand back weights, but no callback's state."""
+    return getattr(trainer.strategy, "_start_method", None) in ("spawn", "fork", "forkserver")
+
+
+def averaged_copies(trainer: Trainer) -> list[nn.Module]:
+    """Return the copies of the module that averaging callbacks made when they were set up."""
+    copies = []
+    for callback in callbacks_of(trainer):
+        if is_lightning(callback, *(f"callbacks.{name}" for name in AVERAGING)):
+            copy: nn.Module | None = getattr(callback, "_average_model", None)
+            copies += [] if copy is None else [getattr(copy, "module", copy)]
+    return copies
+
+
+def averages_buffers(callback: Callback) -> bool:
+    """Tell whether a callback averages buffers with the weights, those of integers too."""
+    averaging = is_lightning(callback, *(f"callbacks.{name}" for name in AVERAGING))
+    return averaging and bool(getattr(callback, "_use_buffers", False))
+
+
+def train_loaders(trainer: Trainer) -> list[Any]:
+    """Return the dataloaders that fit draws from, as Lightning has prepared them."""
+    combined = trainer.fit_loop._combined_loader
+    return [] if combined is None else list(combined.flattened)
+
+
+def copied_train_loader(trainer: Trainer, copy: Callable[[Any], Any]) -> Iterable[tuple[Any, int, int]]:
+    """Return what fit draws from, over copies of its dataloaders; yields ``(batch, batch_idx, loader)``."""
+    combined = trainer.fit_loop._combined_loader
+    assert combined is not None, "made before training starts"
+    again: Iterable[tuple[Any, int, int]] = type(combined)(tree_map(copy, combined.iterables), combined._mode)
+    return again
+
+
+def for_the_step(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
+    """Return a batch as ``training_step`` gets it: converted, by the module's hooks, on the device."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+@contextmanager
+def unlogged(trainer: Trainer, module: LightningModule) -> Iterator[None]:
+    """Let steps log as they like; nothing of it arrives anywhere."""
+    loggers, own = trainer.loggers, {name: vars(module)[name] for name in _LOGS if name in vars(module)}
+    try:
+        trainer.loggers = [package_of(trainer).loggers.logger.DummyLogger() for _ in loggers]
+        vars(module).update(dict.fromkeys(_LOGS, _log_nothing))
+        yield
+    finally:
+        trainer.loggers = loggers
+        for name in _LOGS:
+            del vars(module)[name]
+        vars(module).update(own)
+
+
+def _log_nothing(*_: Any, **__: Any) -> None:
+    """Stand in for ``log`` and ``log_dict``."""
+
+
+def tqdm_of(trainer: Trainer) -> Callable[..., Any]:
+    """Return the class of Lightning's tqdm bars, which depends on where they are shown."""
+    bars: Callable[..., Any] = package_of(trainer).callbacks.progress.tqdm_progress.Tqdm
+    return bars
+
+
+def restart_train_iterator(trainer: Trainer) -> None:
+    """Make the iterator over the training data anew."""
+    if trainer.fit_loop._data_fetcher is not None:
+        iter(trainer.fit_loop._data_fetcher)
+
+
+def schedulers_of(trainer: Trainer) -> list[Any]:
+    """Return the learning rate schedulers."""
+    return [config.scheduler for config in trainer.lr_scheduler_configs]
+
+
+def planned_steps(trainer: Trainer) -> int | None:
+    """Return how many batches fit will step on; None if nobody can know."""
+    if any(_accumulates_otherwise(trainer, callback) for callback in callbacks_of(trainer)):
+        return None
+    try:
+        total = trainer.estimated_stepping_batches
+    except package_of(trainer).utilities.exceptions.MisconfigurationException:  # accumulation changes
+        return None
+    return None if total in (-1, math.inf) else int(total)
+
+
+def _accumulates_otherwise(trainer: Trainer, callback: Any) -> bool:
+    """Tell whether a callback changes how gradients are accumulated: the estimate leaves that out."""
+    if not is_lightning(callback, "callbacks.GradientAccumulationScheduler"):
+        return False
+    return set(callback.scheduling.values()) != {trainer.accumulate_grad_batches}
+
+
+def loss_scale(trainer: Trainer) -> float:
+    """Return the factor that losses are multiplied with in mixed precision by float16, else 1."""
+    scaler = _scaler_of(trainer)
+    return 1.0 if scaler is None else scaler.get_scale()
+
+
+def unscale_gradients_(trainer: Trainer, optimizer: Optimizer) -> None:
+    """Divide gradients by the loss scale, where Lightning leaves it to a fused optimizer's step.
+
+    The scaler looks for infinities on the way, which it must have done even if the gradients then go.
+    """
+    scaler = _scaler_of(trainer)
+    if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+        scaler.unscale_(optimizer)
+
+
+def _scaler_of(trainer: Trainer) -> GradScaler | None:
+    plugin: Any = trainer.precision_plugin
+    return plugin.scaler if is_lightning(plugin, "plugins.MixedPrecision") else None
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """Return the Trainer's callbacks, an attribute that its class does not declare."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks

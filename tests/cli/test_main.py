@@ -1,0 +1,264 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_sparse import data
+from lightning_sparse.cli.errors import check_ckpt_path, shorten
+from lightning_sparse.cli.main import _has_test_set, main
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = str(ROOT / "recipes" / "quickstart.yaml")
+DENSE = str(ROOT / "recipes" / "overlays" / "dense.yaml")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lightning-sparse"])
+
+
+def stopped_with(capsys, *words):
+    """Return the error of a command line."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(words))
+    assert stopped.value.code == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    return error
+
+
+def test_quickstart_logs_checkpoints_and_tests(tmp_path, capsys):
+    main(["fit", "--config", QUICKSTART, "--trainer.max_epochs", "2"])
+    printed = capsys.readouterr().out
+    assert "2,510" in printed
+    assert "test/acc" in printed
+    checkpoint = torch.load(next(tmp_path.rglob("last.ckpt")), weights_only=True)
+    kept = sum(int(checkpoint["state_dict"][f"net.fcs.{i}.weight"].count_nonzero()) for i in (0, 2, 4))
+    assert kept == 2510
+
+
+def test_density_from_the_command_line(capsys):
+    main(["plan", "--config", QUICKSTART, "--trainer.callbacks.density=0.01"])
+    assert "502" in capsys.readouterr().out
+
+
+def test_dense_overlay(tmp_path, capsys):
+    main(["fit", "--config", QUICKSTART, "--config", DENSE, "--trainer.max_epochs", "1"])
+    assert "test/acc" in capsys.readouterr().out
+    checkpoint = torch.load(next(tmp_path.rglob("last.ckpt")), weights_only=True)
+    assert checkpoint["state_dict"]["net.fcs.0.weight"].count_nonzero() == 300 * 64
+
+
+def test_fit_resumes_and_tests_from_the_command_line(tmp_path, capsys):
+    main(["fit", "--config", QUICKSTART, "--trainer.max_epochs", "1"])
+    last = str(next(tmp_path.rglob("last.ckpt")))
+    main(["fit", "--config", QUICKSTART, "--trainer.max_epochs", "2", "--ckpt_path", last])
+    capsys.readouterr()
+    main(["test", "--config", QUICKSTART, "--ckpt_path", last])
+    assert "test/acc" in capsys.readouterr().out
+
+
+def test_plan_trains_nothing_and_names_every_layer(tmp_path, capsys):
+    main(["plan", "--config", QUICKSTART])
+    printed = capsys.readouterr().out
+    for cell in ("net.fcs.0", "300 x 64", "1,045", "2,510", "5.0000%", "nothing here is measured"):
+        assert cell in printed
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_plan_of_a_dense_net_and_of_a_global_ranking(capsys):
+    main(["plan", "--config", QUICKSTART, "--config", DENSE])
+    assert "the net stays dense" in capsys.readouterr().out
+    arguments = ["--trainer.callbacks.method=magnitude"]
+    main(["plan", "--config", QUICKSTART, *arguments])
+    printed = capsys.readouterr().out
+    assert "by score" in printed
+    assert "2,510" in printed
+
+
+@pytest.mark.parametrize("name", ["RigLCallback", "SETCallback"])
+def test_plan_of_moving_supports_counts_only_masks_of_their_own(capsys, name):
+    main(["plan", "--config", QUICKSTART, f"--trainer.callbacks+={name}"])
+    printed = capsys.readouterr().out
+    assert f"{name}: " in printed
+    assert printed.count("net.fcs.0") == 1  # in the table of PruneAtInit
+    assert "by score" not in printed
+    overlay = ["--config", DENSE, f"--trainer.callbacks+={name}", "--trainer.callbacks.density=0.01"]
+    main(["plan", "--config", QUICKSTART, *overlay])
+    assert "502" in capsys.readouterr().out
+
+
+def test_method_objects_by_class_path(capsys):
+    method = "{class_path: Magnitude, init_args: {allocation: epl}}"
+    main(["plan", "--config", QUICKSTART, f"--trainer.callbacks.method={method}"])
+    assert "Magnitude(allocation='epl')" in capsys.readouterr().out
+
+
+# Dotted keys go to the last callback of a recipe, which is PruneAtInit.
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--trainer.callbacks+=PruneAtInt"], "There is no class 'PruneAtInt'; did you mean PruneAtInit?"),
+        (["--trainer.callbacks.method=snpi"], "must be one of 'random', 'uniform', 'erk'"),
+        (["--trainer.callbacks.method=ekr"], "'grasp', 'synflow', got 'ekr'; did you mean erk?"),
+        (
+            ["--trainer.callbacks.method.class_path=SNIP", "--trainer.callbacks.method.init_args.batches=2"],
+            "Option 'batches' is not accepted, got 2; did you mean num_batches?",
+        ),
+        (
+            [
+                "--trainer.callbacks.method.class_path=FORCE",
+                "--trainer.callbacks.method.init_args.iteration=3",
+            ],
+            "Parser key \"method\": Problem with given class_path 'lightning_sparse.FORCE': "
+            "Option 'iteration' is not accepted, got 3; did you mean iterations?",
+        ),
+        (
+            [
+                "--trainer.callbacks.method.class_path=SNIP",
+                "--trainer.callbacks.method.init_args.num_batches=0",
+            ],
+            "`num_batches` must be an integer of at least 1, got 0",
+        ),
+        (
+            ["--trainer.callbacks.method.class_path=Snip"],
+            "'snip', 'iterative_snip', 'force', 'grasp', 'synflow', got 'Snip'; did you mean snip?",
+        ),
+        (["--trainer.callbacks.method={class_path: snip}"], "'synflow', got 'snip'; did you mean SNIP?"),
+        (["--trainer.callbacks.mask_ablation=shufle"], "'invert', got 'shufle'; did you mean shuffle?"),
+        (["--trainer.callbacks.density=0"], "`density` must be in (0, 1], got 0"),
+        (["--trainer.callbacks.density=1.5"], "`density` must be in (0, 1], got 1.5"),
+        (["--trainer.callbacks.density=abc"], "Expected a <class 'float'> got abc."),
+        (
+            ["--trainer.callbacks.densty=0.1"],
+            "Option 'densty' is not accepted, got 0.1; did you mean density?",
+        ),
+        (
+            ["--model.net.in_feature=3"],
+            "Option 'in_feature' is not accepted, got 3; did you mean in_features?",
+        ),
+        (
+            ["--model.optimizer.lrr=3"],
+            "key \"optimizer\": Option 'lrr' is not accepted, got 3; did you mean lr?",
+        ),
+        (["--trainer.callbacks.exclude=[nope]"], "`exclude` pattern 'nope' matches no parameter"),
+        (
+            ["--trainer.callbacks.exclude=[net.fc.*]"],
+            "names here: net.fcs.4.weight, net.fcs.2.weight, net.fcs.0.weight.",
+        ),
+        (
+            ["--trainer.callbacks.density_overrides={net.fcs.0.weight: 1.0}"],
+            "`density_overrides` must leave the other 2 layers between",
+        ),
+        (["--trainer.nope=3"], "arguments: --trainer.nope=3 (see `lightning-sparse fit --help`)"),
+        (["--trainer.max_epchs=3"], "arguments: --trainer.max_epchs=3; did you mean max_epochs?"),
+        (["--trianer.max_epochs=3"], "arguments: --trianer.max_epochs=3; did you mean trainer.max_epochs?"),
+        (["--ckpt_pth=last"], "arguments: --ckpt_pth=last; did you mean ckpt_path?"),
+        (
+            ["--data.nope=1"],
+            "Option 'nope' is not accepted, got 1. DigitsDataModule takes test_fraction, batch_",
+        ),
+        (["--data=MNISTDataModule", "--data.data_dir=nowhere"], "`data_dir` must hold MNIST"),
+        (["--config=nowhere.yaml"], "File does not exist"),
+        (
+            [f"--config={ROOT}/recipes/mnist/lenet300_rgil.yaml"],
+            "lenet300_rgil.yaml'; did you mean lenet300_rigl.yaml",
+        ),
+        (
+            ["--ckpt_path=nope.ckpt"],
+            "`ckpt_path` must be a checkpoint, got 'nope.ckpt', which does not exist.",
+        ),
+    ],
+)
+def test_a_mistake_costs_two_lines(capsys, arguments, message, monkeypatch):
+    def no_training(*_):
+        raise AssertionError("training started")
+
+    monkeypatch.setattr(data.DigitsDataModule, "train_dataloader", no_training)
+    error = stopped_with(capsys, "fit", "--config", QUICKSTART, *arguments)
+    assert message in error
+    assert len(error) < 500
+
+
+def test_misspelt_options_in_a_recipe(tmp_path, capsys):
+    text = Path(QUICKSTART).read_text()
+    recipe = tmp_path / "recipe.yaml"
+    for word, wrong, message in [
+        ("density:", "densty:", "Option 'densty' is not accepted, got 0.05; did you mean density?"),
+        ("max_epochs:", "max_epoch:", "does not accept option 'trainer.max_epoch'; did you mean max_epochs?"),
+    ]:
+        recipe.write_text(text.replace(word, wrong))
+        assert stopped_with(capsys, "fit", "--config", str(recipe)).endswith(message)
+
+
+def test_a_value_is_shown_only_where_it_is_sure():
+    refused = "Option 'lr' is not accepted"
+    assert shorten(f"- {refused}\nGiven value: {{'lr': 0.1}}") == f"{refused}, got 0.1."
+    assert shorten(f"- {refused}\nGiven value: {{'lr': 0.1, 'net': {{'lr': 3}}}}") == f"{refused}."
+
+
+def test_what_follows_a_refused_option_is_kept():
+    assert shorten("Option 'lr' is not accepted\nand more") == "Option 'lr' is not accepted. and more"
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_a_missing_checkpoint_stops_before_data_is_touched(capsys, monkeypatch, command):
+    def no_data(*_):
+        raise AssertionError("data was touched")
+
+    monkeypatch.setattr(data.DigitsDataModule, "setup", no_data)
+    Path("last.ckpt").touch()
+    error = stopped_with(capsys, command, "--config", QUICKSTART, "--ckpt_path", "lst.ckpt")
+    assert error.endswith("got 'lst.ckpt', which does not exist; did you mean last.ckpt?")
+
+
+@pytest.mark.parametrize("path", [None, "best", "last", "hpc", "registry:a:b", "s3://a/b.ckpt", ".", Path()])
+def test_checkpoints_that_lightning_finds_by_itself(path):
+    check_ckpt_path(path)
+
+
+def test_plan_refuses_masks_as_fit_does(tmp_path, capsys):
+    overlay = ["--config", QUICKSTART, "--config", str(ROOT / "recipes" / "overlays" / "ticket.yaml")]
+    errors = {stopped_with(capsys, command, *overlay) for command in ("plan", "fit")}
+    assert errors == {"error: `mask_path` must be a file, got 'ticket.pt', which does not exist."}
+    torch.save({"net.fcs.0.weight": torch.ones(2, 2, dtype=torch.bool)}, "ticket.pt")
+    (error,) = {stopped_with(capsys, command, *overlay) for command in ("plan", "fit")}
+    assert error.startswith(
+        "error: `mask_path` 'ticket.pt' has a mask of shape (2, 2) for 'net.fcs.0.weight'"
+    )
+
+
+def test_a_missing_extra_names_the_pip_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit"])
+    assert str(stopped.value.code).startswith(
+        "error: `jsonargparse` must be installed for the command line: pip"
+    )
+
+
+def test_an_error_in_training_keeps_its_traceback(monkeypatch):
+    def fails(*_):
+        raise ValueError("the user's own")
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", fails)
+    with pytest.raises(ValueError, match="the user's own"):
+        main(["fit", "--config", QUICKSTART])
+
+
+def test_a_test_set_made_in_setup_is_found():
+    class Late(data.SyntheticDataModule):
+        def setup(self, stage="fit"):
+            super().setup(stage)
+            self.stages = [*getattr(self, "stages", []), stage]
+
+        def test_dataloader(self):
+            assert "test" in self.stages
+            return super().test_dataloader()
+
+    assert _has_test_set(Late())
+
+
+def test_shorten_keeps_what_it_does_not_know():
+    assert shorten("something else") == "something else"

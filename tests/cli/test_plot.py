@@ -1,0 +1,129 @@
+import sys
+
+import asni_toy
+import pytest
+
+from lightning_sparse.cli import main as cli
+from lightning_sparse.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lightning-sparse"])
+
+
+@pytest.fixture
+def no_lightning_cli(monkeypatch):
+    def fails():
+        raise AssertionError("LightningCLI was loaded")
+
+    monkeypatch.setattr(cli, "cli_module", fails)
+
+
+def stopped_with(capsys, *words):
+    """Return the one line that a mistake costs."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(words))
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.usefixtures("no_lightning_cli")
+def test_plots_land_beside_the_run(tmp_path, capsys):
+    asni_toy.search_and_retrain(tmp_path / "runs" / "ac" / "version_0")
+    asni_toy.dense(tmp_path / "runs" / "d" / "version_0")
+    main(["plot", "asni", "runs/ac", "runs/d/version_0"])
+    printed = capsys.readouterr().out.splitlines()
+    assert "wrote runs/ac/version_0/plots/accuracy.png" in printed
+    assert "left out S in accuracy.png: no run with PruneAtInit is given." in printed
+    assert (tmp_path / "runs/ac/version_0/plots/layers.csv").is_file()
+
+
+@pytest.mark.usefixtures("no_lightning_cli")
+def test_the_words_of_the_shell_are_read(tmp_path, capsys, monkeypatch):
+    asni_toy.search_and_retrain(tmp_path / "ac")
+    words = ["plot", "asni", "ac", "--out", "here/there", "--metric", "sparsity/net.a"]
+    monkeypatch.setattr(sys, "argv", ["lightning-sparse", *words])
+    main()
+    assert (tmp_path / "here" / "there" / "accuracy.png").is_file()
+    assert not (tmp_path / "ac" / "plots").exists()
+    assert "left out A in accuracy.png" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_lightning_cli")
+def test_help_names_the_options(capsys):
+    for words in (["plot", "--help"], ["plot", "asni", "--help"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    for word in ("asni", "RUN", "--out", "--metric", "val/acc"):
+        assert word in printed
+
+
+def test_general_help_mentions_plot(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    assert "lightning-sparse plot asni RUN..." in " ".join(capsys.readouterr().out.split())
+
+
+def test_no_command_or_an_unknown_one_names_them_all(capsys):
+    line = stopped_with(capsys)
+    assert line.startswith(
+        "error: the command must be one of fit, validate, test, predict, plan, plot, got none"
+    )
+    line = stopped_with(capsys, "plto", "asni")
+    assert line.startswith("error: the command must be one of fit, validate, test, predict, plan, plot, got")
+    assert line.endswith("got 'plto'; did you mean plot?")
+
+
+@pytest.mark.usefixtures("no_lightning_cli")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["rigl"], "error: argument KIND: invalid choice: 'rigl' (choose from"),
+        ([], "error: the following arguments are required: KIND"),
+        (["asni"], "error: the following arguments are required: RUN"),
+        (["asni", "d", "--nope"], "error: unrecognized arguments: --nope"),
+        (["asni", "nowhere"], "error: `RUN` must be a folder of one run, got 'nowhere': nothing there."),
+        (["asni", "empty"], "error: `RUN` must be a folder of one run, with logs and checkpoints"),
+        (["asni", "d"], "error: `RUN` must name a run with ASNISigmoidPruner or PruneAtInit, got none"),
+        (["asni", "ac", "--out", "file"], "error: [Errno 17] File exists: 'file'"),
+    ],
+)
+def test_mistakes(tmp_path, capsys, words, message):
+    asni_toy.dense(tmp_path / "d")
+    asni_toy.search_and_retrain(tmp_path / "ac")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    assert stopped_with(capsys, "plot", *words).startswith(message)
+
+
+def test_a_damaged_mask_is_an_error(tmp_path, capsys):
+    state = asni_toy.asni_state(3, restarted=False)
+    state["ASNISigmoidPruner"]["masks"]["net.a.weight"]["crc32"] += 1
+    asni_toy.save(tmp_path / "ac", 2, asni_toy.SEARCHED, state)
+    assert "mask of 'net.a.weight' is corrupt" in stopped_with(capsys, "plot", "asni", "ac")
+
+
+def test_an_error_of_ours_keeps_its_traceback(tmp_path, monkeypatch):
+    def fails(*_):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(cli, "report_asni", fails)
+    with pytest.raises(ValueError, match="a bug"):
+        main(["plot", "asni", "ac"])
+
+
+def test_a_missing_extra_names_the_pip_command(tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SystemExit) as stopped:
+        main(["plot", "asni", "ac"])
+    assert str(stopped.value.code).endswith(
+        'for plots: pip install ".[recipes]" in a checkout, else pip install "lightning-sparse[recipes]"'
+    )

@@ -1,0 +1,307 @@
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+import lightning_sparse.weights.state as sparsity_state
+from lightning_sparse.functional.packing import pack_masks, unpack_masks
+from lightning_sparse.weights.state import state_of
+
+
+class Owner:
+    pass
+
+
+OWNER = Owner()
+
+
+def net_and_mask(channels_last=False):
+    torch.manual_seed(0)
+    net = nn.Conv2d(32, 16, 3)  # over 1,000 weights: small tensors hide what fused optimizers do
+    if channels_last:
+        net = net.to(memory_format=torch.channels_last)
+    return net, {"weight": torch.rand(net.weight.shape) < 0.3}
+
+
+def test_install_zeroes_pruned_weights_and_keeps_the_others():
+    net, masks = net_and_mask()
+    before = net.weight.detach().clone()
+    state_of(net).install_(net, masks, OWNER)
+    assert torch.equal(net.weight, torch.where(masks["weight"], before, torch.zeros(())))
+    assert state_of(net).owner is OWNER
+    assert list(net.state_dict()) == ["weight", "bias"]
+    assert not net._forward_hooks
+    assert not net._forward_pre_hooks
+
+
+def test_install_clears_optimizer_state_of_pruned_weights_only():
+    net, masks = net_and_mask()
+    optimizer = torch.optim.Adam(net.parameters())
+    net(torch.randn(2, 32, 5, 5)).sum().backward()
+    optimizer.step()
+    state_of(net).install_(net, masks, OWNER, [optimizer])
+    moment = optimizer.state[net.weight]["exp_avg"]
+    assert moment[~masks["weight"]].eq(0).all()
+    assert moment[masks["weight"]].ne(0).all()
+    assert optimizer.state[net.weight]["step"] == 1
+
+
+def test_install_refuses_masks_of_another_net():
+    net, masks = net_and_mask()
+    with pytest.raises(
+        ValueError, match=r"'weight' is for a weight of shape \(2, 2\), but .* \(16, 32, 3, 3\)"
+    ):
+        state_of(net).install_(net, {"weight": torch.ones(2, 2, dtype=torch.bool)}, OWNER)
+    with pytest.raises(ValueError, match="none of that name"):
+        state_of(net).install_(net, {"fc.weight": masks["weight"]}, OWNER)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, fused=True),
+        lambda p: torch.optim.Adam(p, 0.1, fused=True),
+        lambda p: torch.optim.AdamW(p, 0.1, foreach=True),
+    ],
+)
+def test_kept_weights_train_as_if_gradients_were_masked_by_hand(make, channels_last):
+    net, masks = net_and_mask(channels_last)
+    twin = copy.deepcopy(net)
+    ours, by_hand = make(net.parameters()), make(twin.parameters())
+    state = state_of(net)
+    state.install_(net, masks, OWNER)
+    state.attach([ours])
+    twin.weight.data.mul_(masks["weight"])
+    for seed in range(3):
+        x = torch.randn(2, 32, 5, 5, generator=torch.Generator().manual_seed(seed))
+        for model in (net, twin):
+            model.zero_grad()
+            model(x).square().mean().backward()
+        state.mask_gradients_(ours)
+        twin.weight.grad *= masks["weight"]
+        ours.step()
+        by_hand.step()
+    assert torch.equal(net.weight, twin.weight)
+    assert net.weight[~masks["weight"]].eq(0).all()
+
+
+def test_gradients_are_masked_in_place():
+    net, masks = net_and_mask(channels_last=True)
+    state_of(net).install_(net, masks, OWNER)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    net(torch.randn(2, 32, 5, 5)).sum().backward()
+    gradient, strides = net.weight.grad, net.weight.grad.stride()
+    state_of(net).mask_gradients_(optimizer)
+    assert net.weight.grad is gradient
+    assert gradient.stride() == strides
+    assert gradient[~masks["weight"]].eq(0).all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_bad_gradient_of_a_pruned_weight_does_no_harm(bad):
+    net, masks = net_and_mask()
+    state_of(net).install_(net, masks, OWNER)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    net.weight.grad = torch.where(masks["weight"], 1.0, bad)
+    state_of(net).mask_gradients_(optimizer)
+    assert torch.equal(net.weight.grad, masks["weight"].float())
+
+
+def test_the_hook_guards_steps_that_nobody_announced():
+    net, masks = net_and_mask()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    state_of(net).install_(net, masks, OWNER)
+    state_of(net).attach([optimizer])
+    net(torch.randn(2, 32, 5, 5)).sum().backward()
+    optimizer.step()
+    assert net.weight[~masks["weight"]].eq(0).all()
+
+
+def test_an_unannounced_step_with_bad_gradients_leaves_pruned_weights_at_zero():
+    net, masks = net_and_mask()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    state_of(net).install_(net, masks, OWNER)
+    state_of(net).attach([optimizer])
+    net.weight.grad = torch.where(masks["weight"], 1.0, float("nan"))
+    optimizer.step()
+    assert net.weight[~masks["weight"]].eq(0).all()
+
+
+def test_grown_weights_start_without_a_past():
+    net, masks = net_and_mask()
+    optimizer = torch.optim.Adam(net.parameters())
+    state = state_of(net)
+    state.install_(net, masks, OWNER, [optimizer])
+    net(torch.randn(2, 32, 5, 5)).sum().backward()
+    optimizer.step()  # nothing masks this gradient: moments gather where weights are pruned
+    moved = ~masks["weight"]
+    assert optimizer.state[net.weight]["exp_avg"][moved].ne(0).any()
+    state.move_({"weight": moved}, [optimizer])
+    for key in ("exp_avg", "exp_avg_sq"):
+        assert optimizer.state[net.weight][key].eq(0).all()  # dropped and grown: all of them moved
+    assert torch.equal(state.masks["weight"], moved)
+
+
+def test_weights_on_several_kinds_of_devices():
+    """The mask of a weight that is not on the CPU says what is pruned, not what is kept."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    masks = {name: torch.eye(4, dtype=torch.bool) for name in ("0.weight", "1.weight")}
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    state = state_of(net)
+    state.install_(net, masks, OWNER)
+    state._keep["1.weight"] = ~masks["1.weight"]
+    state._plans.clear()
+    net(torch.randn(2, 4)).sum().backward()
+    state.mask_gradients_(optimizer)
+    for layer in net:
+        assert layer.weight.grad[~masks["0.weight"]].eq(0).all()
+        assert layer.weight.grad[masks["0.weight"]].ne(0).any()
+
+
+def test_a_fit_lays_masks_out_for_the_device_that_the_weights_are_on():
+    net, masks = net_and_mask()
+    state = state_of(net)
+    state.install_(net, masks, OWNER)
+    state._keep["weight"] = ~masks["weight"]  # as an earlier fit on a GPU has left it
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    state.attach([optimizer])
+    assert state._keep["weight"].dtype == net.weight.dtype
+    assert torch.equal(state.masks["weight"], masks["weight"])
+    state.detach()
+
+
+@pytest.mark.parametrize("stored", ["factor", "pruned positions"])
+def test_an_epsilon_that_half_precision_rounds_to_zero(stored):
+    """Adam divides 0 by 0 then: a pruned weight would be NaN from the second step on."""
+    torch.manual_seed(0)
+    net = nn.Linear(8, 8, bias=False).half()
+    masks = {"weight": torch.rand(8, 8) < 0.5}
+    optimizer = torch.optim.Adam(net.parameters(), 0.01, foreach=False)
+    state = state_of(net)
+    state.install_(net, masks, OWNER)
+    if stored == "pruned positions":  # as on a GPU
+        state._keep["weight"] = ~masks["weight"]
+    for _ in range(4):
+        net.weight.grad = torch.randn(8, 8).half()
+        state.mask_gradients_(optimizer)
+        optimizer.step()
+        state.mask_weights_(optimizer)
+    assert net.weight[~masks["weight"]].eq(0).all()
+    assert net.weight.isfinite().all()
+
+
+@pytest.mark.parametrize("through_data", [False, True])
+def test_weights_that_somebody_swaps_in(through_data):
+    """Writing to a parameter is noticed at the next step; to its `.data`, when all weights are masked."""
+    net, masks = net_and_mask()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+    state = state_of(net)
+    state.install_(net, masks, OWNER, [optimizer])
+    state.attach([optimizer])
+
+    def step():
+        optimizer.zero_grad()
+        net(torch.randn(2, 32, 5, 5)).sum().backward()
+        state.mask_gradients_(optimizer)
+        optimizer.step()
+
+    step()
+    step()
+    if through_data:
+        net.weight.data.fill_(1.0)
+        step()
+        state.zero_pruned_of_(net)
+    else:
+        net.load_state_dict({"weight": torch.ones_like(net.weight), "bias": net.bias})
+        step()
+    assert net.weight[~masks["weight"]].eq(0).all()
+
+
+def test_momentum_gathered_in_an_unannounced_step_cannot_revive_weights_later():
+    net, masks = net_and_mask()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+    state = state_of(net)
+    state.install_(net, masks, OWNER, [optimizer])
+    state.attach([optimizer])
+    for announced in (True, False, True, True):
+        optimizer.zero_grad()
+        net(torch.randn(2, 32, 5, 5)).sum().backward()
+        if announced:
+            state.mask_gradients_(optimizer)
+        optimizer.step()
+        assert net.weight[~masks["weight"]].eq(0).all()
+
+
+def test_common_optimizers_need_no_second_pass(monkeypatch):
+    """The masking of weights is left out where it changes nothing."""
+    net, masks = net_and_mask()
+    optimizer = torch.optim.AdamW(net.parameters(), 0.1)
+    state = state_of(net)
+    state.install_(net, masks, OWNER, [optimizer])
+    state.attach([optimizer])
+    calls = []
+    original = sparsity_state.keep_only_
+    monkeypatch.setattr(sparsity_state, "keep_only_", lambda *a, **k: calls.append(a) or original(*a, **k))
+    for _ in range(4):
+        net(torch.randn(2, 32, 5, 5)).sum().backward()
+        state.mask_gradients_(optimizer)
+        optimizer.step()
+    assert len(calls) == 5  # gradients at each step, weights after the first
+    assert net.weight[~masks["weight"]].eq(0).all()
+
+
+def test_attach_twice_hooks_once_and_detach_removes():
+    net, masks = net_and_mask()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    calls = []
+    state = state_of(net)
+    state.install_(net, masks, OWNER)
+    state.attach([optimizer], calls.append)
+    state.attach([optimizer], calls.append)
+    optimizer.step()
+    assert calls == [optimizer]
+    state.detach()
+    optimizer.step()
+    assert calls == [optimizer]
+
+
+def test_a_parameter_group_added_later_is_masked():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    masks = {name: torch.eye(4, dtype=torch.bool) for name in ("0.weight", "1.weight")}
+    optimizer = torch.optim.SGD(net[0].parameters(), 0.1)
+    state = state_of(net)
+    state.install_(net, masks, OWNER)
+    for parameters in ([], net[1].parameters()):
+        if parameters:
+            optimizer.add_param_group({"params": parameters})
+        net(torch.randn(2, 4)).sum().backward()
+        state.mask_gradients_(optimizer)
+    assert net[1].weight.grad[~masks["1.weight"]].eq(0).all()
+
+
+def test_state_dies_with_its_module_and_is_not_copied():
+    net, masks = net_and_mask()
+    state_of(net).install_(net, masks, OWNER)
+    assert not state_of(copy.deepcopy(net)).masks
+    assert state_of(torch.compile(net)) is state_of(net)
+    state = weakref.ref(state_of(net))
+    del net
+    gc.collect()
+    assert state() is None
+
+
+def test_packed_masks_survive_a_checkpoint_and_tell_a_flipped_bit(tmp_path):
+    _, masks = net_and_mask()
+    torch.save(pack_masks(masks), tmp_path / "masks.pt")
+    packed = torch.load(tmp_path / "masks.pt", weights_only=True)
+    assert torch.equal(unpack_masks(packed)["weight"], masks["weight"])
+    assert packed["weight"]["bits"].numel() == masks["weight"].numel() // 8
+    packed["weight"]["bits"][3] ^= 16
+    with pytest.raises(ValueError, match="mask of 'weight' is corrupt"):
+        unpack_masks(packed)
