@@ -1,23 +1,27 @@
-"""A value, or an error in our one form: the argument, the rule, the value, and the way out."""
+"""One check for each kind of argument: silence, or an error in our one form.
+
+Every message names the argument, the rule, the value and the way out. A function checks its own arguments
+under its own names. ``True`` and ``False`` are no numbers here.
+"""
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 __all__ = [
     "SparsityError",
-    "check_alpha",
     "check_at_least",
     "check_choice",
     "check_count",
+    "check_densities",
     "check_density",
-    "check_integer",
+    "check_flag",
+    "check_number",
     "check_patterns",
-    "check_required_integer",
-    "check_selection",
-    "check_share",
-    "check_ticket_path",
+    "check_writable",
+    "near",
 ]
 
 
@@ -25,94 +29,121 @@ class SparsityError(ValueError):
     """Bad input, said in one or two lines: the argument, the rule, the value, and the way out."""
 
 
-def check_density(argument: str, density: object) -> None:
-    """Raise ValueError unless ``density`` is a number in (0, 1]."""
-    if not isinstance(density, int | float) or not 0 < density <= 1:
+def near(word: str, names: Iterable[str], count: int = 1) -> str:
+    """Ask whether one of these names was meant; "" if none is like the word, in lower case.
+
+    >>> near("ekr", ["erk", "epl", "random"])
+    '; did you mean erk?'
+    """
+    folded = {name.lower(): name for name in names if name != word}
+    close = get_close_matches(word.lower(), folded, n=count)
+    return f"; did you mean {' or '.join(folded[name] for name in close)}?" if close else ""
+
+
+def check_choice(argument: str, value: object, choices: Iterable[object]) -> None:
+    """Refuse a value that is none of ``choices``.
+
+    Raises:
+        SparsityError: It names the choices, and the one that was probably meant.
+    """
+    known = list(choices)
+    if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in known):
+        names = [choice for choice in known if isinstance(choice, str)]
+        meant = near(value, names) if isinstance(value, str) else ""
         raise SparsityError(
-            f"`{argument}` must be in (0, 1], got {density!r}. It is the share kept: 0.1 keeps 10%."
+            f"`{argument}` must be one of {', '.join(map(str, known))}, got {value!r}{meant or '.'}"
         )
 
 
-def check_integer(argument: str, value: object) -> None:
-    """Raise ValueError unless ``value`` is an integer of at least 0, or None."""
-    if value is not None and not (isinstance(value, int) and value >= 0):
-        raise SparsityError(f"`{argument}` must be an integer of at least 0, got {value!r}.")
+def check_count(argument: str, value: object, least: int = 1, hint: str = "") -> None:
+    """Refuse what is not an integer of at least ``least``.
+
+    Raises:
+        SparsityError: If it is none, or too small; ``hint`` follows the rule.
+    """
+    if not _is_integer(value) or value < least:  # type: ignore[operator]
+        raise SparsityError(
+            f"`{argument}` must be an integer of at least {least}, got {value!r}.{_after(hint)}"
+        )
+
+
+def check_number(argument: str, value: object, interval: str, hint: str = "") -> None:
+    """Refuse what is not a finite number within an interval such as ``"(0, 1]"`` or ``"[0, inf)"``.
+
+    Raises:
+        SparsityError: If it is none, or outside; ``hint`` follows the rule.
+
+    >>> check_number("drop_fraction", 0.3, "[0, 1]")
+    """
+    if not _is_number(value) or not _lies_in(float(value), interval):  # type: ignore[arg-type]
+        rule = "finite" if interval == "(-inf, inf)" else f"in {interval}"
+        raise SparsityError(f"`{argument}` must be {rule}, got {value!r}.{_after(hint)}")
+
+
+def check_at_least(argument: str, value: object, minimum: float) -> None:
+    """Refuse what is not a number of at least ``minimum``."""
+    if not _is_number(value) or not value >= minimum:  # type: ignore[operator]
+        raise SparsityError(f"`{argument}` must be at least {minimum}, got {value!r}.")
+
+
+def check_density(argument: str, value: object) -> None:
+    """Refuse what is not a share of weights to keep, a number in (0, 1]."""
+    check_number(argument, value, "(0, 1]", "It is the share kept: 0.1 keeps 10%.")
+
+
+def check_densities(argument: str, densities: object) -> None:
+    """Refuse what is not a dict of densities by name or pattern; ``None`` is none."""
+    if densities is not None and not isinstance(densities, Mapping):
+        raise SparsityError(f"`{argument}` must be a dict of densities by pattern, got {densities!r}.")
+    for pattern, density in (densities or {}).items():
+        check_density(f"{argument}[{pattern!r}]", density)
+
+
+def check_flag(argument: str, value: object) -> None:
+    """Refuse what is neither ``True`` nor ``False``."""
+    if not isinstance(value, bool):
+        raise SparsityError(f"`{argument}` must be True or False, got {value!r}.")
 
 
 def check_patterns(argument: str, patterns: object) -> None:
-    """Raise ValueError if ``patterns`` is one string instead of a list of them."""
+    """Refuse what is not a list of patterns on parameter names; ``None`` is none."""
     if isinstance(patterns, str):
         raise SparsityError(
             f"`{argument}` must be a list of patterns, got {patterns!r}. Write [{patterns!r}]."
         )
+    if patterns is None:
+        return
+    if not isinstance(patterns, Sequence) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise SparsityError(f"`{argument}` must be a list of patterns, got {patterns!r}.")
 
 
-def check_selection(
-    density: object,
-    include: object,
-    exclude: object,
-    density_overrides: Mapping[str, float] | None,
-    seed: object,
-) -> None:
-    """Raise ValueError if an argument that most callbacks share is out of range."""
-    check_density("density", density)
-    check_patterns("include", include)
-    check_patterns("exclude", exclude)
-    check_integer("seed", seed)
-    for pattern, override in (density_overrides or {}).items():
-        check_density(f"density_overrides[{pattern!r}]", override)
-
-
-def check_alpha(alpha: object) -> None:
-    """Raise ValueError unless ``alpha`` is a finite number or "match_norm", or a dict of these."""
-    named = (
-        {"alpha": alpha} if not isinstance(alpha, Mapping) else {f"alpha[{p!r}]": a for p, a in alpha.items()}
-    )
-    for argument, value in named.items():
-        if value != "match_norm" and not (isinstance(value, int | float) and math.isfinite(value)):
-            raise SparsityError(f"`{argument}` must be a finite number or 'match_norm', got {value!r}.")
-
-
-def check_required_integer(argument: str, value: object) -> None:
-    """Raise ValueError unless ``value`` is an integer of at least 0."""
-    if value is None:
-        raise SparsityError(f"`{argument}` must be an integer of at least 0, got None.")
-    check_integer(argument, value)
-
-
-def check_ticket_path(path: str | None) -> None:
-    """Raise ValueError unless a file can be written there, its folder made if need be."""
+def check_writable(argument: str, path: str | os.PathLike[str] | None) -> None:
+    """Refuse a path that no file can be written to, its folder made if need be; ``None`` is none."""
     if path is None:
         return
     folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
-    if "://" in path or Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+    is_url = "://" in str(path)
+    if is_url or Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise SparsityError(
-            f"`ticket_path` must be a file that can be written, got {path!r}. Name one in a folder of this "
-            "machine that is yours."
+            f"`{argument}` must be a file that can be written, got {str(path)!r}. Name one in a folder of "
+            "this machine that is yours."
         )
 
 
-def check_choice(argument: str, value: object, choices: Sequence[object]) -> None:
-    """Raise ValueError unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise SparsityError(f"`{argument}` must be one of {', '.join(map(str, choices))}, got {value!r}.")
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
-def check_count(argument: str, value: object) -> None:
-    """Raise ValueError unless ``value`` is an integer of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise SparsityError(f"`{argument}` must be an integer of at least 1, got {value!r}.")
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def check_at_least(name: str, value: float, minimum: float) -> None:
-    """Raise a ValueError unless ``value`` is at least ``minimum``."""
-    if not value >= minimum:
-        raise SparsityError(f"`{name}` must be at least {minimum}, got {value}.")
+def _lies_in(value: float, interval: str) -> bool:
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = value > low or (interval[0] == "[" and value == low)
+    below = value < high or (interval[-1] == "]" and value == high)
+    return math.isfinite(value) and above and below
 
 
-def check_share(name: str, value: float) -> None:
-    """Raise a ValueError unless ``value`` is a share in [0, 1)."""
-    if not 0 <= value < 1:
-        raise SparsityError(
-            f"`{name}` must be at least 0 and below 1, got {value}. It is a share, not a count."
-        )
+def _after(hint: str) -> str:
+    return f" {hint}" if hint else ""

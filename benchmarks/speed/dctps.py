@@ -1,7 +1,7 @@
 """Dense-plus-Sparse layers against dense ones and the authors' form: layers, batches, whole steps, growth.
 
     python -m benchmarks.speed.dctps                      # all sections
-    python -m benchmarks.speed.dctps linear conv          # some: linear, conv, batches, no_offset, steps, growth
+    python -m benchmarks.speed.dctps linear conv    # some: linear, conv, batches, no_offset, steps, growth
     python -m benchmarks.speed.dctps growth --plot growth.png
     python -m benchmarks.speed.dctps linear --largest 1024
 

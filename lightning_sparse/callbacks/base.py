@@ -13,8 +13,7 @@ from torch.utils._pytree import tree_map_only
 from lightning_sparse.callbacks.choosing import Outlook
 from lightning_sparse.callbacks.company import refuse_missing_owner, refuse_surroundings, warn_of_late_start
 from lightning_sparse.callbacks.monitor import log_sparsity, monitored, one_line, print_table_after_summary
-from lightning_sparse.callbacks.sparsifier import refuse_changed_config, selection_config
-from lightning_sparse.checks import check_selection
+from lightning_sparse.callbacks.sparsifier import check_selection, refuse_changed_config, selection_config
 from lightning_sparse.files.damage import explain_damage, refuse_damaged_checkpoint
 from lightning_sparse.functional.allocation import total_budget
 from lightning_sparse.functional.packing import pack_masks, unpack_masks

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.callbacks.sparsifier import check_selection
+from lightning_sparse.checks import SparsityError, check_choice, check_count
 from lightning_sparse.layers import compact_layers
+from lightning_sparse.layers.alphas import check_alpha
 from lightning_sparse.trainer.packages import Trainer
 from lightning_sparse.trainer.parts import callbacks_of
 
@@ -33,7 +35,6 @@ from lightning_sparse.callbacks.monitor import (
 )
 from lightning_sparse.callbacks.prune_at_init import PruneAtInit
 from lightning_sparse.callbacks.sparsifier import refuse_changed_config, selection_config
-from lightning_sparse.checks import check_alpha, check_choice, check_integer, check_selection
 from lightning_sparse.files.damage import explain_damage, refuse_damaged_checkpoint
 from lightning_sparse.functional.allocation import allocate
 from lightning_sparse.layers import DCTOffset, DensePlusSparse, convert_to_dctps_, materialize_
@@ -109,7 +110,7 @@ class DCTpSConversion(Callback):
         check_choice("allocation", allocation, get_args(AllocationName))
         check_choice("patch_order", patch_order, get_args(PatchOrder))
         check_choice("backend", backend, BACKENDS)
-        check_integer("min_weights_per_layer", min_weights_per_layer)
+        check_count("min_weights_per_layer", min_weights_per_layer, 0)
         check_alpha(alpha)
         self.density = density
         self.allocation = allocation

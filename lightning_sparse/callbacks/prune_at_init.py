@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lightning_sparse.callbacks.base import SparsityCallback
-from lightning_sparse.checks import SparsityError, check_choice, check_integer
+from lightning_sparse.checks import SparsityError, check_choice, check_count
 from lightning_sparse.files.masks import load_masks
 from lightning_sparse.files.tickets import Ticket, load_ticket
 from lightning_sparse.functional.ablation import redraw_, shuffled
@@ -88,7 +88,8 @@ class PruneAtInit(SparsityCallback):
         seed: int | None = None,
         verify: bool = False,
     ) -> None:
-        check_integer("min_weights_per_layer", min_weights_per_layer)
+        if min_weights_per_layer is not None:
+            check_count("min_weights_per_layer", min_weights_per_layer, 0)
         if loss_fn is not None and not callable(loss_fn):
             raise SparsityError(f"`loss_fn` must be a function of module and batch, got {loss_fn!r}.")
         check_choice("mask_ablation", mask_ablation, ("shuffle", "reinit", "invert", None))

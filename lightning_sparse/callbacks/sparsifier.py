@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import SparsityError, check_count, check_densities, check_density, check_patterns
 
-__all__ = ["refuse_changed_config", "selection_config"]
+__all__ = ["check_selection", "refuse_changed_config", "selection_config"]
 
 
 def selection_config(
@@ -27,3 +27,15 @@ def refuse_changed_config(config: Mapping[str, object], saved: Mapping[str, obje
                 f"`{name}` is {value!r}, but the checkpoint was made with {saved[name]!r}. Resume with "
                 "that value, or load only the weights (`load_state_dict`) and start a new run."
             )
+
+
+def check_selection(
+    density: object, include: object, exclude: object, density_overrides: object, seed: object
+) -> None:
+    """Refuse arguments out of range that most callbacks share."""
+    check_density("density", density)
+    check_patterns("include", include)
+    check_patterns("exclude", exclude)
+    check_densities("density_overrides", density_overrides)
+    if seed is not None:
+        check_count("seed", seed, 0)

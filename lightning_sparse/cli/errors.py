@@ -1,16 +1,15 @@
 """What the command line says of a mistake: the cause, and the name that was meant."""
 
 import re
-from collections.abc import Collection, Iterable
-from difflib import get_close_matches
+from collections.abc import Collection
 from pathlib import Path
 from pydoc import locate
 
 from lightning_sparse import callbacks, data, models
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import SparsityError, near
 from lightning_sparse.functional import saliency
 
-__all__ = ["check_ckpt_path", "near", "shorten", "where_to_look"]
+__all__ = ["check_ckpt_path", "shorten", "where_to_look"]
 
 # jsonargparse finds a class by its short name once its module is imported.
 _KNOWN_BY_NAME = (callbacks, data, models, saliency)
@@ -28,17 +27,6 @@ _UNKNOWN = re.compile(r"(?:[uU]nrecognized arguments: --|does not accept (?:opti
 _REFUSED = re.compile(r"(?:Option|Key) '([\w.]+)' is not (?:accepted|expected)")
 _AS_CLASS = "Expected a dot import path string: "
 _NOT_LOCAL = re.compile(r"best|last|hpc|registry(:.*)?|\w+://.*")
-
-
-def near(word: str, names: Iterable[str], count: int = 1) -> str:
-    """Ask whether one of these names was meant; "" if none is like the word, in lower case.
-
-    >>> near("ekr", ["erk", "epl", "random"])
-    '; did you mean erk?'
-    """
-    folded = {name.lower(): name for name in names if name != word}
-    close = get_close_matches(word.lower(), folded, n=count)
-    return f"; did you mean {' or '.join(folded[name] for name in close)}?" if close else ""
 
 
 def check_ckpt_path(path: str | Path | None) -> None:

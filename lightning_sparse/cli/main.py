@@ -12,7 +12,8 @@ from typing import Any, NoReturn, TypeAlias
 
 from lightning_sparse.callbacks import DCTpSConversion, SparsityCallback
 from lightning_sparse.callbacks.moving.base import MovingSupports
-from lightning_sparse.cli.errors import check_ckpt_path, near, shorten, where_to_look
+from lightning_sparse.checks import near
+from lightning_sparse.cli.errors import check_ckpt_path, shorten, where_to_look
 from lightning_sparse.extras import import_extra
 from lightning_sparse.reporting.asni.report import report_asni
 from lightning_sparse.reporting.cost import LayerCost, cost_table

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from lightning_sparse.checks import SparsityError, check_at_least, check_share
+from lightning_sparse.checks import SparsityError, check_at_least, check_number
 from lightning_sparse.extras import import_extra
 from lightning_sparse.trainer.packages import LightningDataModule
 
@@ -163,7 +163,7 @@ class ImageDataModule(LightningDataModule, ABC):
         super().__init__()
         check_at_least("crop_padding", crop_padding, 0)
         check_at_least("batch_size", batch_size, 1)
-        check_share("val_fraction", val_fraction)
+        check_number("val_fraction", val_fraction, "[0, 1)", "It is a share, not a count.")
         check_at_least("num_workers", num_workers, 0)
         check_at_least("seed", seed, 0)
         self.batch_size = batch_size

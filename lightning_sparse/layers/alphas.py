@@ -11,10 +11,20 @@ from lightning_sparse.layers.base import compact_layers
 from lightning_sparse.layers.offsets.base import Offset
 from lightning_sparse.selection import matches
 
-__all__ = ["Alpha", "alpha_groups", "plain_alpha", "starting_alphas"]
+__all__ = ["Alpha", "alpha_groups", "check_alpha", "plain_alpha", "starting_alphas"]
 
 Alpha: TypeAlias = float | Literal["match_norm"]
 """Scale of the offset at the start; "match_norm" gives it the norm of the weight it replaces."""
+
+
+def check_alpha(alpha: object) -> None:
+    """Raise ValueError unless ``alpha`` is a finite number or "match_norm", or a dict of these."""
+    named = (
+        {"alpha": alpha} if not isinstance(alpha, Mapping) else {f"alpha[{p!r}]": a for p, a in alpha.items()}
+    )
+    for argument, value in named.items():
+        if value != "match_norm" and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise SparsityError(f"`{argument}` must be a finite number or 'match_norm', got {value!r}.")
 
 
 def plain_alpha(alpha: Alpha | Mapping[str, Alpha]) -> str | float:

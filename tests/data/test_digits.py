@@ -29,7 +29,9 @@ def test_the_test_images_follow_the_seed() -> None:
     assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize(("fraction", "message"), [(1.0, "below 1, got 1.0"), (0, "must be positive, got 0")])
+@pytest.mark.parametrize(
+    ("fraction", "message"), [(1.0, r"must be in \[0, 1\), got 1.0"), (0, "must be positive, got 0")]
+)
 def test_test_fraction_is_checked(fraction: float, message: str) -> None:
     with pytest.raises(ValueError, match=f"`test_fraction` .*{message}"):
         DigitsDataModule(test_fraction=fraction)

@@ -189,8 +189,8 @@ def test_images_and_labels_must_fit() -> None:
     ("arguments", "message"),
     [
         ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
-        ({"val_fraction": 1.0}, r"`val_fraction` must be at least 0 and below 1, got 1.0"),
-        ({"val_fraction": -0.1}, "`val_fraction` must be at least 0 and below 1, got -0.1"),
+        ({"val_fraction": 1.0}, r"`val_fraction` must be in \[0, 1\), got 1.0. It is a share"),
+        ({"val_fraction": -0.1}, r"`val_fraction` must be in \[0, 1\), got -0.1"),
         ({"val_fraction": float("nan")}, "got nan"),
         ({"num_workers": -1}, "`num_workers` must be at least 0, got -1"),
         ({"seed": -1}, "`seed` must be at least 0, got -1"),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparse.callbacks.epochs.base import EpochPruning, warn_of_short_fit
-from lightning_sparse.checks import SparsityError, check_choice, check_ticket_path
+from lightning_sparse.checks import SparsityError, check_choice, check_writable
 from lightning_sparse.files.tickets import Ticket, save_ticket
 from lightning_sparse.functional.allocation import total_budget
 from lightning_sparse.functional.asni import kept_path, sparsity_path, sparsity_path_to, target_sparsity
@@ -160,7 +160,7 @@ class ASNISigmoidPruner(EpochPruning):
         """Refuse what cannot work, before any batch is drawn."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            check_ticket_path(self.ticket_path)
+            check_writable("ticket_path", self.ticket_path)
             needed = self.epochs + (self.reinit is not None) - (self.epoch if self.begun else 0)
             warn_of_short_fit(type(self).__name__, f"`search_epochs` {self.epochs}", needed, trainer)
 

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from lightning_sparse.callbacks.base import SparsityCallback
 from lightning_sparse.callbacks.choosing import SparseCheckpoint, SparseEarlyStopping
 from lightning_sparse.callbacks.company import refuse_compact_layers, refuse_finetuning, refuse_late_start
-from lightning_sparse.checks import check_required_integer
+from lightning_sparse.checks import check_count
 from lightning_sparse.functional.masks import count_all, count_kept
 from lightning_sparse.functional.pruning import plan_budgets
 from lightning_sparse.functional.rewinding import Snapshot, budgets_on_the_way, prune_by_magnitude
@@ -58,7 +58,7 @@ class EpochPruning(SparsityCallback, ABC):
         density_overrides: dict[str, float] | None,
         verify: bool,
     ) -> None:
-        check_required_integer("min_weights_per_layer", min_weights_per_layer)
+        check_count("min_weights_per_layer", min_weights_per_layer, 0)
         super().__init__(
             density,
             include=include,

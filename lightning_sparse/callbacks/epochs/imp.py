@@ -6,7 +6,7 @@ from torch.optim import Optimizer
 
 from lightning_sparse.callbacks.epochs.base import EpochPruning, warn_of_short_fit
 from lightning_sparse.callbacks.moving.clock import Clock
-from lightning_sparse.checks import SparsityError, check_count, check_required_integer
+from lightning_sparse.checks import SparsityError, check_count
 from lightning_sparse.functional.allocation import total_budget
 from lightning_sparse.functional.masks import sparsity
 from lightning_sparse.functional.rewinding import rewind_, round_budgets, snapshot
@@ -66,7 +66,7 @@ class IterativeMagnitudePruning(EpochPruning):
     ) -> None:
         check_count("rounds", rounds)
         check_count("epochs_per_round", epochs_per_round)
-        check_required_integer("rewind_to_step", rewind_to_step)
+        check_count("rewind_to_step", rewind_to_step, 0)
         super().__init__(
             density,
             min_weights_per_layer=min_weights_per_layer,

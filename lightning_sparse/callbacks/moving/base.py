@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from lightning_sparse.checks import SparsityError, check_count
+from lightning_sparse.checks import SparsityError, check_choice, check_count
 from lightning_sparse.selection import matches
 from lightning_sparse.trainer.packages import rank_zero_warn
 
@@ -21,7 +21,6 @@ from lightning_sparse.callbacks.base import SparsityCallback, sparsity_callbacks
 from lightning_sparse.callbacks.company import refuse_missing_support, refuse_second_density
 from lightning_sparse.callbacks.moving.clock import Clock, last_step_of
 from lightning_sparse.callbacks.moving.history import History
-from lightning_sparse.checks import check_choice
 from lightning_sparse.functional.pruning import masks_from_scores, plan_budgets
 from lightning_sparse.functional.saliency import PruningProblem, Random
 from lightning_sparse.functional.schedules import DROP_SCHEDULES, DropScheduleName, drop_fraction

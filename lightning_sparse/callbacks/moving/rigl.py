@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import SparsityError, check_count
 
 if TYPE_CHECKING:
     pass
@@ -13,7 +13,6 @@ from typing import Any
 from torch import Tensor
 
 from lightning_sparse.callbacks.moving.base import MovingSupports
-from lightning_sparse.checks import check_count
 from lightning_sparse.functional.growth.moves import move_support
 from lightning_sparse.functional.schedules import DropScheduleName
 from lightning_sparse.trainer.packages import Trainer
