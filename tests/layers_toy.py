@@ -14,7 +14,7 @@ from lightning_sparse.layers import (
     DensePlusSparseLinear,
     NoOffset,
     compact_layers,
-    convert_to_dense_,
+    to_dense_,
 )
 from lightning_sparse.layers.support import draw_support
 
@@ -48,7 +48,7 @@ def convolution(density: float = 0.3, dtype: torch.dtype = torch.float64, **opti
 
 def dense_twin(layer: DensePlusSparse) -> nn.Module:
     net = nn.Sequential(copy.deepcopy(layer))
-    convert_to_dense_(net)
+    to_dense_(net)
     return net[0]
 
 

@@ -16,7 +16,7 @@ from lightning_sparse.layers import (
     DensePlusSparseConv2d,
     Offset,
     compact_layers,
-    convert_to_dctps_,
+    convert_,
 )
 from lightning_sparse.layers.backends import BACKENDS, Backend
 from lightning_sparse.layers.transformed import Transformed
@@ -130,7 +130,7 @@ def compact_form(
 ) -> DensePlusSparse:
     """Return a Dense-plus-Sparse layer as the conversion makes it, with values other than zero."""
     net = nn.Sequential(make(device="meta"))
-    convert_to_dctps_(net, density, backend=backend, offset=offset)
+    convert_(net, density, backend=backend, offset=offset)
     nn.init.normal_(net[0].values, std=0.01)
     return net[0]
 
@@ -139,7 +139,7 @@ def net_forms(make: Callable[[], nn.Module], density: float) -> dict[str, nn.Mod
     """Return a net dense, converted, and converted as the authors have it; supports are the same."""
     dense = make()
     compact = deepcopy(dense)
-    convert_to_dctps_(compact, density)
+    convert_(compact, density)
     authors = deepcopy(compact)
     for name, layer in compact_layers(authors).items():
         authors.set_submodule(name, AuthorsForm(layer))

@@ -37,7 +37,7 @@ from lightning_sparse.callbacks.prune_at_init import PruneAtInit
 from lightning_sparse.callbacks.sparsifier import refuse_changed_config, selection_config
 from lightning_sparse.files.damage import explain_damage, refuse_damaged_checkpoint
 from lightning_sparse.functional.allocation import allocate
-from lightning_sparse.layers import DCTOffset, DensePlusSparse, convert_to_dctps_, materialize_
+from lightning_sparse.layers import DCTOffset, DensePlusSparse, convert_, materialize_
 from lightning_sparse.layers.alphas import Alpha, plain_alpha
 from lightning_sparse.layers.backends import BACKENDS, Backend
 from lightning_sparse.layers.conversion import convertible_layers, unconverted_layers
@@ -227,7 +227,7 @@ class DCTpSConversion(Callback):
                 f"DCTpSConversion must find the layers when it is set up, got {type(module).__name__} "
                 "without any. Make them in `__init__` or `configure_model`, not in `setup`."
             )
-        budgets = convert_to_dctps_(
+        budgets = convert_(
             module,
             self.density,
             self.allocation,

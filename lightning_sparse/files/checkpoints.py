@@ -11,7 +11,7 @@ import fsspec
 import torch
 from torch import Tensor, nn
 
-from lightning_sparse.layers import DCTOffset, NoOffset, Offset, convert_to_dctps_
+from lightning_sparse.layers import DCTOffset, NoOffset, Offset, convert_
 from lightning_sparse.layers.conversion import convertible_layers
 from lightning_sparse.layers.offsets.dct import CHW_MARKER
 from lightning_sparse.selection import plain_name
@@ -36,7 +36,7 @@ def load_from_checkpoint(module_class: type[Module], path: str | Path | IO[bytes
             ``hparams_file``, and hyperparameters that the checkpoint does not hold.
 
     Returns:
-        The module, in training mode if its class makes it so; `convert_to_dense_` turns its layers into
+        The module, in training mode if its class makes it so; `to_dense_` turns its layers into
         ordinary ones with the same weights.
     """
     checkpoint = _read(path, kwargs.get("map_location") or "cpu", kwargs.get("weights_only") is not False)
@@ -86,7 +86,7 @@ def _convert_(module: nn.Module, supports: Mapping[str, Tensor], checkpoint: Map
             continue  # loading says what is wrong with it, if anything is
         name = glob.escape(plain_name(f"{path}.weight"))
         (layer,) = convertible_layers(module, [name]).values()
-        convert_to_dctps_(
+        convert_(
             module,
             max(len(indices), 1) / layer.weight.numel(),
             include=[name],

@@ -2,7 +2,7 @@
 
 from lightning_sparse.layers.alphas import alpha_groups
 from lightning_sparse.layers.base import DensePlusSparse, compact_layers
-from lightning_sparse.layers.conversion import convert_to_dctps_, convert_to_dense_
+from lightning_sparse.layers.conversion import convert_, to_dense_
 from lightning_sparse.layers.dense_plus_sparse import DensePlusSparseConv2d, DensePlusSparseLinear
 from lightning_sparse.layers.meta import materialize_
 from lightning_sparse.layers.offsets.base import NoOffset, Offset
@@ -17,7 +17,7 @@ __all__ = [
     "Offset",
     "alpha_groups",
     "compact_layers",
-    "convert_to_dctps_",
-    "convert_to_dense_",
+    "convert_",
     "materialize_",
+    "to_dense_",
 ]

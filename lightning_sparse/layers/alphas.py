@@ -47,9 +47,9 @@ def alpha_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
         One group for trained parameters other than alphas, one for trained alphas; empty ones are left out.
 
     Example:
-        >>> from lightning_sparse.layers import convert_to_dctps_
+        >>> from lightning_sparse.layers import convert_
         >>> net = nn.Sequential(nn.Linear(20, 10))
-        >>> _ = convert_to_dctps_(net, 0.1)
+        >>> _ = convert_(net, 0.1)
         >>> [(len(g["params"]), g["weight_decay"]) for g in alpha_groups(net, 5e-4)]
         [(2, 0.0005), (1, 0.0)]
     """

@@ -105,5 +105,5 @@ def _refuse_second_derivatives() -> None:
     if torch.is_grad_enabled():
         raise RuntimeError(
             "`create_graph` must be False with Dense-plus-Sparse layers, which have no second derivatives, "
-            "got True. Turn them into ordinary layers first: `convert_to_dense_(module)`."
+            "got True. Turn them into ordinary layers first: `to_dense_(module)`."
         )

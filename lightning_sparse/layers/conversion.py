@@ -21,10 +21,10 @@ from lightning_sparse.layers.support import draw_support
 from lightning_sparse.selection import match_overrides, matches, plain_name, select_weights
 from lightning_sparse.types import AllocationName, Budgets
 
-__all__ = ["convert_to_dctps_", "convert_to_dense_", "convertible_layers", "unconverted_layers"]
+__all__ = ["convert_", "convertible_layers", "to_dense_", "unconverted_layers"]
 
 
-def convert_to_dctps_(
+def convert_(
     module: nn.Module,
     density: float,
     allocation: AllocationName = "epl",
@@ -79,7 +79,7 @@ def convert_to_dctps_(
 
     Example:
         >>> net = nn.Sequential(nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 10))
-        >>> convert_to_dctps_(net, density=0.01)
+        >>> convert_(net, density=0.01)
         {'0.weight': 1191, '2.weight': 1191}
     """
     if done := _converted_before(module, include, exclude):
@@ -102,7 +102,7 @@ def convert_to_dctps_(
     return budgets
 
 
-def convert_to_dense_(module: nn.Module) -> list[str]:
+def to_dense_(module: nn.Module) -> list[str]:
     """Replace Dense-plus-Sparse layers by ordinary ones with the same weights, for tools that want these.
 
     Args:
@@ -114,6 +114,14 @@ def convert_to_dense_(module: nn.Module) -> list[str]:
 
     Raises:
         ValueError: If ``module`` itself is such a layer.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 10))
+        >>> _ = convert_(net, density=0.01)
+        >>> to_dense_(net)
+        ['0', '2']
+        >>> net[2]
+        Linear(in_features=300, out_features=10, bias=True)
     """
     layers = compact_layers(module)
     for layer in layers.values():

@@ -19,7 +19,7 @@ from toy import Toy, assert_equal, loader, logged, make_toy, sgd, trainer, weigh
 
 from lightning_sparse import DCTpSConversion, ExactResume, PruneAtInit, SparsityMonitor, load_from_checkpoint
 from lightning_sparse.cli.main import main
-from lightning_sparse.layers import DCTOffset, alpha_groups, compact_layers, convert_to_dctps_
+from lightning_sparse.layers import DCTOffset, alpha_groups, compact_layers, convert_
 from lightning_sparse.models import ImageClassifier, LeNet5
 from lightning_sparse.weights.state import state_of
 
@@ -63,7 +63,7 @@ def fit(tmp_path, toy, *callbacks, data=None, ckpt_path=None, density=0.1, conve
 
 def converted(patch_order):
     toy = make_toy()
-    convert_to_dctps_(toy, 0.1, offset=DCTOffset(patch_order))
+    convert_(toy, 0.1, offset=DCTOffset(patch_order))
     return toy
 
 
@@ -500,7 +500,7 @@ def test_positions_are_not_averaged(tmp_path):
 
 def test_layers_converted_by_hand_beside_ours(tmp_path):
     toy = make_toy()
-    convert_to_dctps_(toy, 0.5, include=["net.0"])
+    convert_(toy, 0.5, include=["net.0"])
     fit(tmp_path, toy, convert=converter(include=["net.6"]))
     assert {name: layer.nnz for name, layer in compact_layers(toy).items()} == {"net.0": 108, "net.6": 80}
 
@@ -647,5 +647,5 @@ def test_command_line_round_trip(tmp_path, monkeypatch, capsys):
 
 def test_a_module_converted_by_hand_goes_on(tmp_path):
     toy = make_toy()
-    convert_to_dctps_(toy, 0.1)
+    convert_(toy, 0.1)
     fit(tmp_path, toy)

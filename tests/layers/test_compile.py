@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from lightning_sparse.layers import compact_layers, convert_to_dctps_
+from lightning_sparse.layers import compact_layers, convert_
 from lightning_sparse.models import LeNet5
 
 
@@ -29,7 +29,7 @@ class Net(nn.Module):
 def net_with(backend: Any) -> nn.Module:
     torch.manual_seed(0)
     net = Net()
-    convert_to_dctps_(net, 0.02, backend=backend)
+    convert_(net, 0.02, backend=backend)
     for layer in compact_layers(net).values():
         nn.init.normal_(layer.values)
     return net.double()
@@ -70,7 +70,7 @@ def test_cuda_graphs_leave_the_operators_out() -> None:
 def test_inductor_trains_a_net() -> None:
     torch._dynamo.reset()
     net = LeNet5()
-    convert_to_dctps_(net, 0.05, backend="transform")
+    convert_(net, 0.05, backend="transform")
     x = torch.randn(4, 3, 32, 32)
     torch.testing.assert_close(
         gradients(net, x, torch.compile(net)), gradients(net, x, net), rtol=1e-4, atol=1e-5
@@ -97,7 +97,7 @@ def test_frozen_inputs_autocast_and_the_dense_gradient() -> None:
 def test_the_weight_may_be_read_in_compiled_code() -> None:
     torch._dynamo.reset()
     attention = nn.MultiheadAttention(8, 2, batch_first=True)
-    convert_to_dctps_(attention, 0.5)
+    convert_(attention, 0.5)
     x = torch.randn(2, 3, 8)
     run = torch.compile(lambda x: attention(x, x, x)[0], backend="aot_eager")
     torch.testing.assert_close(

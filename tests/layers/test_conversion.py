@@ -16,8 +16,8 @@ from lightning_sparse.layers import (
     DensePlusSparseLinear,
     NoOffset,
     compact_layers,
-    convert_to_dctps_,
-    convert_to_dense_,
+    convert_,
+    to_dense_,
 )
 from lightning_sparse.models import LeNet5, LeNet300100, ResNet18
 
@@ -33,7 +33,7 @@ def test_all_layers_are_replaced_and_options_kept() -> None:
     net = Block().train()
     biases = {"stem": net.stem.bias, "again": net.again.bias}
     net.depthwise.eval()
-    budgets = convert_to_dctps_(net, 0.2)
+    budgets = convert_(net, 0.2)
     layers = compact_layers(net)
     assert list(layers) == ["stem", "depthwise", "point", "attention.out_proj", "again", "head"]
     assert budgets == {f"{name}.weight": layer.nnz for name, layer in layers.items()}
@@ -51,25 +51,25 @@ def test_all_layers_are_replaced_and_options_kept() -> None:
 
 def test_dense_layers_give_identical_outputs() -> None:
     net = Block().double()
-    convert_to_dctps_(net, 0.3, backend="materialize")
+    convert_(net, 0.3, backend="materialize")
     fill_(net)
     x = torch.randn(2, 3, 9, 8, dtype=torch.float64)
     net.eval()
-    y, names = net(x), convert_to_dense_(net)
+    y, names = net(x), to_dense_(net)
     assert names == ["stem", "depthwise", "point", "attention.out_proj", "again", "head"]
     assert torch.equal(net(x), y)
     assert {type(m) for m in net.modules()} <= {type(m) for m in Block().modules()}
     assert {n: p.shape for n, p in net.named_parameters()} == {
         n: p.shape for n, p in Block().named_parameters()
     }
-    assert convert_to_dense_(net) == []
+    assert to_dense_(net) == []
 
 
 def test_a_round_trip_loads_into_the_untouched_module() -> None:
     net = LeNet5()
-    convert_to_dctps_(net, 0.05)
+    convert_(net, 0.05)
     fill_(net)
-    convert_to_dense_(net)
+    to_dense_(net)
     other = LeNet5()
     other.load_state_dict(net.state_dict())
     x = torch.randn(2, 3, 32, 32)
@@ -79,23 +79,23 @@ def test_a_round_trip_loads_into_the_untouched_module() -> None:
 def test_a_second_call_changes_nothing() -> None:
     net = LeNet300100()
     selection: dict[str, Any] = {"include": ["fcs.[02]*"], "exclude": ["fcs.2"]}
-    first = convert_to_dctps_(net, 0.1, **selection)
+    first = convert_(net, 0.1, **selection)
     layers = compact_layers(net)
-    assert convert_to_dctps_(net, 0.1, **selection) == first == {"fcs.0.weight": 23_520}
+    assert convert_(net, 0.1, **selection) == first == {"fcs.0.weight": 23_520}
     assert compact_layers(net) == layers
     with pytest.raises(
         ValueError, match=r"`module` must be converted in one call per selection, got 1 layers"
     ):
-        convert_to_dctps_(net, 0.1)
-    assert list(convert_to_dctps_(net, 0.1, include=["fcs.4"])) == ["fcs.4.weight"]
+        convert_(net, 0.1)
+    assert list(convert_(net, 0.1, include=["fcs.4"])) == ["fcs.4.weight"]
     assert list(compact_layers(net)) == ["fcs.0", "fcs.4"]
 
 
 def test_a_head_tied_to_an_embedding_stays_as_it_is() -> None:
     net = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9))
     net[2].weight = net[0].weight
-    first = convert_to_dctps_(net, 0.5)
-    assert convert_to_dctps_(net, 0.5) == first == {"1.weight": 8}
+    first = convert_(net, 0.5)
+    assert convert_(net, 0.5) == first == {"1.weight": 8}
     assert net[2].weight is net[0].weight
 
 
@@ -111,7 +111,7 @@ def test_supports_have_exactly_the_budgets_of_the_allocation(
     fixed = {f"{name}.weight": d for name, d in overrides.items()}
     expected = allocate(shapes, density, allocation, fixed=fixed, min_weights=3)
     options: dict[str, Any] = {"density_overrides": overrides, "min_weights_per_layer": 3}
-    budgets = convert_to_dctps_(net, density, allocation, **options)
+    budgets = convert_(net, density, allocation, **options)
     assert budgets == expected
     assert sum(budgets.values()) == total_budget(61_510, density)
     for name, layer in compact_layers(net).items():
@@ -124,7 +124,7 @@ def test_budgets_agree_with_the_reference_code_within_one_per_layer() -> None:
     counts = np.load(GOLDEN / "dctps_allocation.npz")["resnet18.equal_per_layer.nnz_round"]
     with torch.device("meta"):
         net = ResNet18()
-    budgets = convert_to_dctps_(net, 1e-4)
+    budgets = convert_(net, 1e-4)
     names = [name for name, _ in case["models"]["resnet18"]["layers"]]
     expected = dict(zip(names, counts[case["densities"].index(1e-4)], strict=True))
     assert budgets.keys() == {f"{name.removesuffix('.weight')}.weight" for name in names}
@@ -137,7 +137,7 @@ def test_the_seed_alone_decides_the_support() -> None:
         torch.manual_seed(torch.randint(1000, ()).item())  # whatever the global generator's state
         with torch.device(device):
             net = LeNet5().to(dtype)
-        convert_to_dctps_(net, 0.05, **options)
+        convert_(net, 0.05, **options)
         return [layer.indices for layer in compact_layers(net).values()][2:]  # the first two are full
 
     usual = supports(torch.float32, "cpu", generator=3)
@@ -155,14 +155,14 @@ def test_conversion_draws_from_its_own_generator() -> None:
     expected = torch.rand(2)
     net = LeNet300100()
     torch.manual_seed(5)
-    convert_to_dctps_(net, 0.1)
-    convert_to_dense_(net)
+    convert_(net, 0.1)
+    to_dense_(net)
     assert torch.equal(torch.rand(2), expected)
 
 
 def test_plain_sparse_layers() -> None:
     net = LeNet300100()
-    convert_to_dctps_(net, 0.1, offset=NoOffset())
+    convert_(net, 0.1, offset=NoOffset())
     fill_(net)
     for layer in compact_layers(net).values():
         assert layer.alpha is None
@@ -174,10 +174,10 @@ def test_attention_reads_the_weight() -> None:
         nn.MultiheadAttention(16, 4, batch_first=True).double(),
         nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True).double(),
     ):
-        convert_to_dctps_(net, 0.3)
+        convert_(net, 0.3)
         fill_(net)
         dense = copy.deepcopy(net)
-        convert_to_dense_(dense)
+        to_dense_(dense)
         x = torch.randn(2, 5, 16, dtype=torch.float64)
         for mode in (True, False):
             for gradients in (True, False):  # PyTorch has a path of its own for inference
@@ -196,7 +196,7 @@ def test_hooks_move_to_the_new_layer() -> None:
     net[0].register_forward_hook(lambda m, args, kwargs, out: seen.append(type(m)), with_kwargs=True)
     net[1].register_forward_pre_hook(lambda m, args: seen.append(type(m)))
     net[1].register_full_backward_hook(lambda m, grad_in, grad_out: seen.append("backward"))
-    convert_to_dctps_(net, 0.5)
+    convert_(net, 0.5)
     net(torch.zeros(1, 4)).sum().backward()
     assert seen == [DensePlusSparseLinear, DensePlusSparseLinear, "backward"]
 
@@ -239,7 +239,7 @@ def test_what_is_refused_and_leaves_the_module_alone(
 ) -> None:
     before = dict(net.named_modules())
     with pytest.raises(ValueError, match=message):
-        convert_to_dctps_(net, **({"density": 0.5} | arguments))
+        convert_(net, **({"density": 0.5} | arguments))
     assert dict(net.named_modules()) == before
 
 
@@ -250,17 +250,17 @@ def test_shared_weights_are_refused_and_subclasses_stay_dense() -> None:
 
     net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), Scaled(4, 4), nn.Conv1d(4, 4, 1))
     with pytest.warns(UserWarning, match=r"stay dense: 2\.weight, 3\.weight \(2 in all\)"):
-        assert list(convert_to_dctps_(copy.deepcopy(net), 0.5)) == ["0.weight", "1.weight"]
+        assert list(convert_(copy.deepcopy(net), 0.5)) == ["0.weight", "1.weight"]
     net[1].weight = net[0].weight
     with pytest.raises(ValueError, match=r"`exclude` must name weights that layers share, got '0\.weight'"):
-        convert_to_dctps_(net, 0.5, exclude=["2", "3"])
+        convert_(net, 0.5, exclude=["2", "3"])
     with pytest.raises(ValueError, match="got a bare DensePlusSparseLinear"):
-        convert_to_dense_(DensePlusSparseLinear(3, 3, torch.arange(2)))
+        to_dense_(DensePlusSparseLinear(3, 3, torch.arange(2)))
 
 
 def test_types_of_what_is_made() -> None:
     net = LeNet5()
-    convert_to_dctps_(net, 0.1, backend="transform", offset=DCTOffset())
+    convert_(net, 0.1, backend="transform", offset=DCTOffset())
     types = [type(layer) for layer in compact_layers(net).values()]
     assert types == [DensePlusSparseConv2d] * 3 + [DensePlusSparseLinear] * 2
     assert {layer.backend for layer in compact_layers(net).values()} == {"transform"}

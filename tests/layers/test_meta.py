@@ -8,7 +8,7 @@ import torch
 from layers_toy import Block
 from torch import nn
 
-from lightning_sparse.layers import compact_layers, convert_to_dctps_, materialize_
+from lightning_sparse.layers import compact_layers, convert_, materialize_
 from lightning_sparse.models import FixupResNet110
 
 
@@ -20,7 +20,7 @@ def seeded() -> None:
 def test_modules_on_the_meta_device() -> None:
     with torch.device("meta"):
         net = Block().double()
-    budgets = convert_to_dctps_(net, 0.2)
+    budgets = convert_(net, 0.2)
     assert not net.stem.values.is_meta
     assert net.norm.weight.is_meta
     assert 0 < net.stem.bias.abs().max() <= 1 / math.sqrt(27)
@@ -31,14 +31,14 @@ def test_modules_on_the_meta_device() -> None:
     assert net.norm.weight.eq(1).all()
     assert net(torch.randn(2, 3, 9, 8, dtype=torch.float64)).isfinite().all()
     real = Block()
-    assert convert_to_dctps_(real, 0.2) == budgets
+    assert convert_(real, 0.2) == budgets
     assert all(torch.equal(net.get_submodule(n).indices, x.indices) for n, x in compact_layers(real).items())
 
 
 def test_what_cannot_initialise_itself_must_be_made_elsewhere() -> None:
     with torch.device("meta"):
         net = FixupResNet110()
-    convert_to_dctps_(net, 0.01)
+    convert_(net, 0.01)
     with pytest.raises(ValueError, match="`module` must hold only submodules with `reset_parameters"):
         materialize_(net)
     with torch.device("meta"):
@@ -52,13 +52,13 @@ def test_a_huge_layer_is_never_stored_densely() -> None:
     script = """
         import resource, torch
         from torch import nn
-        from lightning_sparse.layers import convert_to_dctps_
+        from lightning_sparse.layers import convert_
         def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        convert_to_dctps_(nn.Sequential(nn.Linear(64, 64)), 0.1)
+        convert_(nn.Sequential(nn.Linear(64, 64)), 0.1)
         before = peak()
         with torch.device("meta"):
             net = nn.Sequential(nn.Linear(16384, 16384))
-        budgets = convert_to_dctps_(net, 1e-4, backend="transform")
+        budgets = convert_(net, 1e-4, backend="transform")
         made = peak() - before
         net(torch.ones(2, 16384)).sum().backward()
         print(budgets["0.weight"], net[0].values.grad.numel(), made, peak() - before)

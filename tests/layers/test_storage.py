@@ -15,7 +15,7 @@ from lightning_sparse.layers import (
     DensePlusSparseConv2d,
     DensePlusSparseLinear,
     compact_layers,
-    convert_to_dctps_,
+    convert_,
 )
 from lightning_sparse.layers.support import draw_support
 from lightning_sparse.models import ResNet50
@@ -42,7 +42,7 @@ def living_tensors() -> list[Tensor]:
 
 def trained(backend: Any, images: Tensor) -> tuple[nn.Module, torch.optim.Optimizer]:
     net = ResNet50()
-    convert_to_dctps_(net, 1e-3, backend=backend)
+    convert_(net, 1e-3, backend=backend)
     optimizer = torch.optim.Adam(net.parameters())
     net(images).logsumexp(1).sum().backward()
     optimizer.step()

@@ -3,7 +3,7 @@ import torch
 from models_golden import fill_compact_, fill_dense_, logits, relative_error
 from torch import nn
 
-from lightning_sparse.layers import convert_to_dctps_
+from lightning_sparse.layers import convert_
 from lightning_sparse.models import FixupResNet110, LeNet5, ResNet, ResNet18, ResNet50
 from lightning_sparse.models.resnet import BasicBlock
 
@@ -76,14 +76,14 @@ def test_dense_logits_are_those_of_the_reference_code(case: str, made: tuple[typ
 def test_dctps_logits_are_those_of_the_reference_code(case: str, backend: str) -> None:
     make, gain = NETS[case]
     net = make()
-    convert_to_dctps_(net, 0.05, backend=backend)
+    convert_(net, 0.05, backend=backend)
     fill_compact_(net, gain)
     assert relative_error(logits(net), f"{case}_dct") < 1e-6
 
 
 def test_a_dctps_resnet50_has_one_parameter_more_per_layer() -> None:
     net = ResNet50()
-    budgets = convert_to_dctps_(net, 0.01)
+    budgets = convert_(net, 0.01)
     assert len(budgets) == 54
     assert _counts(net) == (0, sum(budgets.values()) + 53_130 + 54)
 

@@ -26,7 +26,7 @@ from lightning_sparse import (
 from lightning_sparse.data import DigitsDataModule
 from lightning_sparse.functional.growth.moves import count_dropped, draws_of, drop_and_grow, move_support
 from lightning_sparse.functional.schedules import cosine
-from lightning_sparse.layers import NoOffset, compact_layers, convert_to_dctps_
+from lightning_sparse.layers import NoOffset, compact_layers, convert_
 from lightning_sparse.models import ImageClassifier, LeNet300100
 from lightning_sparse.weights.state import state_of
 
@@ -370,7 +370,7 @@ def test_masked_and_compact_weights_move_alike(tmp_path):
     """An S without offset, trained as a compact layer and as a masked weight, moves to the same places."""
     torch.manual_seed(0)
     compact, masked = NoNorm(), NoNorm()
-    budgets = convert_to_dctps_(compact, 0.2, offset=NoOffset(), generator=1)
+    budgets = convert_(compact, 0.2, offset=NoOffset(), generator=1)
     generator = torch.Generator().manual_seed(5)
     for path, layer in compact_layers(compact).items():
         layer.values.data.normal_(std=0.2, generator=generator)
