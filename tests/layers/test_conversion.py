@@ -49,16 +49,26 @@ def test_all_layers_are_replaced_and_options_kept() -> None:
     assert isinstance(net.attention.in_proj_weight, nn.Parameter)
 
 
-def test_dense_layers_give_identical_outputs() -> None:
+def test_dense_layers_have_identical_weights_and_outputs() -> None:
     net = Block().double()
     convert_(net, 0.3, backend="materialize")
     fill_(net)
+    compact = copy.deepcopy(net).eval()
     x = torch.randn(2, 3, 9, 8, dtype=torch.float64)
     net.eval()
     y, names = net(x), to_dense_(net)
     assert names == ["stem", "depthwise", "point", "attention.out_proj", "again", "head"]
-    assert torch.equal(net(x), y)
     assert {type(m) for m in net.modules()} <= {type(m) for m in Block().modules()}
+    for name in names:
+        old, new = compact.get_submodule(name), net.get_submodule(name)
+        assert torch.equal(new.weight, old.weight)
+        assert (new.bias is old.bias is None) or torch.equal(new.bias, old.bias)
+        images = isinstance(new, nn.Conv2d)
+        inputs = torch.randn(2, new.in_channels, 9, 8) if images else torch.randn(2, 6, new.in_features)
+        assert torch.equal(new(inputs.double()), old(inputs.double()))
+    # `nn.Linear` multiplies three-dimensional inputs that are not contiguous, as in this net, without the
+    # bias and adds it afterwards, where ours multiplies and adds in one call: last bits may differ.
+    torch.testing.assert_close(net(x), y, rtol=1e-13, atol=1e-12)
     assert {n: p.shape for n, p in net.named_parameters()} == {
         n: p.shape for n, p in Block().named_parameters()
     }
