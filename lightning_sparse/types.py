@@ -4,12 +4,12 @@
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["AllocationName", "Budgets", "Densities", "Loss", "Masks", "Scores", "Shapes"]
+__all__ = ["Budgets", "Densities", "Loss", "Masks", "Scores", "Shapes"]
 
 Scores: TypeAlias = dict[str, Tensor]
 """A score per weight, shaped like the weight; the highest are kept."""
@@ -25,9 +25,6 @@ Budgets: TypeAlias = dict[str, int]
 
 Shapes: TypeAlias = Mapping[str, torch.Size]
 """Weight shape per layer: ``(out, in)`` or ``(out, in / groups, *kernel)``."""
-
-AllocationName: TypeAlias = Literal["uniform", "erk", "epl", "epf"]
-"""How a layerwise budget is shared out; see ``lightning_sparse.functional.allocation``."""
 
 Loss: TypeAlias = Callable[[], Tensor]
 """Runs one batch through a module as it is now and returns the batch's mean loss."""

@@ -36,7 +36,7 @@ from lightning_sparse.callbacks.monitor import (
 from lightning_sparse.callbacks.prune_at_init import PruneAtInit
 from lightning_sparse.callbacks.sparsifier import refuse_changed_config, selection_config
 from lightning_sparse.files.damage import explain_damage, refuse_damaged_checkpoint
-from lightning_sparse.functional.allocation import allocate
+from lightning_sparse.functional.allocation import ALLOCATIONS, AllocationName, allocate
 from lightning_sparse.layers import DCTOffset, DensePlusSparse, convert_, materialize_
 from lightning_sparse.layers.alphas import Alpha, plain_alpha
 from lightning_sparse.layers.backends import BACKENDS, Backend
@@ -46,7 +46,7 @@ from lightning_sparse.selection import layer_name, match_overrides
 from lightning_sparse.trainer.packages import Callback, LightningModule
 from lightning_sparse.trainer.parts import after_configure_model, builds_layers_late
 from lightning_sparse.trainer.processes import agree_on_supports, leave_out_of_broadcasts_, seed_of_rank_zero
-from lightning_sparse.types import AllocationName, Budgets, Shapes
+from lightning_sparse.types import Budgets, Shapes
 
 __all__ = ["DCTpSConversion", "refuse_other_counts"]
 
@@ -107,7 +107,7 @@ class DCTpSConversion(Callback):
         seed: int | None = None,
     ) -> None:
         check_selection(density, include, exclude, density_overrides, seed)
-        check_choice("allocation", allocation, get_args(AllocationName))
+        check_choice("allocation", allocation, ALLOCATIONS)
         check_choice("patch_order", patch_order, get_args(PatchOrder))
         check_choice("backend", backend, BACKENDS)
         check_count("min_weights_per_layer", min_weights_per_layer, 0)

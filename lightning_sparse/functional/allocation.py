@@ -1,19 +1,61 @@
 """How a budget of kept weights is shared out over the layers, as exact integers.
 
 Every allocation gives each layer a proportion; one water-filling routine turns proportions into budgets.
-Integers and fractions throughout, so the same budgets come out on every machine.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
+from functools import partial
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 
-from lightning_sparse.checks import SparsityError
-from lightning_sparse.types import AllocationName, Budgets, Shapes
+from lightning_sparse.checks import SparsityError, check_choice, check_count, check_density, check_number
+from lightning_sparse.functional.registry import add_row
+from lightning_sparse.functional.water_filling import share_out
+from lightning_sparse.types import Budgets, Shapes
 
-__all__ = ["ALLOCATIONS", "allocate", "epf", "epl", "erk", "layer_budget", "total_budget", "uniform"]
+__all__ = [
+    "ALLOCATIONS",
+    "AllocationName",
+    "Proportion",
+    "allocate",
+    "epf",
+    "epl",
+    "erk",
+    "layer_budget",
+    "register_allocation",
+    "total_budget",
+    "uniform",
+]
+
+Proportion: TypeAlias = Callable[[torch.Size], int]
+"""Gives the proportion of a layer's budget from the shape of its weight, a whole number."""
+
+ALLOCATIONS: dict[str, Callable[..., Budgets]] = {}
+"""Every allocation by name; all share the signature ``(shapes, density, *, fixed=None, min_weights=1)``."""
+
+_PROPORTIONS: dict[str, Proportion] = {}
+
+
+def register_allocation(name: str, proportion: Proportion) -> None:
+    """Add an allocation: from then on its name is good wherever an allocation is asked for.
+
+    Args:
+        name: Its name.
+        proportion: Gives the proportion of a layer's budget, 1 or more, from the shape of its weight.
+
+    Raises:
+        ValueError: If another allocation has that name.
+
+    Example:
+        >>> register_allocation("per_input", lambda shape: shape[1])
+        >>> allocate({"fc1": torch.Size([6, 10]), "fc2": torch.Size([2, 6])}, 0.25, "per_input")
+        {'fc1': 11, 'fc2': 7}
+        >>> del ALLOCATIONS["per_input"]
+    """
+    add_row(_PROPORTIONS, name, proportion)
+    ALLOCATIONS[name] = partial(allocate, allocation=name)
 
 
 def total_budget(num_weights: int, density: float) -> int:
@@ -33,10 +75,7 @@ def total_budget(num_weights: int, density: float) -> int:
         >>> total_budget(266200, 0.01)
         2662
     """
-    if not 0 < density <= 1:
-        raise SparsityError(
-            f"`density` must be in (0, 1], got {density}. It is the share of weights kept: 1 - sparsity."
-        )
+    check_density("density", density)
     return math.floor(density * num_weights + 0.5)
 
 
@@ -162,26 +201,10 @@ def epf(shapes: Shapes, density: float, *, min_weights: int = 1) -> Budgets:
     return allocate(shapes, density, "epf", min_weights=min_weights)
 
 
-ALLOCATIONS: dict[AllocationName, Callable[..., Budgets]] = {
-    "uniform": uniform,
-    "erk": erk,
-    "epl": epl,
-    "epf": epf,
-}
-"""Every allocation by name; all share the signature ``(shapes, density, *, min_weights=1)``."""
-
-_PROPORTIONS: dict[AllocationName, Callable[[torch.Size], int]] = {
-    "uniform": math.prod,
-    "erk": sum,
-    "epl": lambda _shape: 1,
-    "epf": lambda shape: shape[0],
-}
-
-
 def allocate(
     shapes: Shapes,
     density: float,
-    allocation: AllocationName,
+    allocation: str,
     *,
     fixed: Mapping[str, float] | None = None,
     min_weights: int = 1,
@@ -193,7 +216,7 @@ def allocate(
     Args:
         shapes: Weight shape per layer name: ``(out, in)`` or ``(out, in / groups, height, width)``.
         density: Share of all these weights to keep, a fraction in (0, 1].
-        allocation: "uniform", "erk", "epl" or "epf".
+        allocation: "uniform", "erk", "epl", "epf", or another name in `ALLOCATIONS`.
         fixed: Density of some layers by name, fractions in (0, 1].
         min_weights: Weights that each layer keeps at least (all of them if it has fewer).
 
@@ -203,7 +226,8 @@ def allocate(
 
     Raises:
         ValueError: If ``shapes`` is empty, a density is not in (0, 1], a name is unknown, or what ``fixed``
-            leaves is less than the minimum or more than the size of the other layers.
+            leaves is less than the minimum or more than the size of the other layers, or if a proportion is
+            no whole number of 1 or more.
 
     Example:
         >>> shapes = {"fc1": torch.Size([6, 10]), "fc2": torch.Size([2, 6])}
@@ -217,44 +241,9 @@ def allocate(
     sizes = [math.prod(shapes[name]) for name in free]
     rest = total - sum(taken.values())
     _check_reachable(sizes, rest, density, total, min_weights, overridden=bool(taken))
-    proportions = [_PROPORTIONS[allocation](shapes[name]) for name in free]
-    budgets = taken | dict(zip(free, _share(proportions, sizes, rest, min_weights), strict=True))
+    proportions = [_proportion(allocation, shapes[name]) for name in free]
+    budgets = taken | dict(zip(free, share_out(proportions, sizes, rest, min_weights), strict=True))
     return {name: budgets[name] for name in shapes}
-
-
-def _share(proportions: Sequence[int], sizes: Sequence[int], total: int, min_weights: int) -> list[int]:
-    """Share ``total`` in proportion, between ``min(min_weights, size)`` and ``size`` each, to integers.
-
-    Water-filling: the share is ``clip(rate * proportion)`` at the one rate that makes the sum right. Needs
-    ``sum of minimums <= total <= sum of sizes``.
-    """
-    lowest = [min(min_weights, size) for size in sizes]
-    shares = [Fraction(low) for low in lowest]
-    free = [i for i, size in enumerate(sizes) if lowest[i] < size]
-    rest = total - sum(low for low, size in zip(lowest, sizes, strict=True) if low == size)
-    while free:
-        rate = Fraction(rest, sum(proportions[i] for i in free))
-        for i in free:
-            shares[i] = min(max(rate * proportions[i], Fraction(lowest[i])), Fraction(sizes[i]))
-        excess = sum(shares[i] for i in free) - rest
-        # If clipping gave out too much, the rate can only fall: layers at the minimum stay there, full ones
-        # may not. If it gave out too little, the other way round. Fixing both kinds at once would be wrong.
-        done = [i for i in free if excess == 0 or (shares[i] - rate * proportions[i]) * excess > 0]
-        rest -= sum(int(shares[i]) for i in done)
-        free = [i for i in free if i not in done]
-    return _round_to_sum(shares, total)
-
-
-def _round_to_sum(shares: Sequence[Fraction], total: int) -> list[int]:
-    """Round to integers that sum to ``total``: up where the remainder is largest, ties by order.
-
-    The bounds of the shares are integers, so rounding a share up or down never crosses them.
-    """
-    rounded = [math.floor(share) for share in shares]
-    by_remainder = sorted(range(len(shares)), key=lambda i: rounded[i] - shares[i])
-    for i in by_remainder[: total - sum(rounded)]:
-        rounded[i] += 1
-    return rounded
 
 
 def _fixed_budgets(shapes: Shapes, fixed: Mapping[str, float], min_weights: int) -> Budgets:
@@ -264,11 +253,8 @@ def _fixed_budgets(shapes: Shapes, fixed: Mapping[str, float], min_weights: int)
             raise SparsityError(
                 f"`density_overrides` must name layers among {', '.join(shapes)}, got {name!r}."
             )
-        if not 0 < density <= 1:
-            raise SparsityError(
-                f"`density_overrides` must be densities in (0, 1], got {density} for {name!r}. "
-                "Keep a layer dense with 1.0; leave it out altogether with `exclude`."
-            )
+        way_out = "Keep a layer dense with 1.0; leave it out altogether with `exclude`."
+        check_number(f"density_overrides[{name!r}]", density, "(0, 1]", way_out)
         budgets[name] = layer_budget(math.prod(shapes[name]), density, min_weights)
     return budgets
 
@@ -276,10 +262,15 @@ def _fixed_budgets(shapes: Shapes, fixed: Mapping[str, float], min_weights: int)
 def _check_arguments(shapes: Shapes, allocation: str, min_weights: int) -> None:
     if not shapes:
         raise SparsityError("`shapes` must hold at least one layer, got none. Check `include` and `exclude`.")
-    if allocation not in ALLOCATIONS:
-        raise SparsityError(f"`allocation` must be one of {', '.join(ALLOCATIONS)}, got {allocation!r}.")
-    if min_weights < 0:
-        raise SparsityError(f"`min_weights_per_layer` must be 0 or more, got {min_weights}.")
+    check_choice("allocation", allocation, ALLOCATIONS)
+    check_count("min_weights", min_weights, 0)
+
+
+def _proportion(allocation: str, shape: torch.Size) -> int:
+    proportion = _PROPORTIONS[allocation](shape)
+    least = min(math.prod(shape), 1)  # an empty weight gets nothing anyway
+    check_count(f"{allocation}({tuple(shape)})", proportion, least, "It is the proportion of a budget.")
+    return proportion
 
 
 def _check_reachable(
@@ -299,3 +290,15 @@ def _check_reachable(
         f"got {rest}: they take {total - rest} of the {total} that `density` {density} keeps. "
         f"{way_out} `density`."
     )
+
+
+register_allocation("uniform", math.prod)
+register_allocation("erk", sum)
+register_allocation("epl", lambda _shape: 1)
+register_allocation("epf", lambda shape: shape[0])
+
+if TYPE_CHECKING:
+    AllocationName: TypeAlias = str
+else:  # the command line shows the names, and takes others that were registered
+    AllocationName = Literal[tuple(ALLOCATIONS)] | str
+"""How a layerwise budget is shared out: the name of an allocation."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from lightning_sparse.checks import SparsityError
-from lightning_sparse.functional.allocation import allocate
+from lightning_sparse.functional.allocation import AllocationName, allocate
 from lightning_sparse.layers.alphas import Alpha, starting_alphas
 from lightning_sparse.layers.backends import Backend
 from lightning_sparse.layers.base import compact_layers
@@ -19,7 +19,7 @@ from lightning_sparse.layers.offsets.dct import DCTOffset
 from lightning_sparse.layers.replacement import compact_layer, dense_layer, replace_
 from lightning_sparse.layers.support import draw_support
 from lightning_sparse.selection import match_overrides, matches, plain_name, select_weights
-from lightning_sparse.types import AllocationName, Budgets
+from lightning_sparse.types import Budgets
 
 __all__ = ["convert_", "convertible_layers", "to_dense_", "unconverted_layers"]
 

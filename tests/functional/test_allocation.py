@@ -13,15 +13,17 @@ from hypothesis import strategies as st
 
 from lightning_sparse.functional.allocation import (
     ALLOCATIONS,
-    _share,
+    AllocationName,
     allocate,
     epl,
     erk,
     layer_budget,
+    register_allocation,
     total_budget,
     uniform,
 )
-from lightning_sparse.types import AllocationName, Budgets
+from lightning_sparse.functional.water_filling import share_out
+from lightning_sparse.types import Budgets
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ABC = {"a": torch.Size([3, 4]), "b": torch.Size([2, 3, 2, 2]), "c": torch.Size([2, 2])}  # 12 + 24 + 4 = 40
@@ -87,10 +89,10 @@ def test_hand_worked_tables(
 def test_clipping_on_both_sides_at_once_goes_by_what_prevails() -> None:
     # At rate 1 the shares 10, 1, 1 clip to 5, 3, 3: one too few. Only the full layer is settled; the others
     # share 7 again and need not stay at their minimum of 3.
-    assert _share([10, 1, 1], [5, 20, 20], 12, 3) == [5, 4, 3]
+    assert share_out([10, 1, 1], [5, 20, 20], 12, 3) == [5, 4, 3]
     # The mirror image: at rate 1.25 the shares clip to 10, 3, 3: one too many. Only the layers at their
     # minimum are settled; the first need not stay full.
-    assert _share([10, 1, 1], [10, 20, 20], 15, 3) == [9, 3, 3]
+    assert share_out([10, 1, 1], [10, 20, 20], 15, 3) == [9, 3, 3]
 
 
 @pytest.mark.parametrize(
@@ -222,7 +224,7 @@ def test_rounding_favours_the_largest_remainder(pairs: list[tuple[int, int]], da
     shares = [Fraction(total * p, sum(proportions)) for p in proportions]
     if any(share > size for share, size in zip(shares, sizes, strict=True)):
         return
-    rounded = _share(proportions, sizes, total, 0)
+    rounded = share_out(proportions, sizes, total, 0)
     up = [share - math.floor(share) for share, n in zip(shares, rounded, strict=True) if n > share]
     down = [share - math.floor(share) for share, n in zip(shares, rounded, strict=True) if n < share]
     assert all(math.floor(share) <= n <= math.ceil(share) for share, n in zip(shares, rounded, strict=True))
@@ -263,7 +265,7 @@ def test_any_override_leaves_the_total_exact(
 
 @pytest.mark.parametrize("density", [0.0, -0.1, 1.5, float("nan")])
 def test_density_out_of_range(density: float) -> None:
-    message = rf"`density` must be in \(0, 1\], got {density}\. It is the share of weights kept"
+    message = rf"`density` must be in \(0, 1\], got {density}\. It is the share kept"
     for share in ALLOCATIONS.values():
         with pytest.raises(ValueError, match=message):
             share(ABC, density)
@@ -273,8 +275,8 @@ def test_impossible_requests_name_the_way_out() -> None:
     with pytest.raises(ValueError, match=r"`shapes` must hold at least one layer.*`include`"):
         erk({}, 0.5)
     with pytest.raises(ValueError, match=r"`allocation` must be one of uniform, erk, epl, epf, got 'ekr'"):
-        allocate(ABC, 0.5, "ekr")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"`min_weights_per_layer` must be 0 or more, got -1"):
+        allocate(ABC, 0.5, "ekr")
+    with pytest.raises(ValueError, match=r"`min_weights` must be an integer of at least 0, got -1"):
         erk(ABC, 0.5, min_weights=-1)
     with pytest.raises(ValueError, match=r"at least 22 weights \(9 in each of 3 layers\), got 0\.5"):
         epl(ABC, 0.5, min_weights=9)  # 9 + 9 + 4: c has no more
@@ -290,7 +292,7 @@ def test_impossible_requests_name_the_way_out() -> None:
     ("fixed", "message"),
     [
         ({"d": 0.5}, r"name layers among a, b, c, got 'd'"),
-        ({"a": 0.0}, r"be densities in \(0, 1\], got 0\.0 for 'a'.*`exclude`"),
+        ({"a": 0.0}, r"be in \(0, 1\], got 0\.0\. Keep .*`exclude`"),
         (
             {"b": 1.0},
             r"between 2 and 16 weights, got -4: they take 24 of the 20.*Lower the overrides or raise",
@@ -301,10 +303,39 @@ def test_impossible_requests_name_the_way_out() -> None:
     ],
 )
 def test_impossible_overrides_name_the_way_out(fixed: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=f"`density_overrides` must .*{message}"):
+    with pytest.raises(ValueError, match=rf"`density_overrides(\['a'\])?` must .*{message}"):
         allocate(ABC, 0.5, "erk", fixed=fixed)
 
 
 @pytest.mark.parametrize(("share", "rest"), [(0.75, 2), (0.17, 16)])
 def test_overrides_may_go_to_the_very_edge(share: float, rest: int) -> None:
     assert allocate(ABC, 0.5, "erk", fixed={"b": share})["b"] == 20 - rest  # the others keep 2 or all 16
+
+
+def test_an_allocation_of_ones_own() -> None:
+    register_allocation("doubled_a", lambda shape: 2 if shape == ABC["a"] else 1)
+    try:
+        assert list(allocate(ABC, 0.3, "doubled_a").values()) == [6, 3, 3]
+        assert list(ALLOCATIONS["doubled_a"](ABC, 0.5, fixed={"b": 0.5}).values()) == [5, 12, 3]
+        with pytest.raises(
+            ValueError, match=r"must be one of uniform, .*, doubled_a, got 'double_a'; did you"
+        ):
+            allocate(ABC, 0.3, "double_a")
+    finally:
+        del ALLOCATIONS["doubled_a"]
+
+
+@pytest.mark.parametrize("proportion", [0, -1, 0.5, True])
+def test_a_proportion_is_a_whole_number(proportion: Any) -> None:
+    register_allocation("odd", lambda _: proportion)
+    try:
+        with pytest.raises(ValueError, match=rf"`odd\(\(3, 4\)\)` must be an integer .*1, got {proportion}"):
+            allocate(ABC, 0.5, "odd")
+    finally:
+        del ALLOCATIONS["odd"]
+
+
+def test_a_name_is_taken_once() -> None:
+    with pytest.raises(ValueError, match=r"`name` must be new, got 'erk', which is builtins\.sum"):
+        register_allocation("erk", math.prod)
+    register_allocation("erk", sum)  # as it is

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from lightning_sparse.callbacks.base import SparsityCallback, sparsity_callbacks
 from lightning_sparse.callbacks.company import refuse_missing_support, refuse_second_density
 from lightning_sparse.callbacks.moving.clock import Clock, last_step_of
 from lightning_sparse.callbacks.moving.history import History
+from lightning_sparse.functional.allocation import ALLOCATIONS, AllocationName
 from lightning_sparse.functional.pruning import masks_from_scores, plan_budgets
 from lightning_sparse.functional.saliency import PruningProblem, Random
 from lightning_sparse.functional.schedules import DROP_SCHEDULES, DropScheduleName, drop_fraction
@@ -29,7 +30,7 @@ from lightning_sparse.selection import match_overrides, parameters_by_name
 from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.parts import unscale_gradients_
 from lightning_sparse.trainer.processes import agree, agree_on_supports
-from lightning_sparse.types import AllocationName, Budgets, Masks, Shapes
+from lightning_sparse.types import Budgets, Masks, Shapes
 from lightning_sparse.weights.base import Connections
 from lightning_sparse.weights.found import movable
 from lightning_sparse.weights.optimizers import has_finite_gradients, parameters_of, skip_step_
@@ -68,7 +69,7 @@ class MovingSupports(SparsityCallback, ABC):
     ) -> None:
         check_move_arguments(every_n_steps, drop_fraction, stop_at)
         check_choice("drop_schedule", drop_schedule, tuple(DROP_SCHEDULES))
-        check_choice("allocation", allocation, get_args(AllocationName))
+        check_choice("allocation", allocation, ALLOCATIONS)
         if density is None and (dense_first_layer or density_overrides):
             argument = "dense_first_layer" if dense_first_layer else "density_overrides"
             raise SparsityError(f"`{argument}` needs `density`, got None. It is for masks of its own.")

@@ -13,12 +13,12 @@ from typing import Any
 from torch import Tensor
 
 from lightning_sparse.callbacks.moving.base import MovingSupports
+from lightning_sparse.functional.allocation import AllocationName
 from lightning_sparse.functional.growth.moves import move_support
 from lightning_sparse.functional.schedules import DropScheduleName
 from lightning_sparse.trainer.packages import Trainer
 from lightning_sparse.trainer.parts import loss_scale
 from lightning_sparse.trainer.processes import mean_over_processes
-from lightning_sparse.types import AllocationName
 from lightning_sparse.weights.base import Connections, GradientSum
 from lightning_sparse.weights.enforcement import all_finite
 

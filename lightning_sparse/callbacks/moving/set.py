@@ -5,11 +5,11 @@ from typing import Any
 from torch import Tensor
 
 from lightning_sparse.callbacks.moving.base import MovingSupports
+from lightning_sparse.functional.allocation import AllocationName
 from lightning_sparse.functional.growth.moves import draws_of, move_support_at_random
 from lightning_sparse.functional.schedules import DropScheduleName
 from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.processes import seed_of_rank_zero
-from lightning_sparse.types import AllocationName
 from lightning_sparse.weights.base import Connections
 
 __all__ = ["SETCallback"]

@@ -3,14 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError, check_choice
-from lightning_sparse.functional.allocation import total_budget
-from lightning_sparse.types import AllocationName, Loss, Masks, Scores
+from lightning_sparse.functional.allocation import ALLOCATIONS, AllocationName, total_budget
+from lightning_sparse.types import Loss, Masks, Scores
 
 __all__ = [
     "Average",
@@ -92,7 +92,7 @@ class PruningMethod(ABC):
     num_batches: int = 1
 
     def __init__(self, allocation: Ranking = "global") -> None:
-        check_choice("allocation", allocation, ("global", *get_args(AllocationName)))
+        check_choice("allocation", allocation, ("global", *ALLOCATIONS))
         self.allocation = allocation
 
     @abstractmethod
