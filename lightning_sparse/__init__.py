@@ -16,6 +16,7 @@ from lightning_sparse.callbacks import (
     SparsityMonitor,
 )
 from lightning_sparse.files.checkpoints import load_from_checkpoint
+from lightning_sparse.files.from_file import FromFile
 from lightning_sparse.files.masks import load_masks, save_masks
 from lightning_sparse.files.tickets import Ticket, load_ticket, save_ticket
 from lightning_sparse.functional.saliency import (
@@ -29,6 +30,9 @@ from lightning_sparse.functional.saliency import (
     Random,
     SynFlow,
 )
+from lightning_sparse.layers import convert_, to_dense_
+from lightning_sparse.plain import keep_sparse_, masks_of, release_, sparsify_
+from lightning_sparse.reporting.summary import summary
 
 __version__ = version("lightning-sparse")
 
@@ -38,6 +42,7 @@ __all__ = [
     "ASNISigmoidPruner",
     "DCTpSConversion",
     "ExactResume",
+    "FromFile",
     "GraSP",
     "IterativeMagnitudePruning",
     "IterativeSNIP",
@@ -54,9 +59,16 @@ __all__ = [
     "SparsityMonitor",
     "SynFlow",
     "Ticket",
+    "convert_",
+    "keep_sparse_",
     "load_from_checkpoint",
     "load_masks",
     "load_ticket",
+    "masks_of",
+    "release_",
     "save_masks",
     "save_ticket",
+    "sparsify_",
+    "summary",
+    "to_dense_",
 ]

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Budgets", "Densities", "Loss", "Masks", "Scores", "Shapes"]
+__all__ = ["Average", "Budgets", "Densities", "Loss", "Masks", "Scores", "Shapes"]
 
 Scores: TypeAlias = dict[str, Tensor]
 """A score per weight, shaped like the weight; the highest are kept."""
@@ -28,3 +28,6 @@ Shapes: TypeAlias = Mapping[str, torch.Size]
 
 Loss: TypeAlias = Callable[[], Tensor]
 """Runs one batch through a module as it is now and returns the batch's mean loss."""
+
+Average: TypeAlias = Callable[[Tensor], Tensor]
+"""Takes the mean of a tensor over all processes."""

@@ -98,5 +98,5 @@ def dense(folder, logger=CSVLogger):
 
 def from_ticket(folder, logger=CSVLogger, **config):
     log(folder, E, logger=logger, start=0.4)
-    save(folder, E - 1, RETRAINED, fixed_state(mask_path="ticket.pt", **config))
+    save(folder, E - 1, RETRAINED, fixed_state(method="FromFile", file="ticket.pt", **config))
     return folder

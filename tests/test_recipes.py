@@ -60,13 +60,13 @@ def test_recipe_can_be_reproduced_and_resumed(recipe):
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
 def test_overlay_plans_over_every_recipe(overlay, capsys):
-    needs_ticket = "mask_path:" in overlay.read_text()
+    needs_ticket = "FromFile" in overlay.read_text()
     for recipe in EVERY:
         refused = pytest.raises(SystemExit) if needs_ticket else nullcontext()
         with refused:
             main(["plan", "--config", str(recipe), "--config", str(overlay)])
         error = capsys.readouterr().err
-        assert ("`mask_path` must be a file, got 'ticket.pt', which does not exist." in error) == needs_ticket
+        assert ("`file` must be a file, got 'ticket.pt', which does not exist." in error) == needs_ticket
 
 
 # Table 1 of the ASNI paper: epochs, batch size, learning rate; with SGD also weight decay and delta.
@@ -137,7 +137,7 @@ def test_asni_recipes_say_how_long_each_variant_takes_and_what_it_leaves(recipe)
     assert run == f"asni-{recipe.stem}".replace("_", "-")
     assert pruner["ticket_path"] == f"runs/{run}/ticket.pt"
     assert text.count(f"--trainer.max_epochs={epochs}\n") == 2
-    assert f"mask_path={pruner['ticket_path']} " in text
+    assert f"method.file={pruner['ticket_path']} " in text
 
 
 def test_all_four_variants_of_asni(tmp_path):
@@ -158,7 +158,7 @@ def test_all_four_variants_of_asni(tmp_path):
     pruner = ("--trainer.callbacks.search_epochs=2", "--trainer.callbacks.gamma=0.5")
     path = "runs/asni-mnist-fc/ticket.pt"
     retrained = weights("retrained", *pruner, "--trainer.max_epochs=4")
-    ticket, mask_path = load_ticket(path), f"--trainer.callbacks.mask_path={path}"
+    ticket, mask_path = load_ticket(path), f"--trainer.callbacks.method.file={path}"
     dense, original = still("dense"), still("ticket", mask_path)
     centroids = still("ticket_centroids", mask_path)
     assert 0 < sum(int(mask.sum()) for mask in ticket.masks.values()) < 266_200

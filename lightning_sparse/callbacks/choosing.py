@@ -2,25 +2,12 @@
 
 from torch import Tensor
 
+from lightning_sparse.callbacks.base import SparsityCallback
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.trainer.packages import EarlyStopping, LightningModule, ModelCheckpoint, Trainer
 from lightning_sparse.trainer.parts import callbacks_of
 
-__all__ = ["Outlook", "SparseCheckpoint", "SparseEarlyStopping"]
-
-
-class Outlook:
-    """What a callback says of the net that is still to come, to those who choose among nets."""
-
-    @property
-    def pruning(self) -> bool:
-        """Whether the net will be sparser than it is now."""
-        return False
-
-    @property
-    def restarting(self) -> bool:
-        """Whether training will start once more."""
-        return False
+__all__ = ["SparseCheckpoint", "SparseEarlyStopping"]
 
 
 class SparseCheckpoint(ModelCheckpoint):
@@ -35,7 +22,7 @@ class SparseCheckpoint(ModelCheckpoint):
         **arguments: Those of Lightning's ``ModelCheckpoint``; ``monitor`` is required.
 
     Raises:
-        ValueError: When a stage starts, if there is no ``monitor``.
+        SparsityError: When a stage starts, if there is no ``monitor``.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -49,7 +36,7 @@ class SparseCheckpoint(ModelCheckpoint):
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         """Tell whether a checkpoint is among the best so far."""
-        pruning = any(callback.pruning for callback in _outlooks(trainer))
+        pruning = any(callback.pruning for callback in _mask_owners(trainer))
         return not pruning and super().check_monitor_top_k(trainer, current)
 
 
@@ -74,8 +61,8 @@ class SparseEarlyStopping(EarlyStopping):
 
 
 def _is_settled(trainer: Trainer) -> bool:
-    return not any(callback.pruning or callback.restarting for callback in _outlooks(trainer))
+    return not any(callback.pruning or callback.restarting for callback in _mask_owners(trainer))
 
 
-def _outlooks(trainer: Trainer) -> list[Outlook]:
-    return [callback for callback in callbacks_of(trainer) if isinstance(callback, Outlook)]
+def _mask_owners(trainer: Trainer) -> list[SparsityCallback]:
+    return [callback for callback in callbacks_of(trainer) if isinstance(callback, SparsityCallback)]

@@ -1,11 +1,12 @@
-"""What our callbacks refuse to do, with the way out, before anything is lost."""
+"""Who may run beside whom, and where: what is refused before anything is lost."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from lightning_sparse.checks import SparsityError
-from lightning_sparse.layers import compact_layers
 from lightning_sparse.trainer.packages import (
+    Callback,
     LightningModule,
     Trainer,
     is_lightning,
@@ -18,45 +19,89 @@ from lightning_sparse.trainer.parts import (
     callbacks_of,
     starts_other_processes,
 )
+from lightning_sparse.trainer.processes import announce, compare_callbacks
+from lightning_sparse.weights.found import sparse_weights
 from lightning_sparse.weights.state import SparseState
 
-if TYPE_CHECKING:
-    from lightning_sparse.callbacks.base import SparsityCallback
-
 __all__ = [
+    "Neighbour",
+    "OurCallback",
+    "announce_to_ranks",
+    "compare_with_ranks",
+    "explain_other_ranks",
     "refuse_averaged_supports",
     "refuse_averaging",
-    "refuse_compact_layers",
     "refuse_company",
     "refuse_dense_copies",
     "refuse_finetuning",
     "refuse_late_start",
     "refuse_missing_owner",
     "refuse_missing_support",
+    "refuse_other_storage",
     "refuse_second_density",
     "refuse_strategy",
-    "refuse_surroundings",
     "warn_of_late_start",
     "warn_of_spawned_processes",
 ]
 
-_MASKS_LEFT = "masks stay in the processes it starts; after fit, this one has the sparse weights but no masks"
 SPLITS_WEIGHTS = ("fsdp", "deepspeed", "modelparallel", "xla")
 
+NOT_BOTH = {
+    ("starts", "starts"): "both make masks to start from. Use one of them.",
+    ("moves", "moves"): "both change masks during training. Use one of them.",
+    ("converts", "converts"): "both replace layers. Use one of them.",
+    ("converts", "starts"): (
+        "cannot run together: the sparse part of a converted layer is zero at the start, so scores are "
+        "undefined. Use one of them; a conversion draws its supports by `density` and `allocation`."
+    ),
+}
+"""What two callbacks of a Trainer may not do both, by their roles in alphabetical order, and the way out."""
 
-def warn_of_spawned_processes(callback: str, trainer: Trainer, left: str = _MASKS_LEFT) -> None:
-    """Warn that Lightning hands weights back to the parent process, but nothing else that is ``left``."""
-    if starts_other_processes(trainer):
-        rank_zero_warn(f"{callback}: {left}. Use `strategy='ddp'`, or go on from a checkpoint.")
+
+class OurCallback(Callback, ABC):
+    """A callback of this package; every rank has to have the same ones."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return name and arguments on one line."""
 
 
-def warn_of_late_start(callback: str, step: int) -> None:
-    """Warn that a checkpoint was made without a callback, which starts in the middle."""
-    rank_zero_warn(f"{callback} found no masks of its own in the checkpoint, and starts at step {step}.")
+class Neighbour(Protocol):
+    """What a callback shows to others that make the same net sparse."""
+
+    @property
+    def role(self) -> str:
+        """What it does: "starts" (makes masks), "moves" (changes them) or "converts" (replaces layers)."""
+
+    density: float
+
+
+def announce_to_ranks(callback: OurCallback, trainer: Trainer) -> None:
+    """Let the first of our callbacks tell the other ranks which there are."""
+    if _is_first(callback, trainer):
+        announce(trainer, [other.describe() for other in _ours(trainer)])
+
+
+def compare_with_ranks(callback: OurCallback, trainer: Trainer) -> None:
+    """Let the first of our callbacks compare with the other ranks, all of which have been set up."""
+    if _is_first(callback, trainer):
+        compare_callbacks(trainer)
+
+
+def explain_other_ranks(callback: OurCallback, trainer: Trainer, error: BaseException) -> None:
+    """Put the reason into an error that other callbacks on another rank may have caused."""
+    if isinstance(error, SparsityError) or not isinstance(error, RuntimeError):
+        return
+    try:
+        compare_with_ranks(callback, trainer)
+    except SparsityError as difference:
+        error.args = (str(difference),)
+    except RuntimeError:  # the other rank, and with it the store, is gone
+        return
 
 
 def refuse_strategy(callback: str, trainer: Trainer) -> None:
-    """Raise ValueError for strategies that split or hide parameters."""
+    """Refuse strategies that split or hide parameters."""
     strategy = type(trainer.strategy).__name__
     if any(name in strategy.lower() for name in SPLITS_WEIGHTS):
         raise SparsityError(
@@ -65,33 +110,26 @@ def refuse_strategy(callback: str, trainer: Trainer) -> None:
         )
 
 
-def refuse_company(callback: "SparsityCallback", callbacks: Sequence["SparsityCallback"]) -> None:
-    """Raise ValueError if two callbacks of a Trainer would own the same masks.
+def warn_of_spawned_processes(callback: str, trainer: Trainer, left: str) -> None:
+    """Warn that Lightning hands weights back to the parent process, but nothing else that is ``left``."""
+    if starts_other_processes(trainer):
+        rank_zero_warn(f"{callback}: {left}. Use `strategy='ddp'`, or go on from a checkpoint.")
+
+
+def refuse_company(callback: Neighbour, callbacks: Sequence[Neighbour]) -> None:
+    """Refuse two callbacks of a Trainer that would do the same, or cannot follow each other.
 
     Two of one class never get here: the Trainer refuses them, as they would share a key in the checkpoint.
     """
     for other in callbacks:
-        if other is not callback and other.moves == callback.moves:
-            both = "change masks during training" if callback.moves else "make masks to start from"
-            raise SparsityError(
-                f"{type(callback).__name__} and {type(other).__name__} both {both}. Use one of them."
-            )
-
-
-def refuse_surroundings(
-    callback: "SparsityCallback", trainer: Trainer, callbacks: Sequence["SparsityCallback"]
-) -> None:
-    """Raise ValueError for a strategy or other callbacks that ``callback`` cannot work with."""
-    name = type(callback).__name__
-    refuse_strategy(name, trainer)
-    warn_of_spawned_processes(name, trainer)
-    refuse_company(callback, callbacks)
-    if callback.moves:
-        refuse_averaging(name, trainer)
+        first, second = sorted((callback, other), key=lambda one: one.role)
+        problem = NOT_BOTH.get((first.role, second.role))
+        if other is not callback and problem is not None:
+            raise SparsityError(f"{type(first).__name__} and {type(second).__name__} {problem}")
 
 
 def refuse_missing_owner(state: SparseState) -> None:
-    """Raise ValueError if a resumed run has no masks, as the callback that took them over is not there."""
+    """Refuse a resumed run without masks, as the callback that took them over is not there."""
     if state.owner is None:
         raise SparsityError(
             "The checkpoint's masks belong to a callback that is not in `callbacks`. Add the one that "
@@ -100,7 +138,7 @@ def refuse_missing_owner(state: SparseState) -> None:
 
 
 def refuse_averaging(callback: str, trainer: Trainer) -> None:
-    """Raise ValueError for weight averaging beside masks that move: the average would be dense."""
+    """Refuse weight averaging beside masks that move: the average would be dense."""
     for other in callbacks_of(trainer):
         if is_lightning(other, *(f"callbacks.{name}" for name in AVERAGING)):
             raise SparsityError(
@@ -109,36 +147,37 @@ def refuse_averaging(callback: str, trainer: Trainer) -> None:
             )
 
 
-def refuse_averaged_supports(trainer: Trainer) -> None:
-    """Raise ValueError if a callback averages buffers: positions, averaged as floats, are rounded down."""
+def refuse_averaged_supports(callback: str, trainer: Trainer) -> None:
+    """Refuse a callback that averages buffers: positions, averaged as floats, are rounded down."""
     for other in callbacks_of(trainer):
         if averages_buffers(other):
             raise SparsityError(
-                f"`use_buffers` of {type(other).__name__} must be False beside DCTpSConversion, got True: "
+                f"`use_buffers` of {type(other).__name__} must be False beside {callback}, got True: "
                 "averaging would round the positions of S. BatchNorm statistics are then the latest ones."
             )
 
 
-def refuse_dense_copies(trainer: Trainer) -> None:
-    """Raise ValueError if an averaging callback has copied the net before it was converted."""
-    if any(not compact_layers(copy) for copy in averaged_copies(trainer)):
+def refuse_dense_copies(callback: str, trainer: Trainer) -> None:
+    """Refuse an averaging callback that has copied the net before it was converted."""
+    if any(not sparse_weights(copy) for copy in averaged_copies(trainer)):
         raise SparsityError(
-            "DCTpSConversion must come before callbacks that average weights, got one that has copied the "
-            "dense net. List DCTpSConversion first, and make layers in `__init__` (not in `configure_model`)."
+            f"{callback} must come before callbacks that average weights, got one that has copied the "
+            f"dense net. List {callback} first, and make layers in `__init__` (not in `configure_model`)."
         )
 
 
-def refuse_compact_layers(callback: str, module: LightningModule) -> None:
-    """Raise ValueError if there are Dense-plus-Sparse layers: these prune plain tensors."""
-    if layers := compact_layers(module):
-        raise SparsityError(
-            f"{callback} cannot prune Dense-plus-Sparse layers, got {next(iter(layers))!r}. Leave "
-            "DCTpSConversion out, or move their supports with RigLCallback."
-        )
+def refuse_other_storage(callback: str, module: LightningModule) -> None:
+    """Refuse weights that take no masks: what prunes by magnitude needs plain tensors."""
+    for weight in sparse_weights(module).values():
+        if not weight.takes_masks:
+            raise SparsityError(
+                f"{callback} cannot prune Dense-plus-Sparse layers, got {weight.name!r}. Leave "
+                "DCTpSConversion out, or move their supports with RigLCallback."
+            )
 
 
 def refuse_finetuning(callback: str, trainer: Trainer) -> None:
-    """Raise ValueError if a callback gives the optimizers more parameter groups on the way."""
+    """Refuse a callback that gives the optimizers more parameter groups on the way."""
     for other in callbacks_of(trainer):
         if is_lightning(other, "callbacks.BaseFinetuning"):
             raise SparsityError(
@@ -148,7 +187,7 @@ def refuse_finetuning(callback: str, trainer: Trainer) -> None:
 
 
 def refuse_late_start(callback: str, trainer: Trainer) -> None:
-    """Raise ValueError if fit resumes from a checkpoint that was made without the callback."""
+    """Refuse a fit that resumes from a checkpoint that was made without the callback."""
     if trainer.ckpt_path is not None and trainer.global_step > 0:
         raise SparsityError(
             f"{callback} must be there from the first step on, and `ckpt_path` {str(trainer.ckpt_path)!r} "
@@ -156,23 +195,36 @@ def refuse_late_start(callback: str, trainer: Trainer) -> None:
         )
 
 
-def refuse_missing_support(callback: "SparsityCallback", callbacks: Sequence["SparsityCallback"]) -> None:
-    """Raise ValueError if nobody has made a support to start from, or is going to."""
-    if len(callbacks) == 1:
+def warn_of_late_start(callback: str, step: int) -> None:
+    """Warn that a checkpoint was made without a callback, which starts in the middle."""
+    rank_zero_warn(f"{callback} found no masks of its own in the checkpoint, and starts at step {step}.")
+
+
+def refuse_missing_support(callback: Neighbour, callbacks: Sequence[Neighbour]) -> None:
+    """Refuse to move connections that nobody has made, or is going to."""
+    if not any(other is not callback and other.role != "moves" for other in callbacks):
         raise SparsityError(
             f"`density` of {type(callback).__name__} must be given where there are no masks and no "
             "Dense-plus-Sparse layers to start from, got None. Give it, or add PruneAtInit."
         )
 
 
-def refuse_second_density(callback: "SparsityCallback", callbacks: Sequence["SparsityCallback"]) -> None:
-    """Raise ValueError if a callback that starts from another's masks has a density of its own.
+def refuse_second_density(callback: Neighbour, callbacks: Sequence[Neighbour]) -> None:
+    """Refuse a density of its own of a callback that starts from another's masks.
 
     Even an equal one: what comes with it, such as an allocation, would be without effect.
     """
     for other in callbacks:
-        if not other.moves:
+        if other.role == "starts":
             raise SparsityError(
                 f"`density` of {type(callback).__name__} must be None beside {type(other).__name__}, whose "
                 f"masks it starts from, got {callback.density} beside {other.density}. Leave it out."
             )
+
+
+def _ours(trainer: Trainer) -> list[OurCallback]:
+    return [callback for callback in callbacks_of(trainer) if isinstance(callback, OurCallback)]
+
+
+def _is_first(callback: OurCallback, trainer: Trainer) -> bool:
+    return next(iter(_ours(trainer))) is callback

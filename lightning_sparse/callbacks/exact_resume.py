@@ -6,15 +6,16 @@ from typing import Any, Protocol, runtime_checkable
 import torch.distributed as dist
 from torch.utils.data import DistributedSampler
 
+from lightning_sparse.callbacks.company import OurCallback, announce_to_ranks, compare_with_ranks
 from lightning_sparse.checks import SparsityError
-from lightning_sparse.trainer.packages import Callback, LightningModule, Trainer, without_module
+from lightning_sparse.trainer.packages import LightningModule, Trainer, without_module
 from lightning_sparse.trainer.parts import restart_train_iterator, train_loaders
 from lightning_sparse.trainer.randomness import generators_of_loaders, rng_state, set_rng_state
 
 __all__ = ["ExactResume"]
 
 
-class ExactResume(Callback):
+class ExactResume(OurCallback):
     """Store every process's random number generators in checkpoints, and give them back when fit resumes.
 
     Lightning restores none, so that a resumed run shuffles as in its first epoch and draws other dropout
@@ -37,8 +38,13 @@ class ExactResume(Callback):
         self._fitting = False
         self._resuming: dict[str, Any] | None = None
 
+    def describe(self) -> str:
+        """Return the name; there are no arguments."""
+        return "ExactResume"
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note whether this is a fit: test and predict load callback states too."""
+        announce_to_ranks(self, trainer)
         self._trainer = weakref.ref(trainer)
         self._fitting = stage == "fit"
         self._resuming = None
@@ -70,6 +76,10 @@ class ExactResume(Callback):
         if self._fitting and self._resuming is None:  # a finder loads a checkpoint of its own in between
             self._resuming = ranks[rank]
             set_rng_state(ranks[rank]["rng"])
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare with the other ranks."""
+        compare_with_ranks(self, trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the iterator over the data anew: Lightning made it before it told samplers the epoch."""

@@ -1,41 +1,262 @@
-"""What masks and layers have in common: the arguments that select, and what a resumed run must share."""
+"""What masks and converted layers have in common: arguments that select weights, and Lightning's hooks."""
 
-from collections.abc import Mapping, Sequence
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from lightning_sparse.checks import SparsityError, check_count, check_densities, check_density, check_patterns
+from torch import nn
+from torch.optim import Optimizer
 
-__all__ = ["check_selection", "refuse_changed_config", "selection_config"]
+from lightning_sparse.callbacks import together
+from lightning_sparse.callbacks.company import (
+    OurCallback,
+    announce_to_ranks,
+    compare_with_ranks,
+    explain_other_ranks,
+    refuse_company,
+    refuse_strategy,
+    warn_of_spawned_processes,
+)
+from lightning_sparse.checks import (
+    SparsityError,
+    check_count,
+    check_densities,
+    check_density,
+    check_patterns,
+)
+from lightning_sparse.files.damage import explain_damage, refuse_damaged_checkpoint
+from lightning_sparse.functional.allocation import total_budget
+from lightning_sparse.trainer.packages import LightningModule, Trainer
+from lightning_sparse.trainer.parts import callbacks_of
+from lightning_sparse.types import Budgets, Shapes
+
+__all__ = ["Config", "Sparsifier", "refuse_changed_config", "sparsifiers"]
+
+Config = dict[str, str | int | float | None]
+"""Arguments as plain values, by name."""
 
 
-def selection_config(
-    include: Sequence[str] | None, exclude: Sequence[str], density_overrides: Mapping[str, float]
-) -> dict[str, str | None]:
-    """Return the arguments that select weights as plain values, to compare when a run is resumed."""
-    shared = {
-        "include": sorted(include or []),
-        "exclude": sorted(exclude),
-        "density_overrides": {name: float(density) for name, density in density_overrides.items()},
-    }
-    return {name: str(value) if value else None for name, value in shared.items()}
+class Sparsifier(OurCallback, ABC):
+    """Makes a net sparse: by masks on its weights, or by other layers in their place.
+
+    Of several in one Trainer the first in its list, the leader, does the work that is to be done once (see
+    ``callbacks/together.py``). So their order does not matter.
+
+    Args:
+        density: Share of the selected weights to keep, a fraction in (0, 1].
+        include: Patterns on parameter names: only weights that match one of them. ``None``: the weights of
+            linear and convolutional layers.
+        exclude: Patterns of weights to leave dense; they do not count towards the density.
+        density_overrides: Density by pattern, for single layers; the total stays, the others share the rest.
+        seed: Seed of all random draws. ``None``: the process's own seed (``seed_everything``).
+    """
+
+    moves: ClassVar[bool] = False
+    """Whether masks change while training goes on; of such callbacks a Trainer takes one."""
+    converts: ClassVar[bool] = False
+    """Whether layers are replaced; nothing has masks then."""
+    left_behind: ClassVar[str]
+    """What stays in the processes that a spawning strategy starts, as the rest of a sentence."""
+
+    def __init__(
+        self,
+        density: float,
+        *,
+        include: list[str] | None = None,
+        exclude: list[str] | None = None,
+        density_overrides: dict[str, float] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        check_density("density", density)
+        check_patterns("include", include)
+        check_patterns("exclude", exclude)
+        check_densities("density_overrides", density_overrides)
+        if seed is not None:
+            check_count("seed", seed, 0)
+        self.density, self.density_overrides = density, density_overrides or {}
+        self.include, self.exclude = include, exclude or []
+        self.seed = seed
+        self._module: weakref.ReferenceType[LightningModule] | None = None
+        self._leads = self._fitting = self._loading = False
+
+    # What it would do, from arguments and shapes alone.
+
+    @abstractmethod
+    def config(self) -> Config:
+        """Return the arguments of its own that a resumed run must share with the first, by name."""
+
+    @abstractmethod
+    def select(self, module: LightningModule) -> dict[str, nn.Parameter]:
+        """Return the weights this callback is for."""
+
+    @abstractmethod
+    def planned_budgets(self, shapes: Shapes) -> Budgets:
+        """Return the budgets that the arguments and the shapes of the weights decide already.
+
+        Raises:
+            SparsityError: If the arguments cannot be met.
+        """
+
+    def planned_total(self, total: int) -> int:
+        """Return how many of so many weights will be kept."""
+        return total_budget(total, self.density)
+
+    @abstractmethod
+    def read_trainer(self, trainer: Trainer) -> None:
+        """Take from the Trainer what arguments leave to it, before budgets are planned."""
+
+    @abstractmethod
+    def check_module(self, module: LightningModule) -> None:
+        """Refuse a module that this cannot make sparse, before any batch is drawn."""
+
+    @property
+    def role(self) -> str:
+        """What it does beside others: "converts", "moves" or "starts"."""
+        return "converts" if self.converts else "moves" if self.moves else "starts"
+
+    def describe(self) -> str:
+        """Return name and arguments on one line."""
+        given = ", ".join(
+            f"{name}={value}" for name, value in self.full_config().items() if value is not None
+        )
+        return f"{type(self).__name__}: {given}"
+
+    def full_config(self) -> Config:
+        """Return all arguments that a resumed run must share with the first, by name."""
+        shared: dict[str, Any] = {
+            "include": sorted(self.include or []),
+            "exclude": sorted(self.exclude),
+            "density_overrides": {name: float(share) for name, share in self.density_overrides.items()},
+        }
+        return {**self.config(), **{name: str(value) if value else None for name, value in shared.items()}}
+
+    # What masks and layers do at Lightning's hooks.
+
+    @abstractmethod
+    def prepare(self, trainer: Trainer, module: LightningModule) -> None:
+        """Refuse what cannot work, and change layers, before optimizers are made."""
+
+    @abstractmethod
+    def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        """Take up what a checkpoint brought, and check what could not be checked before."""
+
+    @abstractmethod
+    def start_(self, trainer: Trainer, module: LightningModule) -> None:
+        """Make the net sparse, unless it is; called by the leader, for one callback after the other."""
+
+    @abstractmethod
+    def take_up(self, trainer: Trainer, module: LightningModule) -> None:
+        """Take up what came with the weights to validate, test or predict with."""
+
+    @abstractmethod
+    def check_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint whose layers are not those of this run."""
+
+    @abstractmethod
+    def end_epoch(self, trainer: Trainer, module: LightningModule) -> None:
+        """Do what is due at the end of an epoch, before it is logged."""
+
+    @abstractmethod
+    def log_more(self, module: LightningModule) -> None:
+        """Log what is its own, at the end of an epoch."""
+
+    @abstractmethod
+    def release(self, module: LightningModule) -> None:
+        """Leave module and optimizers as an ordinary fit would."""
+
+    @property
+    @abstractmethod
+    def verifies(self) -> bool:
+        """Whether everything is checked after every step."""
+
+    # When: Lightning's hooks.
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse what cannot work, before any batch is drawn."""
+        self._fitting, self._loading = stage == "fit", True
+        self._module = weakref.ref(pl_module)
+        name = type(self).__name__
+        refuse_strategy(name, trainer)
+        warn_of_spawned_processes(name, trainer, self.left_behind)
+        refuse_company(self, sparsifiers(trainer))
+        announce_to_ranks(self, trainer)
+        if self._fitting:
+            self.read_trainer(trainer)
+        self.prepare(trainer, pl_module)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take up what was restored; let the leader keep pruned weights at zero from the first step on."""
+        self._leads, self._loading = sparsifiers(trainer)[0] is self, False
+        compare_with_ranks(self, trainer)
+        self.begin_fit(trainer, pl_module)
+        if self._leads:
+            together.attach(trainer, pl_module, sparsifiers(trainer))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make what is not there yet, in this one place for all of them."""
+        if self._leads:
+            together.start(trainer, pl_module, sparsifiers(trainer))
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer, *_: int
+    ) -> None:
+        """Move masks, then mask gradients: they are reduced and unscaled, not yet clipped."""
+        if self._leads:
+            together.before_step(trainer, pl_module, optimizer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare ranks, and log the sparsity of every layer."""
+        self.end_epoch(trainer, pl_module)
+        if self._leads:
+            together.end_epoch(trainer, pl_module)
+        self.log_more(pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare ranks, or take up what came with the weights to validate."""
+        if not self._fitting:
+            self.take_up(trainer, pl_module)
+        elif self._leads and not trainer.sanity_checking:
+            together.compare(trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take up what came with the weights to test, or to predict with."""
+        self.take_up(trainer, pl_module)
+
+    on_predict_start = on_test_start
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Remove the hooks from the optimizers."""
+        self.release(pl_module)
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse a checkpoint with a flipped bit; Lightning has read it by now, but changed no file."""
+        self._loading = False
+        if sparsifiers(trainer)[0] is self:
+            refuse_damaged_checkpoint(trainer.ckpt_path)
+        if self._fitting:
+            self.check_checkpoint(checkpoint)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Say in plain words that a checkpoint is cut short, or ranks differ; no teardown follows."""
+        if self._loading:
+            explain_damage(trainer.ckpt_path, exception)
+        explain_other_ranks(self, trainer, exception)
+        self.release(pl_module)
+
+
+def sparsifiers(trainer: Trainer) -> list[Sparsifier]:
+    """Return the callbacks that make nets sparse, in the Trainer's order; the first leads."""
+    return [callback for callback in callbacks_of(trainer) if isinstance(callback, Sparsifier)]
 
 
 def refuse_changed_config(config: Mapping[str, object], saved: Mapping[str, object]) -> None:
-    """Raise ValueError if a resumed run has other arguments than the checkpoint was made with."""
+    """Refuse a resumed run with other arguments than the checkpoint was made with."""
     for name, value in config.items():
         if name in saved and saved[name] != value:
             raise SparsityError(
                 f"`{name}` is {value!r}, but the checkpoint was made with {saved[name]!r}. Resume with "
                 "that value, or load only the weights (`load_state_dict`) and start a new run."
             )
-
-
-def check_selection(
-    density: object, include: object, exclude: object, density_overrides: object, seed: object
-) -> None:
-    """Refuse arguments out of range that most callbacks share."""
-    check_density("density", density)
-    check_patterns("include", include)
-    check_patterns("exclude", exclude)
-    check_densities("density_overrides", density_overrides)
-    if seed is not None:
-        check_count("seed", seed, 0)

@@ -8,10 +8,9 @@ import argparse
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
-from lightning_sparse.callbacks import DCTpSConversion, SparsityCallback
-from lightning_sparse.callbacks.moving.base import MovingSupports
+from lightning_sparse.callbacks.sparsifier import Sparsifier, sparsifiers
 from lightning_sparse.checks import near
 from lightning_sparse.cli.errors import check_ckpt_path, shorten, where_to_look
 from lightning_sparse.extras import import_extra
@@ -19,12 +18,8 @@ from lightning_sparse.reporting.asni.report import report_asni
 from lightning_sparse.reporting.cost import LayerCost, cost_table
 from lightning_sparse.selection import layer_name, select_weights
 from lightning_sparse.trainer.packages import LightningDataModule, LightningModule, Trainer, cli_module
-from lightning_sparse.trainer.parts import callbacks_of
 
 __all__ = ["PlanTrainer", "main"]
-
-Sparsifier: TypeAlias = SparsityCallback | DCTpSConversion
-"""What can say which weights it selects, and how many it keeps."""
 
 LEGEND = """\
 All figures follow from shapes alone; nothing here is measured. Multiply-adds are those of one matrix-vector
@@ -45,14 +40,13 @@ class PlanTrainer(Trainer):
         del datamodule  # shapes are enough
         if next(model.parameters(), None) is None:
             model.configure_model()
-        found = [callback for callback in callbacks_of(self) if isinstance(callback, Sparsifier)]
+        found = sparsifiers(self)
         for callback in found:
-            if isinstance(callback, SparsityCallback):
-                callback.learn_length(self)
-                callback.check_module(model)
+            callback.read_trainer(self)
+            callback.check_module(model)
             print(f"\n{callback.describe()}")
-            if not (isinstance(callback, MovingSupports) and not callback.draws_masks):
-                print(_plan_table(model, callback))
+            if table := _plan_table(model, callback):
+                print(table)
         if not found:
             print(f"\nNo sparsity callback: the net stays dense.\n{_plan_table(model, None)}")
         print(LEGEND)
@@ -178,12 +172,15 @@ def _has_test_set(datamodule: LightningDataModule) -> bool:
 
 
 def _plan_table(model: LightningModule, callback: Sparsifier | None) -> str:
+    """Return the table of the layers that a callback makes sparse, "" if others select them."""
     weights = callback.select(model) if callback else select_weights(model)
     shapes = {name: weight.shape for name, weight in weights.items()}
+    if not shapes:
+        return ""
     sizes = {name: shape.numel() for name, shape in shapes.items()}
     budgets = callback.planned_budgets(shapes) if callback else sizes
     kept = sum(budgets.values())
-    if isinstance(callback, SparsityCallback) and budgets.keys() != sizes.keys():
+    if callback is not None and budgets.keys() != sizes.keys():
         kept = callback.planned_total(sum(sizes.values()))  # scores will share it out
     costs = [LayerCost(layer_name(name), tuple(shape), budgets.get(name)) for name, shape in shapes.items()]
     return cost_table(costs, kept)

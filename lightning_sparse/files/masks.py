@@ -19,7 +19,7 @@ def save_masks(module: nn.Module, path: str | Path) -> None:
 
     Args:
         module: A module that one of our callbacks has made sparse in this process.
-        path: For ``PruneAtInit(mask_path=...)`` and ``load_masks``; `torch.load` reads it too.
+        path: For ``PruneAtInit(FromFile(path))`` and ``load_masks``; `torch.load` reads it too.
 
     Raises:
         ValueError: If the module has no masks.
@@ -32,11 +32,12 @@ def save_masks(module: nn.Module, path: str | Path) -> None:
     torch.save({"masks": pack_masks(masks)}, path)
 
 
-def load_masks(path: str | Path) -> Masks:
+def load_masks(path: str | Path, argument: str = "path") -> Masks:
     """Read masks from a file of ``save_masks``, from a checkpoint, or from a saved dict of boolean tensors.
 
     Args:
         path: Nothing but tensors and plain values is read from it.
+        argument: What errors call it: the caller's own name for it.
 
     Returns:
         Boolean mask by parameter name, on the CPU.
@@ -44,16 +45,16 @@ def load_masks(path: str | Path) -> Masks:
     Raises:
         ValueError: If there is no such file, if it is damaged, or if it holds no masks.
     """
-    masks = _masks_in(read_file(path))
+    masks = _masks_in(read_file(path, argument))
     if not masks:
         raise SparsityError(
-            f"`mask_path` {str(path)!r} holds no masks. Give a file of `save_masks`, a checkpoint of a "
+            f"`{argument}` {str(path)!r} holds no masks. Give a file of `save_masks`, a checkpoint of a "
             "sparse run (not `save_weights_only`), or a saved dict of boolean tensors by parameter name."
         )
     return masks
 
 
-def read_file(path: str | Path) -> dict[str, Any]:
+def read_file(path: str | Path, argument: str) -> dict[str, Any]:
     """Return what a file holds, nothing but tensors and plain values; {} if that is no dict.
 
     Raises:
@@ -62,10 +63,12 @@ def read_file(path: str | Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise SparsityError(f"`mask_path` must be a file, got {str(path)!r}, which does not exist.") from None
+        raise SparsityError(
+            f"`{argument}` must be a file, got {str(path)!r}, which does not exist."
+        ) from None
     except Exception as error:  # torch raises whatever the bytes make it stumble over
         raise SparsityError(
-            f"`mask_path` {str(path)!r} cannot be read: {error}. Use another file."
+            f"`{argument}` {str(path)!r} cannot be read: {error}. Use another file."
         ) from error
     return content if isinstance(content, dict) else {}
 

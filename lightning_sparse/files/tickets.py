@@ -53,11 +53,12 @@ def save_ticket(ticket: Ticket, path: str | Path) -> None:
     unfinished.replace(path)  # whoever is killed while writing leaves an older file whole
 
 
-def load_ticket(path: str | Path) -> Ticket:
+def load_ticket(path: str | Path, argument: str = "path") -> Ticket:
     """Read a ticket, or that in a checkpoint of ``ASNISigmoidPruner`` made after re-initialisation.
 
     Args:
         path: Nothing but tensors and plain values is read from it.
+        argument: What errors call it: the caller's own name for it.
 
     Returns:
         The ticket, its tensors on the CPU.
@@ -65,33 +66,33 @@ def load_ticket(path: str | Path) -> Ticket:
     Raises:
         ValueError: If there is no such file, if it is damaged, or if it holds no ticket.
     """
-    found = _ticket_in(read_file(path))
+    found = _ticket_in(read_file(path, argument), argument)
     if found is None:
         raise SparsityError(
-            f"`mask_path` {str(path)!r} holds no centroids. Give a ticket of ASNISigmoidPruner (its "
+            f"`{argument}` {str(path)!r} holds no centroids. Give a ticket of ASNISigmoidPruner (its "
             "`ticket_path`), or a checkpoint of its retraining."
         )
     return found
 
 
-def _ticket_in(content: dict[str, Any]) -> Ticket | None:
+def _ticket_in(content: dict[str, Any], argument: str) -> Ticket | None:
     for state in states_in(content):
         if all(state.get(part) for part in ("masks", "signs", "centroids")):
             ticket = Ticket(
                 unpack_masks(state["masks"]), state["signs"], state["centroids"], state.get("provenance", {})
             )
-            _check(ticket)
+            _check(ticket, argument)
             return ticket
     return None
 
 
-def _check(ticket: Ticket) -> None:
+def _check(ticket: Ticket, argument: str) -> None:
     """Refuse a ticket whose parts do not belong together."""
     counts = {name: int(mask.count_nonzero()) for name, mask in ticket.masks.items()}
     if counts != {name: len(sign) for name, sign in ticket.signs.items()} or not _pairs(
         ticket.centroids, counts
     ):
-        raise SparsityError("`mask_path` has a ticket whose masks and signs do not fit. Use another file.")
+        raise SparsityError(f"`{argument}` has a ticket whose masks and signs do not fit. Use another file.")
 
 
 def _pairs(centroids: Mapping[str, Tensor], names: Mapping[str, int]) -> bool:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import torch
 
 from lightning_sparse.checks import SparsityError, check_choice, check_count, check_density, check_number
-from lightning_sparse.functional.registry import add_row
 from lightning_sparse.functional.water_filling import share_out
+from lightning_sparse.registry import add_row
 from lightning_sparse.types import Budgets, Shapes
 
 __all__ = [

@@ -7,12 +7,12 @@ import torch
 
 from lightning_sparse.functional.allocation import allocate, layer_budget, total_budget
 from lightning_sparse.functional.masks import global_masks, layerwise_masks
-from lightning_sparse.functional.saliency import PruningMethod, PruningProblem, Ranking
+from lightning_sparse.functional.saliency import PruningMethod, PruningProblem, Random, Ranking
 from lightning_sparse.functional.saliency.connection import check_connected
 from lightning_sparse.functional.saliency.iterative import Judge, left_before_pruned
 from lightning_sparse.types import Budgets, Densities, Masks, Scores, Shapes
 
-__all__ = ["masks_from_scores", "plan_budgets", "prune_along"]
+__all__ = ["masks_from_scores", "plan_budgets", "prune_along", "random_masks"]
 
 
 def prune_along(
@@ -97,6 +97,30 @@ def masks_from_scores(
         return layerwise_masks(scores, {name: budgets[name] for name in scores})
     total = budget(sum(shape.numel() for shape in shapes.values()), density)
     return global_masks(scores, total, min_weights=min_weights, fixed=budgets)
+
+
+def random_masks(
+    weights: Mapping[str, torch.Tensor],
+    density: float,
+    ranking: Ranking,
+    generator: torch.Generator,
+    *,
+    fixed: Mapping[str, float] | None = None,
+) -> Masks:
+    """Draw masks at random within a budget per layer, or over all layers at once.
+
+    Args:
+        weights: Parameters by name; only their shapes and devices count.
+        density: Share of all these weights to keep, a fraction in (0, 1].
+        ranking: ``"global"``, or the allocation that gives each layer its own budget.
+        generator: Source of the draws, which are made on its device.
+        fixed: Densities of single layers; the others share what remains.
+
+    Raises:
+        SparsityError: If the budget cannot be met.
+    """
+    problem = PruningProblem(torch.nn.Module(), weights, generator)
+    return masks_from_scores(Random(ranking).scores(problem), density, ranking, fixed=fixed)
 
 
 def plan_budgets(

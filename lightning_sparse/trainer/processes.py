@@ -1,58 +1,88 @@
-"""One run, several processes: the same masks on all of them."""
+"""One run, several processes: the same callbacks, masks and supports on all of them."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from typing import Any
-from zlib import crc32
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
+import torch.distributed as dist
+from torch import Tensor, nn
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
-from lightning_sparse.functional.saliency.base import Average, one_process
-from lightning_sparse.layers import compact_layers
-from lightning_sparse.trainer.packages import LightningModule, Trainer
-from lightning_sparse.types import Masks
-from lightning_sparse.weights.state import SparseState, state_of
+from lightning_sparse.functional.saliency.base import one_process
+from lightning_sparse.trainer.packages import Trainer
+from lightning_sparse.types import Average, Masks
+from lightning_sparse.weights.base import SparseWeight
+from lightning_sparse.weights.found import sparse_weights
 
 __all__ = [
-    "after_step",
-    "agree",
-    "agree_on_supports",
+    "announce",
+    "assert_ranks_agree",
+    "compare_callbacks",
     "leave_out_of_broadcasts_",
     "masks_of_rank_zero",
     "mean_over_processes",
+    "positions_of_rank_zero",
+    "seed_of_process",
     "seed_of_rank_zero",
 ]
 
+LATE = timedelta(seconds=3)
+"""How long ranks wait for others to write down their callbacks; who is later is compared later."""
 
-def agree(trainer: Trainer, state: SparseState) -> None:
-    """Raise RuntimeError, on every rank, if the ranks' masks differ; ``RuntimeError`` names the layers."""
-    if trainer.world_size > 1:
-        _compare(trainer, state.digests(), "masks")
-
-
-def agree_on_supports(trainer: Trainer, module: nn.Module) -> None:
-    """Raise RuntimeError, on every rank, if the positions of Dense-plus-Sparse layers' values differ."""
-    if trainer.world_size > 1:
-        layers = compact_layers(module).items()
-        _compare(
-            trainer, {n: crc32(layer.indices.cpu().numpy().tobytes()) for n, layer in layers}, "supports"
-        )
+_announced: list[str] = []
+"""What this process has written, stage by stage."""
 
 
-def _compare(trainer: Trainer, digests: Mapping[str, int], what: str) -> None:
-    if not digests:
+def announce(trainer: Trainer, callbacks: Sequence[str]) -> None:
+    """Write down which of our callbacks this rank has, and compare that with what others have written.
+
+    Through the store by which ranks find each other, not by a collective: a rank without such callbacks takes
+    part in none of ours, and the others would wait for it for ever.
+
+    Args:
+        trainer: Tells ranks, and how many there are.
+        callbacks: Name and arguments of each, in the order of the Trainer's list.
+
+    Raises:
+        SparsityError: If another rank has other callbacks, or the same with other arguments.
+    """
+    if (store := _store(trainer)) is None:
         return
-    mine = torch.tensor(list(digests.values()), device=trainer.strategy.root_device)
+    _announced.append("\n".join(callbacks))
+    store.set(_key(trainer.global_rank), _announced[-1])
+    with suppress(RuntimeError):  # a rank that is late, or has none of these callbacks
+        store.wait([_key(rank) for rank in range(trainer.world_size)], LATE)
+    _compare(trainer, store, missing_is_none=False)
+
+
+def compare_callbacks(trainer: Trainer) -> None:
+    """Compare once more when all ranks have been set up: who has written nothing by now has nothing.
+
+    Raises:
+        SparsityError: If another rank has other callbacks, or none of these.
+    """
+    if (store := _store(trainer)) is not None and _announced:
+        _compare(trainer, store, missing_is_none=True)
+
+
+def assert_ranks_agree(trainer: Trainer, module: nn.Module) -> None:
+    """Compare the positions of active weights, masks and supports alike, between ranks.
+
+    Raises:
+        RuntimeError: On every rank, if they differ; it names the layers.
+    """
+    weights = list(sparse_weights(module).values()) if trainer.world_size > 1 else []
+    if not weights:
+        return
+    mine = torch.tensor([weight.digest() for weight in weights], device=trainer.strategy.root_device)
     every = trainer.strategy.all_gather(mine).view(trainer.world_size, -1)
-    differ = [name for name, same in zip(digests, (every == every[0]).all(dim=0), strict=True) if not same]
-    if differ:
-        raise RuntimeError(
-            f"The processes have different {what} of {', '.join(differ)}. Resume from the last checkpoint; "
-            f"if it happens again, look for code that changes weights or {what} on one rank only."
-        )
+    same = (every == every[0]).all(dim=0).tolist()
+    if differ := [weight for weight, equal in zip(weights, same, strict=True) if not equal]:
+        raise RuntimeError(_differing(differ))
 
 
 def masks_of_rank_zero(trainer: Trainer, masks: Masks) -> Masks:
@@ -70,23 +100,66 @@ def mean_over_processes(trainer: Trainer) -> Average:
     return partial(trainer.strategy.reduce, reduce_op="mean")
 
 
+def positions_of_rank_zero(trainer: Trainer, weight: SparseWeight) -> Tensor:
+    """Return where rank 0's entries of a weight are active, in flat positions on the weight's device."""
+    positions: Tensor = trainer.strategy.broadcast(weight.positions.cpu())
+    return positions.to(weight.parameter.device)
+
+
+def seed_of_process(seed: int | None) -> int:
+    """Return ``seed`` or, if it is None, the seed that this process was started with."""
+    return torch.initial_seed() if seed is None else seed
+
+
 def seed_of_rank_zero(trainer: Trainer, seed: int | None) -> int:
     """Return ``seed`` or, if it is None, the seed that rank 0's process was started with."""
-    shared: int = trainer.strategy.broadcast(torch.initial_seed() if seed is None else seed)
+    shared: int = trainer.strategy.broadcast(seed_of_process(seed))
     return shared
-
-
-def after_step(trainer: Trainer, module: LightningModule, verify: bool, optimizer: Optimizer) -> None:
-    """Let the owner of the masks count a step; if asked to, check all that must hold after it."""
-    state = state_of(module)
-    if state.owner is not None:
-        state.owner.after_step(trainer, module, optimizer)
-    if verify:
-        state.verify(optimizer)
-        agree(trainer, state)
 
 
 def leave_out_of_broadcasts_(module: nn.Module, supports: Sequence[str]) -> None:
     """Keep DDP from sending the supports around in every forward: they are equal, and stay so."""
     ignored = list(getattr(module, "_ddp_params_and_buffers_to_ignore", []))
     vars(module)["_ddp_params_and_buffers_to_ignore"] = [*ignored, *(n for n in supports if n not in ignored)]
+
+
+def _store(trainer: Trainer) -> Any:
+    """Return the store of the default process group, None in a single process."""
+    if trainer.world_size == 1 or not (dist.is_available() and dist.is_initialized()):
+        return None
+    return dist.distributed_c10d._get_default_store()
+
+
+def _key(rank: int) -> str:
+    """Return where a rank writes; each stage has keys of its own, as keys stay for the life of the group."""
+    return f"lightning_sparse/callbacks/{len(_announced)}/{rank}"
+
+
+def _compare(trainer: Trainer, store: Any, missing_is_none: bool) -> None:
+    me, mine = trainer.global_rank, _announced[-1]
+    for rank in range(trainer.world_size):
+        known = store.check([_key(rank)])
+        theirs = store.get(_key(rank)).decode() if known else ""
+        if (known or missing_is_none) and theirs != mine:
+            raise SparsityError(_unlike(me, mine, rank, theirs))
+
+
+def _unlike(me: int, mine: str, rank: int, theirs: str) -> str:
+    """Say what two ranks have, as far as it differs."""
+    here, there = mine.splitlines(), theirs.splitlines()
+    only_here = [line for line in here if line not in there] or ["none of these callbacks"]
+    only_there = [line for line in there if line not in here] or ["none of these callbacks"]
+    return (
+        f"`callbacks` must be the same on every rank, got {'; '.join(only_here)} on rank {me} and "
+        f"{'; '.join(only_there)} on rank {rank}. Make them from the same arguments on all ranks."
+    )
+
+
+def _differing(weights: Sequence[SparseWeight]) -> str:
+    nouns: Mapping[str, None] = dict.fromkeys(weight.support_noun for weight in weights)
+    what = " and ".join(nouns)
+    return (
+        f"The processes have different {what} of {', '.join(weight.name for weight in weights)}. Resume from "
+        f"the last checkpoint; if it happens again, look for code that changes weights or {what} on one rank "
+        "only."
+    )

@@ -1,100 +1,134 @@
-"""One interface to everything that holds a sparse weight."""
+"""One interface to everything that holds a sparse weight.
+
+A storage is one file of this package: a child of `SparseWeight`, registered by `@storage`. Reports, monitors,
+ranks that are compared, connections that move, plans and exports all go through `sparse_weights(module)`, and
+ask no weight how it is stored.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_sparse.functional.saliency.base import Average
+from lightning_sparse.types import Average
 
-__all__ = ["Connections", "GradientSum"]
-
-
-class GradientSum:
-    """Sums up the gradients of a whole weight over the backward passes that add to its parameter's ``grad``.
-
-    So a pass while the parameter is frozen does not count (`toggle_optimizer`), nor do those whose gradients
-    were set to None (`zero_grad`). Under mixed precision gradients come in half precision; sums, of many
-    passes and scaled, need more range: that of the parameter.
-
-    Args:
-        parameter: What optimizers hold of the weight.
-    """
-
-    def __init__(self, parameter: nn.Parameter) -> None:
-        self.parameter = parameter
-        self.total: Tensor | None = None
-        self._pass = -1
-
-    def __call__(self, gradient: Tensor) -> None:
-        """Add the gradient of one use of the weight; it may have several in one pass."""
-        if not self.parameter.requires_grad:
-            return
-        this_pass = torch._C._current_graph_task_id()
-        if self.parameter.grad is None and this_pass != self._pass:  # nothing counts that came before
-            self.total = None
-        self._pass = this_pass
-        gradient = gradient.to(self.parameter.dtype)
-        self.total = gradient if self.total is None else self.total.add_(gradient)
+__all__ = ["STORAGES", "SparseWeight", "storage"]
 
 
-class Connections(ABC):
-    """The active weights among those of one layer.
+class SparseWeight(ABC):
+    """A weight of which some entries are active and the others zero, however it is stored.
 
     Attributes:
-        name: Parameter name of the weight.
-        shape: Shape of the weight.
-        parameter: What optimizers hold.
+        name: Parameter name of the weight: ``<layer>.weight``, also where no such parameter is.
+        shape: Shape of the whole weight.
+        parameter: What optimizers hold of it.
     """
+
+    storage_name: ClassVar[str]
+    """Where its entries are: a word for tables."""
+    takes_masks: ClassVar[bool]
+    """Whether masks can be put on the parameter itself, and changed to any count."""
+    support_noun: ClassVar[str]
+    """What the positions of the active entries are called in messages, in the plural."""
+    metric: ClassVar[str]
+    """Group under which one minus the density is logged."""
+    title: ClassVar[str]
+    """Title of its table."""
+    columns: ClassVar[tuple[str, str, str]]
+    """Headings of that table for all entries, the active ones, and their share."""
+    histogram: ClassVar[str]
+    """Group of the histograms of its active entries."""
 
     def __init__(self, name: str, shape: torch.Size, parameter: nn.Parameter) -> None:
         self.name, self.shape, self.parameter = name, shape, parameter
 
+    @classmethod
+    @abstractmethod
+    def found_in(cls, module: nn.Module) -> Sequence["SparseWeight"]:
+        """Return the weights of a module that are stored in this way, each once."""
+
+    @property
+    @abstractmethod
+    def in_force(self) -> bool:
+        """Whether the other entries are kept at zero now; after a fit masks are only known."""
+
+    @property
+    @abstractmethod
+    def nnz(self) -> int:
+        """Number of active entries."""
+
     @property
     @abstractmethod
     def positions(self) -> Tensor:
-        """Flat positions of the active weights, ascending, ``(nnz,)``."""
+        """Flat positions of the active entries, ascending, ``(nnz,)``."""
 
     @property
     @abstractmethod
     def active(self) -> Tensor:
-        """Values of the active weights, ``(nnz,)``."""
+        """Values of the active entries, ``(nnz,)``; not to be written to."""
+
+    @property
+    @abstractmethod
+    def stored(self) -> int:
+        """Bytes of the values and of the positions, as they are in memory."""
+
+    @property
+    def mask(self) -> Tensor:
+        """Boolean mask in the shape of the weight, True where an entry is active; made anew."""
+        mask = torch.zeros(self.shape.numel(), dtype=torch.bool, device=self.parameter.device)
+        return mask.index_fill_(0, self.positions, True).view(self.shape)
 
     @abstractmethod
-    def gradient(self, passes: GradientSum | None, average: Average, scale: float) -> Tensor | None:
-        """Return the gradient of all weights, unscaled and averaged over processes; None if there is none.
+    def digest(self) -> int:
+        """Return a checksum of the positions, to compare between processes."""
+
+    @abstractmethod
+    def ask_for_gradient(self) -> None:
+        """See to it that backward makes the gradient of the whole weight, from the next pass on."""
+
+    @abstractmethod
+    def gradient(self, average: Average, scale: float) -> Tensor | None:
+        """Return the gradient of the whole weight, unscaled and averaged over processes; None without one.
 
         Args:
-            passes: What `ask` returned before the backward passes.
             average: Mean over processes of a tensor.
             scale: Factor that the loss was multiplied with.
         """
 
-    def ask(self) -> GradientSum | None:
-        """See to it that backward makes the gradient of all weights, from now on, if it would not anyway."""
-        return None
-
     @abstractmethod
-    def forget(self) -> None:
+    def forget_gradient(self) -> None:
         """Let backward make no more than it would anyway."""
 
     @abstractmethod
     def move_(self, positions: Tensor, optimizers: Iterable[Optimizer]) -> int:
-        """Make the weights at ``positions`` active instead; tell how many were not before.
+        """Make the entries at ``positions`` active instead, as many; return how many were not before.
 
         Dropped ones become zero, new ones start there, and what optimizers keep for either does as well.
         """
 
     @abstractmethod
     def snapshot(self) -> Tensor:
-        """Return what is active now, to be kept: as small as the storage of the weight promises."""
+        """Return what is active now, to be kept: as small as the storage promises."""
 
     @abstractmethod
     def count_shared(self, snapshot: Tensor) -> int:
-        """Count the active weights that were active at a ``snapshot``."""
+        """Count the active entries that were active at a ``snapshot``."""
 
     @abstractmethod
     def explored(self, before: Tensor | None) -> Tensor | None:
         """Return bits of all that was ever active, given those of before; None if they cost too much."""
+
+
+_Storage = TypeVar("_Storage", bound=type[SparseWeight])
+
+STORAGES: dict[str, type[SparseWeight]] = {}
+"""Every way to store a sparse weight, by its name."""
+
+
+def storage(kind: _Storage) -> _Storage:
+    """Register a storage: from now on `sparse_weights` finds what is stored so."""
+    STORAGES[kind.storage_name] = kind
+    return kind

@@ -1,29 +1,82 @@
 """The values and positions of a Dense-plus-Sparse layer."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from zlib import crc32
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_sparse.functional.saliency.base import Average
-from lightning_sparse.layers import DensePlusSparse
-from lightning_sparse.weights.base import Connections, GradientSum
+from lightning_sparse.layers import DensePlusSparse, compact_layers
+from lightning_sparse.types import Average
+from lightning_sparse.weights.base import SparseWeight, storage
 
-__all__ = ["CompactWeight"]
+__all__ = ["CompactWeight", "GradientSum", "support_keys"]
 
 
-class CompactWeight(Connections):
-    """The sparse part S of a Dense-plus-Sparse layer; ``alpha C`` takes no part in any of it.
+class GradientSum:
+    """Sums up the gradients of a whole weight over the backward passes that add to its parameter's ``grad``.
+
+    So a pass while the parameter is frozen does not count (`toggle_optimizer`), nor do those whose gradients
+    were set to None (`zero_grad`). Under mixed precision gradients come in half precision; sums, of many
+    passes and scaled, need more range: that of the parameter.
+
+    Args:
+        parameter: What optimizers hold of the weight.
+    """
+
+    def __init__(self, parameter: nn.Parameter) -> None:
+        self.parameter = parameter
+        self.total: Tensor | None = None
+        self._pass = -1
+
+    def __call__(self, gradient: Tensor) -> None:
+        """Add the gradient of one use of the weight; it may have several in one pass."""
+        if not self.parameter.requires_grad:
+            return
+        this_pass = torch._C._current_graph_task_id()
+        if self.parameter.grad is None and this_pass != self._pass:  # nothing counts that came before
+            self.total = None
+        self._pass = this_pass
+        gradient = gradient.to(self.parameter.dtype)
+        self.total = gradient if self.total is None else self.total.add_(gradient)
+
+
+@storage
+class CompactWeight(SparseWeight):
+    """The sparse part S of a Dense-plus-Sparse layer; its offset takes no part in any of it.
 
     Args:
         name: Name that the layer's weight would have.
         layer: The layer.
     """
 
+    storage_name = "compact"
+    takes_masks = False
+    support_noun = "supports"
+    metric = "trainable_sparsity"
+    title = "Trained values of Dense-plus-Sparse layers (their weights are dense)"
+    columns = ("entries", "trained", "share")
+    histogram = "values"
+
     def __init__(self, name: str, layer: DensePlusSparse) -> None:
         super().__init__(name, layer.shape, layer.values)
         self._layer = layer
+
+    @classmethod
+    def found_in(cls, module: nn.Module) -> Sequence[SparseWeight]:
+        """Return the weights of Dense-plus-Sparse layers."""
+        return [cls(f"{path}.weight", layer) for path, layer in compact_layers(module).items()]
+
+    @property
+    def in_force(self) -> bool:
+        """True: nothing else is stored."""
+        return True
+
+    @property
+    def nnz(self) -> int:
+        """Number of values k."""
+        return self._layer.nnz
 
     @property
     def positions(self) -> Tensor:
@@ -35,28 +88,37 @@ class CompactWeight(Connections):
         """The values of S, ``(k,)``."""
         return self.parameter.detach()
 
-    def gradient(self, passes: GradientSum | None, average: Average, scale: float) -> Tensor | None:
+    @property
+    def stored(self) -> int:
+        """Bytes of k values and k positions."""
+        parts = (self.parameter, self._layer.indices)
+        return sum(part.numel() * part.element_size() for part in parts)
+
+    def digest(self) -> int:
+        """Return the checksum of the positions."""
+        return crc32(self._layer.indices.cpu().numpy().tobytes())
+
+    def ask_for_gradient(self) -> None:
+        """Ask the layer for the gradient of the whole weight; what was summed up so far is forgotten."""
+        self._layer.ask_for_dense_grad(GradientSum(self.parameter))
+
+    def gradient(self, average: Average, scale: float) -> Tensor | None:
         """Return the mean of what the backward passes of every process have summed up."""
         if self.parameter.grad is None:  # the same on all processes, unlike who has run this layer
             return None
-        total = None if passes is None else passes.total
+        passes = self._layer.dense_gradient.consumer
+        total = passes.total if isinstance(passes, GradientSum) else None
         if total is None:
             total = self.parameter.new_zeros(self.shape, requires_grad=False)
         return average(total.div_(scale))
 
-    def ask(self) -> GradientSum:
-        """Ask the layer for the gradient of the whole weight; what was summed up so far is forgotten."""
-        passes = GradientSum(self.parameter)
-        self._layer.ask_for_dense_grad(passes)
-        return passes
-
-    def forget(self) -> None:
+    def forget_gradient(self) -> None:
         """Let the layer make k gradients only, as ever."""
         self._layer.forget_dense_grad()
 
     @torch.no_grad()
     def move_(self, positions: Tensor, optimizers: Iterable[Optimizer]) -> int:
-        """Move S; what belongs to a value moves along, its gradient included. Tell how many are new."""
+        """Move S; what belongs to a value moves along, its gradient included."""
         place = self._layer.move_(positions)
         kept = [state.get(self.parameter, {}).values() for state in (o.state for o in optimizers)]
         tensors = [self.parameter.grad, *(value for values in kept for value in values)]
@@ -76,3 +138,9 @@ class CompactWeight(Connections):
     def explored(self, before: Tensor | None) -> Tensor | None:
         """Return nothing: bits for the whole weight would be many times what the layer stores."""
         return None
+
+
+def support_keys(module: nn.Module) -> list[str]:
+    """Return the keys that a state dict of the module has for positions of Dense-plus-Sparse layers."""
+    layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, DensePlusSparse)}
+    return [f"{path}.indices" for path in layers]

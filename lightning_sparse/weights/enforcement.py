@@ -17,27 +17,27 @@ __all__ = [
     "divides_by_zero",
     "fill_pruned_",
     "keep_only_",
-    "keeper",
+    "layout_mask",
     "mask_of",
     "state_like",
-    "written",
+    "versions_of",
 ]
 
 
-def keeper(weight: Tensor, mask: Tensor) -> Tensor:
+def layout_mask(weight: Tensor, mask: Tensor) -> Tensor:
     """Return what masks ``weight`` fastest, laid out in memory like it: a factor, or what is pruned."""
     if weight.device.type == "cpu":
         return torch.empty_like(weight, requires_grad=False).copy_(mask)
     return torch.empty_like(weight, dtype=torch.bool, requires_grad=False).copy_(~mask)
 
 
-def written(tensors: list[Tensor]) -> list[int]:
+def versions_of(tensors: list[Tensor]) -> list[int]:
     """Return what changes when somebody writes to tensors in place, or puts others in their place."""
     return [number for tensor in tensors for number in (id(tensor), tensor._version)]
 
 
 def mask_of(keep: Tensor) -> Tensor:
-    """Return the boolean mask that ``keep``, made by ``keeper``, stands for; True where it is kept."""
+    """Return the boolean mask that ``keep``, made by ``layout_mask``, stands for; True where it is kept."""
     return keep != 0 if keep.is_floating_point() else ~keep
 
 

@@ -1,19 +1,31 @@
-"""Weights whose connections can move, masked or stored compactly, behind one interface."""
+"""All sparse weights of a module, however they are stored."""
 
 from torch import nn
 
-from lightning_sparse.layers import compact_layers
-from lightning_sparse.weights.base import Connections
-from lightning_sparse.weights.compact import CompactWeight
-from lightning_sparse.weights.masked import MaskedWeight
-from lightning_sparse.weights.state import state_of
+from lightning_sparse import weights
+from lightning_sparse.registry import modules_in
+from lightning_sparse.weights.base import STORAGES, SparseWeight
 
-__all__ = ["movable"]
+__all__ = ["sparse_weights"]
+
+modules_in(weights.__name__, weights.__path__)  # every storage registers itself
 
 
-def movable(module: nn.Module) -> dict[str, Connections]:
-    """Return the masked weights and the Dense-plus-Sparse layers of a module by name of the weight."""
-    state = state_of(module)
-    masked = {name: MaskedWeight(name, mask, state) for name, mask in state.masks.items()}
-    layers = {f"{path}.weight": layer for path, layer in compact_layers(module).items()}
-    return {**masked, **{name: CompactWeight(name, layer) for name, layer in layers.items()}}
+def sparse_weights(module: nn.Module) -> dict[str, SparseWeight]:
+    """Return the masked weights and the weights of compact layers, by name; there may be none.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        One `SparseWeight` per weight; of each storage in the order of masks or layers.
+
+    Example:
+        >>> from lightning_sparse.layers import convert_
+        >>> net = nn.Sequential(nn.Linear(20, 10), nn.Linear(10, 5))
+        >>> _ = convert_(net, 0.1, include=["0"])
+        >>> {name: (weight.storage_name, weight.nnz) for name, weight in sparse_weights(net).items()}
+        {'0.weight': ('compact', 20)}
+    """
+    found = (weight for storage in STORAGES.values() for weight in storage.found_in(module))
+    return {weight.name: weight for weight in found}

@@ -1,23 +1,26 @@
 """An ordinary weight under a mask."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
+from zlib import crc32
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_sparse.functional.growth.moves import positions_of
 from lightning_sparse.functional.packing import count_bits, pack_bits
-from lightning_sparse.functional.saliency.base import Average
-from lightning_sparse.weights.base import Connections, GradientSum
-from lightning_sparse.weights.state import SparseState
+from lightning_sparse.selection import countable_weights
+from lightning_sparse.types import Average
+from lightning_sparse.weights.base import SparseWeight, storage
+from lightning_sparse.weights.state import SparseState, state_of
 
-__all__ = ["MaskedWeight"]
+__all__ = ["MaskedWeight", "weights_by_zeros"]
 
 
-class MaskedWeight(Connections):
-    """An ordinary weight under a mask.
+@storage
+class MaskedWeight(SparseWeight):
+    """An ordinary dense parameter whose pruned entries are zeros; the mask is its `SparseState`'s.
 
     Args:
         name: Name of the weight.
@@ -25,29 +28,65 @@ class MaskedWeight(Connections):
         state: Owns the mask.
     """
 
+    storage_name = "masked"
+    takes_masks = True
+    support_noun = "masks"
+    metric = "sparsity"
+    title = "Weights kept"
+    columns = ("weights", "kept", "density")
+    histogram = "weights"
+
     def __init__(self, name: str, mask: Tensor, state: SparseState) -> None:
         super().__init__(name, mask.shape, state.weights[name])
         self._mask, self._state = mask, state
 
+    @classmethod
+    def found_in(cls, module: nn.Module) -> Sequence[SparseWeight]:
+        """Return the weights that have a mask."""
+        state = state_of(module)
+        return [cls(name, mask, state) for name, mask in state.masks.items()]
+
+    @property
+    def in_force(self) -> bool:
+        """Whether optimizers have the hooks that keep pruned entries at zero."""
+        return self._state.enforced
+
+    @property
+    def nnz(self) -> int:
+        """Number of kept entries."""
+        return len(self.positions)
+
     @cached_property
     def positions(self) -> Tensor:
-        """Flat positions of the active weights, ascending, ``(nnz,)``."""
+        """Flat positions of the kept entries, ascending, ``(nnz,)``."""
         return positions_of(self._mask)
 
     @property
     def active(self) -> Tensor:
-        """Values of the active weights, ``(nnz,)``."""
+        """Values of the kept entries, ``(nnz,)``."""
         return self.parameter.detach().reshape(-1).index_select(0, self.positions)
 
-    def gradient(self, passes: GradientSum | None, average: Average, scale: float) -> Tensor | None:
-        """Return the parameter's gradient: Lightning has unscaled it, and processes have averaged it."""
+    @property
+    def stored(self) -> int:
+        """Bytes of the whole parameter: masks leave it dense."""
+        return self.parameter.numel() * self.parameter.element_size()
+
+    def digest(self) -> int:
+        """Return the checksum of the mask's bits."""
+        return crc32(self.snapshot().cpu().numpy().tobytes())
+
+    def ask_for_gradient(self) -> None:
+        """Do nothing: backward makes this gradient anyway."""
+
+    def gradient(self, average: Average, scale: float) -> Tensor | None:
+        """Return the parameter's own: Lightning has unscaled it, and processes have averaged it."""
         return self.parameter.grad
 
-    def forget(self) -> None:
+    def forget_gradient(self) -> None:
         """Do nothing: backward makes this gradient anyway."""
 
     def move_(self, positions: Tensor, optimizers: Iterable[Optimizer]) -> int:
-        """Change the mask; tell how many active weights were not before."""
+        """Change the mask."""
         stay = self._mask.reshape(-1).index_select(0, positions)
         flat = torch.zeros(self.shape.numel(), dtype=torch.bool, device=positions.device)
         self._mask = flat.index_fill_(0, positions, True).view(self.shape)
@@ -66,3 +105,10 @@ class MaskedWeight(Connections):
     def explored(self, before: Tensor | None) -> Tensor | None:
         """Return the bits set now or before."""
         return self.snapshot() if before is None else before | self.snapshot()
+
+
+def weights_by_zeros(module: nn.Module) -> list[SparseWeight]:
+    """Return linear and convolutional weights as if masks, none in force, kept just what is not zero."""
+    state = SparseState()
+    state.weights = countable_weights(module)
+    return [MaskedWeight(name, weight.detach() != 0, state) for name, weight in state.weights.items()]

@@ -9,7 +9,7 @@ a registry that forgets a module when the program does.
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn, optim
@@ -24,18 +24,28 @@ from lightning_sparse.weights.enforcement import (
     divides_by_zero,
     fill_pruned_,
     keep_only_,
-    keeper,
+    layout_mask,
     mask_of,
     state_like,
-    written,
+    versions_of,
 )
 
-__all__ = ["SparseState", "state_of"]
+__all__ = ["Owner", "SparseState", "state_of"]
 
 APART = (optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop, optim.Adagrad)
 """Optimizers that treat every coordinate by itself and leave zero weights with zero gradients at zero."""
 
 AfterStep = Callable[[Optimizer], None]
+
+
+class Owner(Protocol):
+    """Who may change the masks of a module: a callback."""
+
+    def move_(self, trainer: Any, module: Any, optimizer: Optimizer) -> None:
+        """Change masks before a step, or leave them."""
+
+    def after_step(self, trainer: Any, module: Any, optimizer: Optimizer) -> None:
+        """Count a step that was made."""
 
 
 @dataclass
@@ -51,7 +61,7 @@ class _Plan:
     stays_zero: bool = False
     """Whether such a step leaves pruned weights at zero by itself, the optimizer's state being clean."""
     seen: list[int] = field(default_factory=list)
-    """The weights as they were after the last step; see ``written``."""
+    """The weights as they were after the last step; see ``versions_of``."""
     masked: list[int] = field(default_factory=list)
     """The gradients as they were when they were masked."""
     divides_by_zero: bool = False
@@ -70,21 +80,22 @@ class SparseState:
     def __init__(self) -> None:
         self.weights: dict[str, nn.Parameter] = {}
         self.enforced = False
-        self.finished: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._owner: weakref.ReferenceType[Any] | None = None
+        self.finished: weakref.WeakSet[Owner] = weakref.WeakSet()
+        self._owner: weakref.ReferenceType[Owner] | None = None
         self._keep: dict[str, Tensor] = {}
         self._counts: Budgets = {}
         self._plans: weakref.WeakKeyDictionary[Optimizer, _Plan] = weakref.WeakKeyDictionary()
         self._handles: weakref.WeakKeyDictionary[Optimizer, RemovableHandle] = weakref.WeakKeyDictionary()
+        self._before: weakref.WeakKeyDictionary[Optimizer, RemovableHandle] = weakref.WeakKeyDictionary()
         self._after_step: AfterStep | None = None
 
     @property
-    def owner(self) -> Any:
-        """The callback that may change the masks, None if there is none."""
+    def owner(self) -> "Owner | None":
+        """Who may change the masks, None if nobody may."""
         return self._owner() if self._owner is not None else None
 
     @owner.setter
-    def owner(self, owner: object) -> None:
+    def owner(self, owner: Owner) -> None:
         self._owner = weakref.ref(owner)
 
     @property
@@ -96,7 +107,7 @@ class SparseState:
         self,
         module: nn.Module,
         masks: Mapping[str, Tensor],
-        owner: object,
+        owner: Owner,
         optimizers: Iterable[Optimizer] = (),
     ) -> None:
         """Take over ``masks`` and set the pruned weights of ``module``, and their optimizer state, to zero.
@@ -124,7 +135,7 @@ class SparseState:
         """Change masks: dropped weights become zero, and what ``optimizers`` keep for moved ones as well."""
         optimizers = list(optimizers)
         for plan in self._plans.values():  # what is written here does no harm, unlike what was before
-            plan.stays_zero &= plan.seen in ([], written(plan.weights))
+            plan.stays_zero &= plan.seen in ([], versions_of(plan.weights))
             plan.seen = []
         for name, mask in masks.items():
             weight, keep = self.weights[name], self._keep[name]
@@ -176,20 +187,38 @@ class SparseState:
                         f"`verify`: {key!r} of pruned weights of {name!r} differs in the optimizer."
                     )
 
-    def attach(self, optimizers: Sequence[Optimizer], after_step: AfterStep | None = None) -> None:
-        """Keep pruned weights at zero after every step of ``optimizers``, in whatever loop they are used."""
+    def attach(
+        self,
+        optimizers: Sequence[Optimizer],
+        after_step: AfterStep | None = None,
+        masks_gradients: bool = False,
+    ) -> None:
+        """Keep pruned weights at zero after every step of ``optimizers``, in whatever loop they are used.
+
+        Args:
+            optimizers: Those that train the module.
+            after_step: Called after each step, once weights are masked.
+            masks_gradients: Whether gradients are masked by a hook too, where nobody else calls
+                `mask_gradients_` before a step.
+        """
         self.detach()
         self._lay_out(self.masks)  # the weights may be on another device than in an earlier fit
         self.enforced = True
         self._after_step = after_step
         for optimizer in optimizers:
             self._hook(optimizer)
+            if masks_gradients:
+                before = optimizer.register_step_pre_hook(
+                    lambda optimizer, *_: self.mask_gradients_(optimizer)
+                )
+                self._before[optimizer] = before
 
     def detach(self) -> None:
         """Remove the hooks; the masks stay known for a later fit."""
-        for handle in self._handles.values():
+        for handle in (*self._handles.values(), *self._before.values()):
             handle.remove()
         self._handles.clear()
+        self._before.clear()
         self._plans.clear()
         self._after_step = None
         self.enforced = False
@@ -197,7 +226,7 @@ class SparseState:
             self._lay_out(self.masks)  # Lightning has taken the module back: nothing stays on its device
 
     def _lay_out(self, masks: Mapping[str, Tensor]) -> None:
-        self._keep = {name: keeper(weight, masks[name]) for name, weight in self.weights.items()}
+        self._keep = {name: layout_mask(weight, masks[name]) for name, weight in self.weights.items()}
 
     def _hook(self, optimizer: Optimizer) -> None:
         def after_step(optimizer: Optimizer, *_: Any) -> None:
@@ -218,12 +247,12 @@ class SparseState:
             self._hook(optimizer)
         plan = self._plan(optimizer)
         plan.announced = True
-        plan.stays_zero &= plan.seen in ([], written(plan.weights))
+        plan.stays_zero &= plan.seen in ([], versions_of(plan.weights))
         gradients = [w.grad for w in plan.weights if w.grad is not None]
         keeps = [k for w, k in zip(plan.weights, plan.keep, strict=True) if w.grad is not None]
         if gradients and not keep_only_(gradients, keeps, check=True):  # 0 * NaN is NaN
             fill_pruned_(gradients, keeps)
-        plan.masked = written(gradients)
+        plan.masked = versions_of(gradients)
 
     @torch.no_grad()
     def mask_weights_(self, optimizer: Optimizer) -> None:
@@ -234,12 +263,12 @@ class SparseState:
         """
         plan = self._plan(optimizer)
         gradients = [w.grad for w in plan.weights if w.grad is not None]
-        plan.stays_zero &= plan.announced and plan.masked == written(gradients)
+        plan.stays_zero &= plan.announced and plan.masked == versions_of(gradients)
         if not plan.announced or plan.divides_by_zero:
             fill_pruned_(plan.weights, plan.keep)
         elif plan.weights and not (plan.stays_zero and plan.seen):
             keep_only_(plan.weights, plan.keep)
-        plan.seen = written(plan.weights)
+        plan.seen = versions_of(plan.weights)
         plan.announced = False
 
     def _plan(self, optimizer: Optimizer) -> _Plan:

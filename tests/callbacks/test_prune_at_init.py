@@ -12,6 +12,7 @@ from lightning_sparse import (
     FORCE,
     SNIP,
     ExactResume,
+    FromFile,
     GraSP,
     IterativeSNIP,
     Magnitude,
@@ -265,12 +266,12 @@ def test_monitored_by_model_checkpoint(tmp_path):
         ({"include": "net.*"}, r"`include` must be a list of patterns, got 'net.\*'. Write \['net.\*'\]"),
         ({"exclude": "net.*"}, "`exclude` must be a list of patterns"),
         ({"method": SNIP}, r"`method` must be a name or an object, got the class; write SNIP\(\)"),
-        ({"method": None}, "`method` is required, got None. Set it, or give masks in `mask_path`"),
+        ({"method": None}, "`method` must be one of random, .*, got None"),
         ({"density": None}, "`density` is required, got None"),
-        ({"mask_path": "m.pt"}, "`mask_path` says what is kept, got `method`, `density` beside it"),
+        ({"method": FromFile("m.pt")}, "`method` FromFile says what is kept, got `density` beside it"),
         ({"mask_ablation": "permute"}, "`mask_ablation` must be one of shuffle, reinit, invert, None"),
         (
-            {"mask_path": "m.pt", "method": None, "density": None, "mask_ablation": "invert"},
+            {"method": FromFile("m.pt"), "density": None, "mask_ablation": "invert"},
             "`mask_ablation` 'invert' needs scores",
         ),
     ],
@@ -352,7 +353,7 @@ def test_inverted_scores_keep_other_weights(tmp_path):
 def test_ablations_of_masks_from_a_file(tmp_path):
     plain, toy = fit_masks(tmp_path)
     torch.save(plain, tmp_path / "masks.pt")
-    arguments = {"method": None, "density": None, "mask_path": str(tmp_path / "masks.pt")}
+    arguments = {"method": FromFile(str(tmp_path / "masks.pt")), "density": None}
     shuffled, _ = fit_masks(tmp_path, **arguments, mask_ablation="shuffle")
     assert counts(plain) == counts(shuffled)
     assert not torch.equal(plain["net.6.weight"], shuffled["net.6.weight"])

@@ -221,12 +221,10 @@ def test_checkpoints_that_lightning_finds_by_itself(path):
 def test_plan_refuses_masks_as_fit_does(tmp_path, capsys):
     overlay = ["--config", QUICKSTART, "--config", str(ROOT / "recipes" / "overlays" / "ticket.yaml")]
     errors = {stopped_with(capsys, command, *overlay) for command in ("plan", "fit")}
-    assert errors == {"error: `mask_path` must be a file, got 'ticket.pt', which does not exist."}
+    assert errors == {"error: `file` must be a file, got 'ticket.pt', which does not exist."}
     torch.save({"net.fcs.0.weight": torch.ones(2, 2, dtype=torch.bool)}, "ticket.pt")
     (error,) = {stopped_with(capsys, command, *overlay) for command in ("plan", "fit")}
-    assert error.startswith(
-        "error: `mask_path` 'ticket.pt' has a mask of shape (2, 2) for 'net.fcs.0.weight'"
-    )
+    assert error.startswith("error: `file` 'ticket.pt' has a mask of shape (2, 2) for 'net.fcs.0.weight'")
 
 
 def test_a_missing_extra_names_the_pip_command(monkeypatch):

@@ -5,7 +5,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from toy import HoldsMasks, Rotate, assert_equal, loader, make_toy, trainer
 
-from lightning_sparse import ExactResume, PruneAtInit, load_masks, save_masks
+from lightning_sparse import ExactResume, FromFile, PruneAtInit, load_masks, save_masks
 from lightning_sparse.weights.state import state_of
 
 
@@ -24,7 +24,7 @@ def test_masks_of_a_file_and_of_a_checkpoint(tmp_path):
     for path in (tmp_path / "masks.pt", tmp_path / "last.ckpt"):
         assert_equal(load_masks(path), state_of(toy).masks)
         other = make_toy()
-        trainer(tmp_path, PruneAtInit(mask_path=str(path), verify=True), HoldsMasks()).fit(other, loader())
+        trainer(tmp_path, PruneAtInit(FromFile(str(path)), verify=True), HoldsMasks()).fit(other, loader())
         assert_equal(state_of(other).masks, state_of(toy).masks)
 
 
@@ -37,7 +37,7 @@ def test_a_plain_dict_of_masks(tmp_path):
     mask = torch.rand(4, 200) < 0.2
     torch.save({"net.6.weight": mask}, tmp_path / "mine.pt")
     toy = make_toy()
-    trainer(tmp_path, PruneAtInit(mask_path=str(tmp_path / "mine.pt"))).fit(toy, loader())
+    trainer(tmp_path, PruneAtInit(FromFile(str(tmp_path / "mine.pt")))).fit(toy, loader())
     assert_equal(state_of(toy).masks, {"net.6.weight": mask})
     assert toy.net[0].weight.ne(0).all()
 
@@ -45,15 +45,15 @@ def test_a_plain_dict_of_masks(tmp_path):
 def test_a_resumed_run_does_not_need_the_file(tmp_path):
     torch.save({"net.6.weight": torch.rand(4, 200) < 0.2}, tmp_path / "mine.pt")
     path = str(tmp_path / "mine.pt")
-    toy = fitted(tmp_path, PruneAtInit(mask_path=path))
+    toy = fitted(tmp_path, PruneAtInit(FromFile(path)))
     (tmp_path / "mine.pt").unlink()
     again = make_toy()
-    trainer(tmp_path, PruneAtInit(mask_path=path), HoldsMasks(), max_epochs=3).fit(
+    trainer(tmp_path, PruneAtInit(FromFile(path)), HoldsMasks(), max_epochs=3).fit(
         again, loader(), ckpt_path=tmp_path / "last.ckpt"
     )
     assert_equal(state_of(again).masks, state_of(toy).masks)
-    with pytest.raises(ValueError, match=r"`mask_path` is 'other.pt', but the checkpoint was made with"):
-        trainer(tmp_path, PruneAtInit(mask_path="other.pt"), max_epochs=3).fit(
+    with pytest.raises(ValueError, match=r"`file` is 'other.pt', but the checkpoint was made with"):
+        trainer(tmp_path, PruneAtInit(FromFile("other.pt")), max_epochs=3).fit(
             make_toy(), loader(), ckpt_path=tmp_path / "last.ckpt"
         )
 
@@ -61,8 +61,8 @@ def test_a_resumed_run_does_not_need_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"`mask_path` must be a file, got .*x.pt', which does not exist"),
-        (b"not a file of torch", r"`mask_path` .*x.pt' cannot be read: "),
+        (None, r"`(path|file)` must be a file, got .*x.pt', which does not exist"),
+        (b"not a file of torch", r"`(path|file)` .*x.pt' cannot be read: "),
         (
             {"state_dict": {}, "callbacks": {"ModelCheckpoint": {}}},
             "holds no masks. Give a file of `save_masks`",
@@ -87,7 +87,7 @@ def test_files_that_do_not_fit(tmp_path, content, message):
         torch.save(content, path)
     drawn = []
     with pytest.raises(ValueError, match=message):
-        trainer(tmp_path, PruneAtInit(mask_path=str(path))).fit(make_toy(), loader(collate_fn=drawn.append))
+        trainer(tmp_path, PruneAtInit(FromFile(str(path)))).fit(make_toy(), loader(collate_fn=drawn.append))
     assert not drawn
 
 

@@ -7,6 +7,7 @@ from toy import HoldsMasks, Toy, assert_equal, loader, make_toy, trainer
 
 from lightning_sparse import (
     ASNISigmoidPruner,
+    FromFile,
     PruneAtInit,
     Ticket,
     load_masks,
@@ -66,9 +67,7 @@ def test_a_checkpoint_of_the_retraining_has_the_ticket(run, tmp_path):
 
 
 def test_a_checkpoint_of_the_search_has_none(run, tmp_path):
-    with pytest.raises(
-        ValueError, match=r"`mask_path` '.*epoch=1.ckpt' holds no centroids. Give a ticket"
-    ) as e:
+    with pytest.raises(ValueError, match=r"`path` '.*epoch=1.ckpt' holds no centroids. Give a ticket") as e:
         load_ticket(tmp_path / "epoch=1.ckpt")
     assert "\n" not in str(e.value)
 
@@ -105,7 +104,7 @@ def test_files_that_are_none(tmp_path, content, message):
 
 
 def test_a_file_that_is_not_there_or_damaged(tmp_path):
-    with pytest.raises(ValueError, match=r"`mask_path` must be a file, got .* does not exist"):
+    with pytest.raises(ValueError, match=r"`(path|file)` must be a file, got .* does not exist"):
         load_ticket(tmp_path / "none.pt")
     save_ticket(TICKET, tmp_path / "ticket.pt")
     content = (tmp_path / "ticket.pt").read_bytes()
@@ -120,7 +119,7 @@ def test_a_file_that_is_not_there_or_damaged(tmp_path):
 def test_prune_at_init_starts_from_it(run, tmp_path):
     toy = Toy()
     ticket = load_ticket(tmp_path / "ticket.pt")
-    start = PruneAtInit(mask_path=str(tmp_path / "ticket.pt"), weight_init="centroids", verify=True)
+    start = PruneAtInit(FromFile(str(tmp_path / "ticket.pt"), start="centroids"), verify=True)
     frozen = {"limit_train_batches": 1, "max_epochs": 1, "num_sanity_val_steps": 0}
     toy.make_optimizer = lambda p: torch.optim.SGD(p, 0.0)
     trainer(tmp_path, start, HoldsMasks(), **frozen).fit(toy, loader())
@@ -136,7 +135,7 @@ def test_prune_at_init_starts_from_it(run, tmp_path):
 def test_only_its_masks_may_be_taken(run, tmp_path):
     toy, fresh = make_toy(), make_toy()
     toy.make_optimizer = lambda p: torch.optim.SGD(p, 0.0)
-    start = PruneAtInit(mask_path=str(tmp_path / "ticket.pt"))
+    start = PruneAtInit(FromFile(str(tmp_path / "ticket.pt")))
     trainer(tmp_path, start, max_epochs=1).fit(toy, loader())
     mask = load_masks(tmp_path / "ticket.pt")["net.6.weight"]
     assert torch.equal(toy.net[6].weight[mask], fresh.net[6].weight[mask])
@@ -144,7 +143,7 @@ def test_only_its_masks_may_be_taken(run, tmp_path):
 
 def test_a_resumed_run_does_not_need_the_file(run, tmp_path):
     def start():
-        return PruneAtInit(mask_path=str(tmp_path / "ticket.pt"), weight_init="centroids", verify=True)
+        return PruneAtInit(FromFile(str(tmp_path / "ticket.pt"), start="centroids"), verify=True)
 
     save, toy, again = ModelCheckpoint(tmp_path / "s", save_last=True), make_toy(), make_toy()
     trainer(tmp_path, start(), save, max_epochs=1, enable_checkpointing=True).fit(toy, loader())
@@ -156,19 +155,20 @@ def test_a_resumed_run_does_not_need_the_file(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "erk", "density": 0.1}, "`weight_init` 'centroids' needs .* got no `mask_path`"),
-        ({"mask_path": "a.pt", "mask_ablation": "shuffle"}, "got `mask_ablation` 'shuffle' beside it"),
-        ({"mask_path": "a.pt", "weight_init": "zeros"}, "`weight_init` must be one of centroids, None"),
+        ({"mask_ablation": "shuffle"}, "`start` 'centroids' .* got `mask_ablation` 'shuffle' beside it"),
+        ({"start": "zeros"}, "`start` must be one of centroids, None"),
+        ({"density": 0.1}, "`method` FromFile says what is kept, got `density` beside it"),
     ],
 )
 def test_arguments(arguments, message):
+    start = arguments.pop("start", "centroids")
     with pytest.raises(ValueError, match=message):
-        PruneAtInit(**{"weight_init": "centroids", **arguments})
+        PruneAtInit(FromFile("a.pt", start), **arguments)
 
 
 def test_masks_alone_give_no_weights(run, tmp_path):
     save_masks(run, tmp_path / "masks.pt")
-    start = PruneAtInit(mask_path=str(tmp_path / "masks.pt"), weight_init="centroids")
+    start = PruneAtInit(FromFile(str(tmp_path / "masks.pt"), start="centroids"))
     with pytest.raises(ValueError, match="holds no centroids"):
         trainer(tmp_path, start).fit(make_toy(), loader())
 
@@ -176,6 +176,6 @@ def test_masks_alone_give_no_weights(run, tmp_path):
 def test_a_ticket_for_another_net(run, tmp_path):
     other = make_toy()
     other.net[6] = torch.nn.Linear(200, 5)
-    start = PruneAtInit(mask_path=str(tmp_path / "ticket.pt"), weight_init="centroids")
+    start = PruneAtInit(FromFile(str(tmp_path / "ticket.pt"), start="centroids"))
     with pytest.raises(ValueError, match=r"has a mask of shape \(4, 200\) for 'net.6.weight'"):
         trainer(tmp_path, start).fit(other, loader())

@@ -111,7 +111,7 @@ def variants(folder):
 def test_variants_are_told_from_callback_states(tmp_path):
     assert variants(asni_toy.dense(tmp_path / "s")) == ["D"]
     assert variants(asni_toy.from_ticket(tmp_path / "d")) == ["S"]
-    assert variants(asni_toy.from_ticket(tmp_path / "c", weight_init="centroids")) == ["C"]
+    assert variants(asni_toy.from_ticket(tmp_path / "c", start="centroids")) == ["C"]
     assert variants(asni_toy.search_and_retrain(tmp_path / "e")) == ["A", "C"]
     assert variants(asni_toy.search_and_retrain(tmp_path / "f", reinit="original")) == ["A", "S"]
 

@@ -1,15 +1,13 @@
 """What ASNI and lottery-ticket rounds share: pruning between epochs, and starting training once more."""
 
-import copy
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch.optim import Optimizer
 
 from lightning_sparse.callbacks.base import SparsityCallback
 from lightning_sparse.callbacks.choosing import SparseCheckpoint, SparseEarlyStopping
-from lightning_sparse.callbacks.company import refuse_compact_layers, refuse_finetuning, refuse_late_start
+from lightning_sparse.callbacks.company import refuse_finetuning, refuse_other_storage
 from lightning_sparse.checks import check_count
 from lightning_sparse.functional.masks import count_all, count_kept
 from lightning_sparse.functional.pruning import plan_budgets
@@ -23,18 +21,12 @@ from lightning_sparse.trainer.packages import (
     rank_zero_warn,
 )
 from lightning_sparse.trainer.parts import callbacks_of
-from lightning_sparse.trainer.processes import agree
-from lightning_sparse.trainer.restart import refuse_other_number, started_once_more
+from lightning_sparse.trainer.processes import assert_ranks_agree
+from lightning_sparse.trainer.restart import StartStates, first_states, start_once_more_
 from lightning_sparse.types import Budgets, Masks, Shapes
 from lightning_sparse.weights.state import state_of
 
-__all__ = [
-    "EpochPruning",
-    "warn_of_early_end",
-    "warn_of_own_schedule",
-    "warn_of_selection",
-    "warn_of_short_fit",
-]
+__all__ = ["EpochPruning"]
 
 
 class EpochPruning(SparsityCallback, ABC):
@@ -43,20 +35,45 @@ class EpochPruning(SparsityCallback, ABC):
     Epochs are counted here, so that a second fit goes on where the first ended. What a new start of training
     needs (the optimizers' and schedulers' first states, earlier weights) is kept in checkpoints.
 
-    The arguments are those of the children.
+    Args:
+        density: Share of the selected weights to keep at the end, a fraction in (0, 1].
+        min_weights_per_layer: No layer keeps fewer than this (or all, if it is smaller).
+        include: Patterns on parameter names: only weights that match one of them. ``None``: the weights of
+            linear and convolutional layers.
+        exclude: Patterns of weights to leave dense; they do not count towards the density.
+        density_overrides: Density at the end by pattern, for single layers; the others share the rest.
+        verify: As `SparsityCallback` has it.
     """
 
     moves = True
+    starts_late = False
+    remembers_when_tested = True
+    fresh: ClassVar = {
+        "epoch": int,
+        "path": list,
+        "prunings": int,
+        "_alive": dict,
+        "_ended": lambda: None,
+        "_start_states": dict,
+        "_saved": dict,
+    }
+    epoch: int  # how many are over
+    path: list[int]  # weights alive after each pruning
+    prunings: int  # made so far
+    _alive: Budgets
+    _ended: int | None  # the Trainer's epoch that ended last
+    _start_states: StartStates
+    _saved: Snapshot
 
     def __init__(
         self,
         density: float,
         *,
-        min_weights_per_layer: int,
-        include: list[str] | None,
-        exclude: list[str] | None,
-        density_overrides: dict[str, float] | None,
-        verify: bool,
+        min_weights_per_layer: int = 1,
+        include: list[str] | None = None,
+        exclude: list[str] | None = None,
+        density_overrides: dict[str, float] | None = None,
+        verify: bool = False,
     ) -> None:
         check_count("min_weights_per_layer", min_weights_per_layer, 0)
         super().__init__(
@@ -67,7 +84,6 @@ class EpochPruning(SparsityCallback, ABC):
             verify=verify,
         )
         self.min_weights_per_layer = min_weights_per_layer
-        self.forget()
 
     # What children fill in.
 
@@ -81,28 +97,25 @@ class EpochPruning(SparsityCallback, ABC):
         """
 
     @property
-    def restarting(self) -> bool:
-        """Whether training will start once more: with each pruning, if nothing else is said."""
-        return self.pruning or not self.begun
+    @abstractmethod
+    def epochs_needed(self) -> tuple[int, str]:
+        """How many epochs the fit needs in all, and by which argument."""
 
-    def begin_training(self, trainer: Trainer, module: LightningModule) -> None:
-        """Take notes before the first step."""
+    @abstractmethod
+    def keep_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Keep what a new start of training needs, before the first step."""
 
+    @abstractmethod
     def begin_epoch(self, trainer: Trainer, module: LightningModule) -> None:
         """Do what is due before an epoch; ``self.epoch`` are over."""
 
-    def end_epoch(self, trainer: Trainer, module: LightningModule) -> None:
-        """Do what is due at the end of an epoch, before validation; ``self.epoch`` were over before it."""
+    @abstractmethod
+    def prune_at_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Do what is due after an epoch's last step, before validation; ``self.epoch`` were over before."""
 
-    def forget(self) -> None:
-        """Start afresh, for a module that this has not pruned."""
-        self.epoch = 0
-        self.path: list[int] = []
-        self.prunings = 0
-        self._alive: Budgets = {}
-        self._ended: int | None = None  # the Trainer's epoch that ended last
-        self._start_states: dict[str, list[Any]] = {}
-        self._saved: Snapshot = {}
+    @abstractmethod
+    def metrics(self, module: LightningModule) -> dict[str, float]:
+        """Return what is logged at the end of an epoch beside the sparsity of layers."""
 
     # What they have in common.
 
@@ -114,7 +127,8 @@ class EpochPruning(SparsityCallback, ABC):
     @property
     def begun(self) -> bool:
         """Whether this is on its way with the module that it was set up for, or with one copied along."""
-        return bool(self.path) and (self in self._state().finished or bool(self._carried))
+        copied = self._brought.source == "copy" and bool(self._brought.masks)
+        return bool(self.path) and (self in self._state().finished or copied)
 
     def planned_budgets(self, shapes: Shapes) -> Budgets:
         """Return the budgets of layers with a density of their own; the others compete."""
@@ -129,7 +143,7 @@ class EpochPruning(SparsityCallback, ABC):
 
     def check_module(self, module: LightningModule) -> None:
         """Refuse layers whose weights are no plain tensors."""
-        refuse_compact_layers(type(self).__name__, module)
+        refuse_other_storage(type(self).__name__, module)
 
     def make_masks(self, module: LightningModule, generator: torch.Generator) -> Masks:
         """Keep everything at first."""
@@ -141,33 +155,40 @@ class EpochPruning(SparsityCallback, ABC):
         """Go one step down the path."""
         masks = self._pruned(module, self.path, self.prunings)
         state_of(module).move_(masks, trainer.optimizers)
-        agree(trainer, state_of(module))
+        assert_ranks_agree(trainer, module)
         self.prunings += 1
 
     def restart_(self, trainer: Trainer, module: LightningModule) -> None:
         """Give optimizers and schedulers their first state back, for weights that were set anew."""
-        for kind, things in started_once_more(trainer).items():
-            refuse_other_number(kind, len(things), len(self._start_states[kind]))
-            for thing, saved in zip(things, self._start_states[kind], strict=True):
-                if isinstance(thing, Optimizer):
-                    groups, there_were = len(thing.param_groups), len(saved["param_groups"])
-                    refuse_other_number("parameter groups", groups, there_were)
-                thing.load_state_dict(copy.deepcopy(saved))
-        for optimizer in trainer.optimizers:
-            optimizer.zero_grad()  # of the net that was: manual loops may have left some
+        start_once_more_(trainer, self._start_states)
         state_of(module).install_(module, state_of(module).masks, self, trainer.optimizers)
 
-    # When: Lightning's hooks.
+    # When.
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what cannot work, before any batch is drawn."""
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            self._ended = None
-            warn_of_selection(type(self).__name__, trainer)
-            if self.restarting:
-                refuse_finetuning(type(self).__name__, trainer)
-                warn_of_own_schedule(type(self).__name__, pl_module)
+    def check_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        """Refuse and warn of what does not go with pruning between epochs."""
+        name = type(self).__name__
+        self._ended = None
+        _warn_of_selection(name, trainer)
+        if self.restarting:
+            refuse_finetuning(name, trainer)
+            _warn_of_own_schedule(name, module)
+        needed, argument = self.epochs_needed
+        _warn_of_short_fit(name, argument, needed - (self.epoch if self.begun else 0), trainer)
+
+    def begin_training(self, trainer: Trainer, module: LightningModule, anew: bool) -> None:
+        """Lay down the counts after each pruning, and keep what a new start needs."""
+        if not anew and self.path:
+            return
+        self.reset()
+        self.read_trainer(trainer)
+        masks = state_of(module).masks
+        self._alive = {name: int(mask.count_nonzero()) for name, mask in masks.items()}
+        path = self.kept_path(count_kept(masks), count_all(masks))
+        self._pruned(module, path, len(path) - 1)  # what cannot be met is an error now
+        self.path = path
+        self._start_states = first_states(trainer)
+        self.keep_start(trainer, module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the next round, or the retraining, if it is due.
@@ -188,77 +209,26 @@ class EpochPruning(SparsityCallback, ABC):
     ) -> None:
         """Prune after the last batch, before Lightning validates and saves."""
         if trainer.is_last_batch or batch_idx + 1 == trainer.num_training_batches:
-            self._end_epoch(trainer, pl_module)
+            self.end_epoch(trainer, pl_module)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prune now if the epoch was cut short; log."""
-        self._end_epoch(trainer, pl_module)
-        super().on_train_epoch_end(trainer, pl_module)
+    def end_epoch(self, trainer: Trainer, module: LightningModule) -> None:
+        """Prune, once an epoch: at its end if it was cut short."""
+        if self._ended == trainer.current_epoch:
+            return
+        self._ended = trainer.current_epoch
+        self.prune_at_end(trainer, module)
+        self.epoch += 1
+
+    def log_more(self, module: LightningModule) -> None:
+        """Log the schedule."""
+        module.log_dict(self.metrics(module), sync_dist=True)  # every rank has the same
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so if the fit is over before the net is what it is meant to be."""
         if self.begun and (self.pruning or self.restarting):
-            warn_of_early_end(type(self).__name__, count_kept(self._state().masks), self.path[-1], trainer)
-
-    # Checkpoints.
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return also where in the schedule this is, and what a new start needs."""
-        state = super().state_dict()
-        if not state or not self.path:
-            return {}
-        return {
-            **state,
-            "epoch": self.epoch,
-            "ended": self._ended,
-            "path": self.path,
-            "prunings": self.prunings,
-            "alive": self._alive,
-            "start_states": self._start_states,
-            "saved": self._saved,
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there; also if a checkpoint is only tested: a later fit trains its weights and masks.
-
-        Raises:
-            ValueError: If the arguments are not those that the checkpoint was made with.
-        """
-        super().load_state_dict(state_dict)
-        if state_dict:
-            self.epoch, self._ended = state_dict["epoch"], state_dict["ended"]
-            self.path, self.prunings = state_dict["path"], state_dict["prunings"]
-            self._alive = state_dict["alive"]
-            self._start_states, self._saved = state_dict["start_states"], state_dict["saved"]
+            _warn_of_early_end(type(self).__name__, count_kept(self._state().masks), self.path[-1], trainer)
 
     # Steps of the above.
-
-    def _start(self, trainer: Trainer, module: LightningModule) -> None:
-        begun = self.path and self in state_of(module).finished
-        if not begun:
-            refuse_late_start(type(self).__name__, trainer)
-        super()._start(trainer, module)
-        if begun:
-            return
-        self.forget()
-        self.learn_length(trainer)
-        masks = state_of(module).masks
-        self._alive = {name: int(mask.count_nonzero()) for name, mask in masks.items()}
-        path = self.kept_path(count_kept(masks), count_all(masks))
-        self._pruned(module, path, len(path) - 1)  # what cannot be met is an error now
-        self.path = path
-        self._start_states = {
-            kind: [copy.deepcopy(thing.state_dict()) for thing in things]
-            for kind, things in started_once_more(trainer).items()
-        }
-        self.begin_training(trainer, module)
-
-    def _end_epoch(self, trainer: Trainer, module: LightningModule) -> None:
-        if self._ended == trainer.current_epoch:
-            return
-        self._ended = trainer.current_epoch
-        self.end_epoch(trainer, module)
-        self.epoch += 1
 
     def _pruned(self, module: LightningModule, path: list[int], pruning: int) -> Masks:
         """Return the masks after one of the prunings, by the weights as they are."""
@@ -275,7 +245,7 @@ class EpochPruning(SparsityCallback, ABC):
         )
 
 
-def warn_of_own_schedule(callback: str, module: LightningModule) -> None:
+def _warn_of_own_schedule(callback: str, module: LightningModule) -> None:
     """Warn of a module that steps its schedulers itself: by what, nobody knows."""
     if module.automatic_optimization and overrides(module, "lr_scheduler_step"):
         rank_zero_warn(
@@ -284,7 +254,7 @@ def warn_of_own_schedule(callback: str, module: LightningModule) -> None:
         )
 
 
-def warn_of_early_end(callback: str, there_are: int, planned: int, trainer: Trainer) -> None:
+def _warn_of_early_end(callback: str, there_are: int, planned: int, trainer: Trainer) -> None:
     """Warn that a fit has ended early, unless its `max_epochs` said so when it began."""
     if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch:
         return
@@ -295,7 +265,7 @@ def warn_of_early_end(callback: str, there_are: int, planned: int, trainer: Trai
     )
 
 
-def warn_of_short_fit(callback: str, argument: str, needed: int, trainer: Trainer) -> None:
+def _warn_of_short_fit(callback: str, argument: str, needed: int, trainer: Trainer) -> None:
     """Warn if fit ends before the net is as sparse as it is meant to be, and not by a number of steps."""
     epochs = trainer.max_epochs
     if epochs is not None and 0 <= epochs < needed and trainer.max_steps == -1:
@@ -305,19 +275,19 @@ def warn_of_short_fit(callback: str, argument: str, needed: int, trainer: Traine
         )
 
 
-def warn_of_selection(callback: str, trainer: Trainer) -> None:
+def _warn_of_selection(callback: str, trainer: Trainer) -> None:
     """Warn of callbacks that choose by a metric, and would choose a net that is not sparse yet."""
     for other in callbacks_of(trainer):
         monitor = getattr(other, "monitor", None)
         if monitor is None or isinstance(other, SparseCheckpoint | SparseEarlyStopping):
             continue
         if is_lightning(other, "callbacks.ModelCheckpoint"):
-            _warn_of(callback, "ModelCheckpoint", monitor, "save", "SparseCheckpoint")
+            _warn_of_choice(callback, "ModelCheckpoint", monitor, "save", "SparseCheckpoint")
         if is_lightning(other, "callbacks.EarlyStopping"):
-            _warn_of(callback, "EarlyStopping", monitor, "stop at", "SparseEarlyStopping")
+            _warn_of_choice(callback, "EarlyStopping", monitor, "stop at", "SparseEarlyStopping")
 
 
-def _warn_of(callback: str, other: str, monitor: str, does: str, instead: str) -> None:
+def _warn_of_choice(callback: str, other: str, monitor: str, does: str, instead: str) -> None:
     rank_zero_warn(
         f"{other} by {monitor!r} may {does} a net that {callback} has not made sparse yet: such nets score "
         f"best. Use {instead} from lightning_sparse, which takes the same arguments."

@@ -1,11 +1,12 @@
 """Lottery tickets: train, prune, go back, and train again."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.optim import Optimizer
 
-from lightning_sparse.callbacks.epochs.base import EpochPruning, warn_of_short_fit
+from lightning_sparse.callbacks.epochs.base import EpochPruning
 from lightning_sparse.callbacks.moving.clock import Clock
+from lightning_sparse.callbacks.sparsifier import Config
 from lightning_sparse.checks import SparsityError, check_count
 from lightning_sparse.functional.allocation import total_budget
 from lightning_sparse.functional.masks import sparsity
@@ -13,7 +14,7 @@ from lightning_sparse.functional.rewinding import rewind_, round_budgets, snapsh
 from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.weights.state import state_of
 
-__all__ = ["IterativeMagnitudePruning", "refuse_late_snapshot"]
+__all__ = ["IterativeMagnitudePruning"]
 
 
 class IterativeMagnitudePruning(EpochPruning):
@@ -31,17 +32,12 @@ class IterativeMagnitudePruning(EpochPruning):
         epochs_per_round: Epochs before each pruning, and after the last.
         rewind_to_step: Optimizer step of the first round to go back to; 0 are the original weights. Buffers
             (the statistics of batch norms) go back with the weights, optimizers and schedulers to the start.
-        min_weights_per_layer: No layer keeps fewer than this (or all, if it is smaller).
-        include: Patterns on parameter names: only weights that match one of them. ``None``: the weights of
-            linear and convolutional layers.
-        exclude: Patterns of weights to leave dense; they do not count towards the density.
-        density_overrides: Density at the end by pattern, for single layers; the others share the rest.
-        verify: After every step, check that pruned weights are zero, every count is exact, the optimizer has
-            gathered nothing for pruned weights, and all processes have the same masks.
+        **pruning: ``min_weights_per_layer``, ``include``, ``exclude``, ``density_overrides`` (at the end) and
+            ``verify``, as `EpochPruning` has them.
 
     Raises:
-        ValueError: If an argument is out of range, or, when fit starts, if a pattern matches nothing or the
-            budget cannot be met.
+        SparsityError: If an argument is out of range, or, when fit starts, if a pattern matches nothing or
+            the budget cannot be met.
 
     Source:
         Frankle and Carbin, "The Lottery Ticket Hypothesis", ICLR 2019 (arXiv:1803.03635); Frankle et al.,
@@ -51,6 +47,9 @@ class IterativeMagnitudePruning(EpochPruning):
     5324
     """
 
+    fresh: ClassVar = {**EpochPruning.fresh, "_clock": Clock}
+    _clock: Clock
+
     def __init__(
         self,
         density: float,
@@ -58,28 +57,17 @@ class IterativeMagnitudePruning(EpochPruning):
         rounds: int,
         epochs_per_round: int,
         rewind_to_step: int = 0,
-        min_weights_per_layer: int = 1,
-        include: list[str] | None = None,
-        exclude: list[str] | None = None,
-        density_overrides: dict[str, float] | None = None,
-        verify: bool = False,
+        **pruning: Any,
     ) -> None:
         check_count("rounds", rounds)
         check_count("epochs_per_round", epochs_per_round)
         check_count("rewind_to_step", rewind_to_step, 0)
-        super().__init__(
-            density,
-            min_weights_per_layer=min_weights_per_layer,
-            include=include,
-            exclude=exclude,
-            density_overrides=density_overrides,
-            verify=verify,
-        )
+        super().__init__(density, **pruning)
         self.rounds = rounds
         self.epochs_per_round = epochs_per_round
         self.rewind_to_step = rewind_to_step
 
-    def config(self) -> dict[str, str | int | float | None]:
+    def config(self) -> Config:
         """Return what decides the masks, and the way back."""
         return {
             "density": self.density,
@@ -93,21 +81,22 @@ class IterativeMagnitudePruning(EpochPruning):
         """Return how many weights are alive after each round."""
         return round_budgets(alive, total_budget(total, self.density), self.rounds)
 
-    # When.
+    @property
+    def restarting(self) -> bool:
+        """Whether training will start once more: with each pruning."""
+        return self.pruning or not self.begun
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what cannot work, before any batch is drawn."""
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            needed = (self.rounds + 1) * self.epochs_per_round - (self.epoch if self.begun else 0)
-            warn_of_short_fit(type(self).__name__, f"`rounds` {self.rounds}", needed, trainer)
+    @property
+    def epochs_needed(self) -> tuple[int, str]:
+        """All rounds, and the training after the last."""
+        return (self.rounds + 1) * self.epochs_per_round, f"`rounds` {self.rounds}"
 
-    def begin_training(self, trainer: Trainer, module: LightningModule) -> None:
+    def keep_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Keep the original weights, unless later ones are asked for."""
         if self.rewind_to_step == 0:
             self._saved = snapshot(module)
         else:
-            refuse_late_snapshot(self.rewind_to_step, self.epochs_per_round, trainer)
+            _refuse_late_snapshot(self.rewind_to_step, self.epochs_per_round, trainer)
 
     def after_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
         """Keep the weights once all optimizers have made so many steps."""
@@ -132,38 +121,16 @@ class IterativeMagnitudePruning(EpochPruning):
         if not self.pruning:
             self._saved, self._start_states = {}, {}  # nobody goes back any more
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log also the round and its sparsity."""
-        super().on_train_epoch_end(trainer, pl_module)
-        # Every rank has the same values; the reduction only tells Lightning so.
-        metrics = {"imp/round": float(self.prunings), "imp/sparsity": sparsity(state_of(pl_module).masks)}
-        pl_module.log_dict(metrics, sync_dist=True)
+    def prune_at_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Do nothing: a round's pruning comes before the next epoch, with the way back."""
 
-    # Checkpoints.
-
-    def forget(self) -> None:
-        """Start afresh, for a module that this has not pruned."""
-        super().forget()
-        self._clock = Clock(every_n_steps=1)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return also how many steps were made."""
-        state = super().state_dict()
-        return {**state, **self._clock.state_dict()} if state else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there.
-
-        Raises:
-            ValueError: If the arguments are not those that the checkpoint was made with.
-        """
-        super().load_state_dict(state_dict)
-        if state_dict:
-            self._clock.load_state_dict(state_dict)
+    def metrics(self, module: LightningModule) -> dict[str, float]:
+        """Return the round and its sparsity."""
+        return {"imp/round": float(self.prunings), "imp/sparsity": sparsity(state_of(module).masks)}
 
 
-def refuse_late_snapshot(rewind_to_step: int, epochs: int, trainer: Trainer) -> None:
-    """Raise ValueError if the first round is over before the step to rewind to."""
+def _refuse_late_snapshot(rewind_to_step: int, epochs: int, trainer: Trainer) -> None:
+    """Refuse a step to rewind to at which the first round is over."""
     module = trainer.lightning_module
     steps = epochs * -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
     if module.automatic_optimization and rewind_to_step > steps and trainer.max_steps == -1:

@@ -1,15 +1,6 @@
 """What callbacks that move connections share: when they do, from where, and what is logged of it."""
 
-from typing import TYPE_CHECKING
-
-from lightning_sparse.checks import SparsityError, check_choice, check_count
-from lightning_sparse.selection import matches
-from lightning_sparse.trainer.packages import rank_zero_warn
-
-if TYPE_CHECKING:
-    from lightning_sparse.callbacks.base import SparsityCallback
-
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -17,104 +8,106 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_sparse.callbacks.base import SparsityCallback, sparsity_callbacks
+from lightning_sparse.callbacks.base import SparsityCallback
 from lightning_sparse.callbacks.company import refuse_missing_support, refuse_second_density
 from lightning_sparse.callbacks.moving.clock import Clock, last_step_of
+from lightning_sparse.callbacks.moving.gradients import add_gradients_
 from lightning_sparse.callbacks.moving.history import History
+from lightning_sparse.callbacks.sparsifier import Config, sparsifiers
+from lightning_sparse.checks import SparsityError, check_choice, check_count, check_flag, check_number
 from lightning_sparse.functional.allocation import ALLOCATIONS, AllocationName
-from lightning_sparse.functional.pruning import masks_from_scores, plan_budgets
-from lightning_sparse.functional.saliency import PruningProblem, Random
+from lightning_sparse.functional.growth import ActiveWeights, GrowthRule, move
+from lightning_sparse.functional.growth.moves import draws_of
+from lightning_sparse.functional.pruning import plan_budgets, random_masks
 from lightning_sparse.functional.schedules import DROP_SCHEDULES, DropScheduleName, drop_fraction
-from lightning_sparse.layers import compact_layers
-from lightning_sparse.selection import match_overrides, parameters_by_name
-from lightning_sparse.trainer.packages import LightningModule, Trainer
+from lightning_sparse.selection import match_overrides, matches, parameters_by_name
+from lightning_sparse.trainer.packages import LightningModule, Trainer, rank_zero_warn
 from lightning_sparse.trainer.parts import unscale_gradients_
-from lightning_sparse.trainer.processes import agree, agree_on_supports
+from lightning_sparse.trainer.processes import assert_ranks_agree, seed_of_rank_zero
 from lightning_sparse.types import Budgets, Masks, Shapes
-from lightning_sparse.weights.base import Connections
-from lightning_sparse.weights.found import movable
+from lightning_sparse.weights.base import SparseWeight
+from lightning_sparse.weights.found import sparse_weights
 from lightning_sparse.weights.optimizers import has_finite_gradients, parameters_of, skip_step_
-from lightning_sparse.weights.state import state_of
 
-__all__ = ["MovingSupports", "check_move_arguments", "refuse_unmatched", "warn_of_raw_steps", "warn_of_rest"]
+__all__ = ["MovingConnections"]
 
 
-class MovingSupports(SparsityCallback, ABC):
-    """Drops connections and grows as many others, every so many optimizer steps.
+class MovingConnections(SparsityCallback, ABC):
+    """Drops connections and grows as many others, every so many steps, as a `GrowthRule` says.
 
-    Time t is the number of steps of the optimizer that holds a weight, counted here after each real step.
-    The arguments are those of the children.
+    At step t of an optimizer, which is counted after each of its steps, ``floor(f(t) * nnz)`` of each layer's
+    active weights are dropped and as many grow. New weights start at zero, and so does what optimizers keep
+    for any that moved; one that is dropped and grown at once keeps all. It starts from the masks of
+    `PruneAtInit`, from the supports of `DCTpSConversion`, whose sparse part then moves, or draws masks of its
+    own. Gradients that are not finite put an update off to the next step.
+
+    Beside ``sparsity/...``, the end of an epoch logs ``drop_fraction`` and, per layer and in total,
+    ``moved``, ``churn``, ``survived`` and ``explored`` under the name of the rule
+    (``rigl/churn``). The last is left out for Dense-plus-Sparse layers: it needs a bit for each entry of the
+    weight.
+
+    Args:
+        rule: Says what is dropped and what grows.
+        density: Share of the selected weights to keep, a fraction in (0, 1], to draw masks. ``None``: masks
+            or Dense-plus-Sparse layers are there.
+        every_n_steps: Optimizer steps between updates.
+        drop_fraction: Share of the active weights to drop, in [0, 1], as it is at the start.
+        drop_schedule: How it develops: ``"cosine"``, ``"constant"``, ``"linear"`` or ``"inverse_power"``.
+        stop_at: Step from which on connections rest; a fraction in (0, 1] is a share of all steps.
+        skip_step_on_update: Whether an update takes the place of the step of its optimizer.
+        allocation: How a budget is shared out over layers: ``"erk"``, ``"uniform"``, ``"epl"``, ``"epf"``.
+        dense_first_layer: Leave the first selected weight dense; it does not count towards the density.
+        grad_average: Number of steps up to an update of which the mean gradient is taken, by rules that need
+            the gradient.
+        **selection: ``include`` (``None``: linear and convolutional layers, or all that have a support),
+            ``exclude``, ``density_overrides``, ``seed`` and ``verify``, as `SparsityCallback` has them.
+
+    Raises:
+        SparsityError: If an argument is out of range, or, when fit starts, if there is nothing to move, the
+            budget cannot be met, or ``stop_at`` is a share of an unknown number of steps.
     """
 
     moves = True
-    kind: ClassVar[str]
-    """First word of what is logged."""
+    fresh: ClassVar = {"_clock": Clock, "_history": History, "_sums": dict, "_draw_seed": lambda: None}
+    _clock: Clock
+    _history: History
+    _sums: dict[str, Tensor]  # of dense gradients, over the steps up to the next update
+    _draw_seed: int | None
 
     def __init__(
         self,
-        density: float | None,
+        rule: GrowthRule,
+        density: float | None = None,
         *,
-        every_n_steps: int,
-        drop_fraction: float,
-        drop_schedule: DropScheduleName,
-        stop_at: int | float,
-        skip_step_on_update: bool,
-        allocation: AllocationName,
-        dense_first_layer: bool,
-        include: list[str] | None,
-        exclude: list[str] | None,
-        density_overrides: dict[str, float] | None,
-        seed: int | None,
-        verify: bool,
+        every_n_steps: int = 100,
+        drop_fraction: float = 0.3,
+        drop_schedule: DropScheduleName = "cosine",
+        stop_at: int | float = 0.75,
+        skip_step_on_update: bool = False,
+        allocation: AllocationName = "erk",
+        dense_first_layer: bool = False,
+        grad_average: int = 1,
+        **selection: Any,
     ) -> None:
-        check_move_arguments(every_n_steps, drop_fraction, stop_at)
-        check_choice("drop_schedule", drop_schedule, tuple(DROP_SCHEDULES))
+        _check_schedule(every_n_steps, drop_fraction, drop_schedule, stop_at, grad_average)
+        check_flag("skip_step_on_update", skip_step_on_update)
         check_choice("allocation", allocation, ALLOCATIONS)
-        if density is None and (dense_first_layer or density_overrides):
+        check_flag("dense_first_layer", dense_first_layer)
+        if density is None and (dense_first_layer or selection.get("density_overrides")):
             argument = "dense_first_layer" if dense_first_layer else "density_overrides"
             raise SparsityError(f"`{argument}` needs `density`, got None. It is for masks of its own.")
-        super().__init__(
-            1.0 if density is None else density,
-            include=include,
-            exclude=exclude,
-            density_overrides=density_overrides,
-            seed=seed,
-            verify=verify,
-        )
-        self.every_n_steps = every_n_steps
-        self.drop_fraction = drop_fraction
-        self.drop_schedule = drop_schedule
-        self.stop_at = stop_at
+        super().__init__(1.0 if density is None else density, **selection)
+        self.rule = rule
+        self.every_n_steps, self.stop_at = every_n_steps, stop_at
+        self.drop_fraction, self.drop_schedule = drop_fraction, drop_schedule
         self.skip_step_on_update = skip_step_on_update
-        self.allocation = allocation
-        self.dense_first_layer = dense_first_layer
+        self.allocation, self.dense_first_layer = allocation, dense_first_layer
+        self.grad_average = grad_average
         self.draws_masks = density is not None
-        self.start_afresh()
 
-    # What children fill in.
+    # Masks of its own.
 
-    @abstractmethod
-    def new_positions(self, connections: Connections, fraction: float, step: int) -> Tensor | None:
-        """Return where connections shall be, in ascending flat positions; None to leave them."""
-
-    def gather(self, trainer: Trainer, connections: Sequence[Connections]) -> bool:
-        """Take what is needed from the gradients of this step; tell whether they are all finite."""
-        return True
-
-    def prepare(self, connections: Sequence[Connections]) -> None:
-        """Make ready for the backward passes of a step that has not begun."""
-
-    def gathers(self, step: int) -> bool:
-        """Tell whether something is needed from the gradients of a step beside those of updates."""
-        return False
-
-    def start_afresh(self) -> None:
-        """Forget what was counted and gathered, before a new run."""
-        self._clock, self._history = Clock(self.every_n_steps), History()
-
-    # What they have in common.
-
-    def config(self) -> dict[str, str | int | float | None]:
+    def config(self) -> Config:
         """Return what decides how connections move."""
         return {
             "density": self.density if self.draws_masks else None,
@@ -125,12 +118,13 @@ class MovingSupports(SparsityCallback, ABC):
             "drop_schedule": self.drop_schedule,
             "stop_at": self.stop_at,
             "skip_step_on_update": self.skip_step_on_update,
+            "grad_average": self.grad_average,
         }
 
     def select(self, module: LightningModule) -> dict[str, nn.Parameter]:
-        """Return the weights that masks of its own are for."""
-        weights = super().select(module)
-        first = next(iter(weights)) if self.dense_first_layer else None
+        """Return the weights that masks of its own are for; none if the support comes from elsewhere."""
+        weights = super().select(module) if self.draws_masks else {}
+        first = next(iter(weights), None) if self.dense_first_layer else None
         return {name: weight for name, weight in weights.items() if name != first}
 
     def planned_budgets(self, shapes: Shapes) -> Budgets:
@@ -142,198 +136,206 @@ class MovingSupports(SparsityCallback, ABC):
 
     def make_masks(self, module: LightningModule, generator: torch.Generator) -> Masks:
         """Draw masks at random as ``PruneAtInit`` does; none if there is a support to start from."""
-        if not self.draws_masks:
-            return {}
         weights = self.select(module)
-        scores = Random(self.allocation).scores(PruningProblem(module, weights, generator))
         fixed = match_overrides(weights, self.density_overrides)
-        return masks_from_scores(scores, self.density, self.allocation, fixed=fixed)
+        return random_masks(weights, self.density, self.allocation, generator, fixed=fixed) if weights else {}
 
-    # When: Lightning's hooks.
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what cannot work, before any batch is drawn."""
-        if stage == "fit" and trainer.global_step == 0:  # else fit goes on where it was
-            self.start_afresh()
-        if self.draws_masks:
-            refuse_second_density(self, sparsity_callbacks(trainer))
-        super().setup(trainer, pl_module, stage)
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find out when connections come to rest."""
-        super().on_fit_start(trainer, pl_module)
-        if not self.draws_masks and not compact_layers(pl_module) and not state_of(pl_module).masks:
-            refuse_missing_support(self, sparsity_callbacks(trainer))
-        self._clock.last_step = last_step_of(trainer, self.stop_at)
-        if self.every_n_steps >= self._clock.last_step and trainer.max_steps == -1:  # not cut short
-            warn_of_rest(self, self.every_n_steps, self._clock.last_step)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log also how connections have moved."""
-        super().on_train_epoch_end(trainer, pl_module)
-        metrics = self._history.metrics(self.kind, self._connections(pl_module))
-        pl_module.log_dict(metrics, sync_dist=True)  # every rank has the same
-        self._history.moved.clear()
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave layers as they were."""
-        super().teardown(trainer, pl_module, stage)
-        self._forget(pl_module)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave layers as they were; no teardown follows."""
-        super().on_exception(trainer, pl_module, exception)
-        self._forget(pl_module)
-
-    def move_(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
-        """Move the connections of an optimizer's weights when it is time."""
-        step, updates = self._clock.step(trainer, optimizer), self._clock.updates(trainer, optimizer)
-        if self._clock.has_acted(trainer, optimizer) or not (updates or self.gathers(step)):
-            return
-        if not (connections := self._connections(module, optimizer)):
-            return
-        if self._take_gradients(trainer, connections, optimizer):
-            self._clock.act(trainer, optimizer)
-            if updates:
-                self._update_(trainer, module, connections, step)
-            if updates and self.skip_step_on_update:
-                skip_step_(optimizer)
-        else:
-            self.prepare(connections)  # a scaler skips the step, and then there is no other occasion
-            if updates:
-                self._clock.owe(trainer, optimizer)
-
-    def after_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
-        """Count the step."""
-        if self._clock.has_missed(trainer, optimizer) and self._connections(module, optimizer):
-            warn_of_raw_steps(self)
-        self._clock.count(trainer, optimizer)
-        self._prepare(trainer, module, optimizer)
-
-    # Checkpoints.
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return also counters, and what connections have been through."""
-        state = super().state_dict()
-        return {**state, **self._clock.state_dict(), **self._history.state_dict()} if state else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting from there.
-
-        Raises:
-            ValueError: If the arguments are not those that the checkpoint was made with.
-        """
-        super().load_state_dict(state_dict)
-        if self._fitting and state_dict:
-            self._clock.load_state_dict(state_dict)
-            self._history.load_state_dict(state_dict)
-
-    # Steps of the above.
-
-    def _plan(self, module: LightningModule) -> None:
-        if self.draws_masks and compact_layers(module):
+    def check_module(self, module: LightningModule) -> None:
+        """Refuse to draw masks beside layers that have a support of their own."""
+        if self.draws_masks and not all(weight.takes_masks for weight in sparse_weights(module).values()):
             raise SparsityError(
                 f"`density` must be None beside Dense-plus-Sparse layers, got {self.density}: "
                 f"{type(self).__name__} moves their supports, and draws none. Leave it out."
             )
-        if self.draws_masks:
-            super()._plan(module)
 
-    def _start(self, trainer: Trainer, module: LightningModule) -> None:
-        super()._start(trainer, module)
-        connections = self._connections(module)
-        for argument, patterns in (("include", self.include or []), ("exclude", self.exclude)):
-            names = [*movable(module), *(parameters_by_name(module) if argument == "exclude" else [])]
-            refuse_unmatched(argument, patterns, names)
-        if not connections:
+    # When.
+
+    def check_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        """Count afresh in a new run; refuse a second density."""
+        if trainer.global_step == 0:  # else fit goes on where it was
+            self.reset()
+        if self.draws_masks:
+            refuse_second_density(self, sparsifiers(trainer))
+
+    def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        """Find out when connections rest, and settle the seed: rank 0's, or that of the resumed run."""
+        super().begin_fit(trainer, module)
+        if not self.draws_masks and not sparse_weights(module):
+            refuse_missing_support(self, sparsifiers(trainer))
+        self._clock.every_n_steps, self._clock.last_step = (
+            self.every_n_steps,
+            last_step_of(trainer, self.stop_at),
+        )
+        if self.every_n_steps >= self._clock.last_step and trainer.max_steps == -1:  # not cut short
+            _warn_of_rest(self)
+        if self._draw_seed is None and self.rule.needs_draws:
+            self._draw_seed = seed_of_rank_zero(trainer, self.seed)
+
+    def begin_training(self, trainer: Trainer, module: LightningModule, anew: bool) -> None:
+        """Take down the supports that connections start from, and ask for the first gradients."""
+        self._check_patterns(module)
+        weights = self._weights(module)
+        if not weights:
             raise SparsityError(
                 f"`exclude` must leave something for {type(self).__name__} to move, got {self.exclude}."
             )
-        self._history.start(connections)
+        self._history.start(weights)
         for optimizer in trainer.optimizers:
-            self._prepare(trainer, module, optimizer)
+            self._ask(trainer, module, optimizer)
 
-    def _prepare(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
-        step = self._clock.step(trainer, optimizer)
-        if self._clock.updates(trainer, optimizer) or self.gathers(step):
-            self.prepare(self._connections(module, optimizer))
+    def move_(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
+        """Move the connections of an optimizer's weights when it is time."""
+        step, updates = self._clock.step(trainer, optimizer), self._clock.updates(trainer, optimizer)
+        if self._clock.has_acted(trainer, optimizer) or not (updates or self._gathers(step)):
+            return
+        if not (weights := self._weights(module, optimizer)):
+            return
+        if self._gather(trainer, weights, optimizer):
+            self._clock.act(trainer, optimizer)
+            if updates:
+                self._update_(trainer, module, weights, step)
+            if updates and self.skip_step_on_update:
+                skip_step_(optimizer)
+        else:
+            if self.rule.needs_gradient:
+                _ask_all(weights)  # a scaler skips the step, and then there is no other occasion
+            if updates:
+                self._clock.owe(trainer, optimizer)
 
-    def _take_gradients(
-        self, trainer: Trainer, connections: Sequence[Connections], optimizer: Optimizer
-    ) -> bool:
+    def after_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
+        """Count the step, and look ahead: gradients are asked for before the first backward of a step."""
+        if self._clock.has_missed(trainer, optimizer) and self._weights(module, optimizer):
+            _warn_of_raw_steps(self)
+        self._clock.count(trainer, optimizer)
+        self._ask(trainer, module, optimizer)
+
+    def log_more(self, module: LightningModule) -> None:
+        """Log how connections have moved."""
+        metrics = self._history.metrics(self.rule.name, self._weights(module))
+        module.log_dict(metrics, sync_dist=True)  # every rank has the same
+        self._history.moved.clear()
+
+    def release(self, module: LightningModule) -> None:
+        """Leave also layers as they were."""
+        super().release(module)
+        for weight in sparse_weights(module).values():
+            weight.forget_gradient()
+
+    # Steps of the above.
+
+    def _update_(
+        self, trainer: Trainer, module: LightningModule, weights: Sequence[SparseWeight], step: int
+    ) -> None:
+        fraction = drop_fraction(self.drop_schedule, step, self._clock.last_step, self.drop_fraction)
+        for weight in weights:
+            in_use = (
+                weight.parameter.grad is not None
+            )  # else it is frozen, or not called: what grew would stay 0
+            if self.rule.needs_gradient and weight.name not in self._sums:
+                in_use = False
+            positions = self._moved(weight, fraction, step) if in_use else None
+            self._sums.pop(weight.name, None)
+            if positions is not None:
+                self._history.record(weight, weight.move_(positions, trainer.optimizers))
+        self._history.fraction = fraction
+        assert_ranks_agree(trainer, module)
+
+    def _moved(self, weight: SparseWeight, fraction: float, step: int) -> Tensor:
+        """Return where connections shall be, in ascending flat positions."""
+        active = ActiveWeights(
+            values=weight.active,
+            positions=weight.positions,
+            shape=weight.shape,
+            draws=draws_of(self._draw_seed or 0, step, weight.name),
+            gradient=lambda: self._sums.pop(weight.name),  # the sum ranks as the mean does; asked for once
+        )
+        return move(self.rule, active, fraction)
+
+    def _gathers(self, step: int) -> bool:
+        """Tell whether the mean gradient of the next update takes in this step."""
+        update = -(-step // self.every_n_steps) * self.every_n_steps
+        near = update - step < self.grad_average and update < self._clock.last_step
+        return near and self.rule.needs_gradient
+
+    def _gather(self, trainer: Trainer, weights: Sequence[SparseWeight], optimizer: Optimizer) -> bool:
+        """Take what is needed from the gradients of this step; tell whether they are all finite."""
         if not has_finite_gradients(optimizer):
             return False
         unscale_gradients_(trainer, optimizer)
-        return self.gather(trainer, connections)
+        if not self.rule.needs_gradient:
+            return True
+        return add_gradients_(self._sums, trainer, weights, keep=self.grad_average > 1)
 
-    def _forget(self, module: LightningModule) -> None:
-        for layer in compact_layers(module).values():
-            layer.forget_dense_grad()
+    def _ask(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
+        """Ask for dense gradients if the coming step is one whose gradients count."""
+        step = self._clock.step(trainer, optimizer)
+        if self.rule.needs_gradient and (self._clock.updates(trainer, optimizer) or self._gathers(step)):
+            _ask_all(self._weights(module, optimizer))
 
-    def _update_(
-        self, trainer: Trainer, module: LightningModule, connections: Sequence[Connections], step: int
-    ) -> None:
-        fraction = drop_fraction(self.drop_schedule, step, self._clock.last_step, self.drop_fraction)
-        for layer in connections:
-            positions = self.new_positions(layer, fraction, step)
-            if positions is not None:
-                moved = layer.move_(positions, trainer.optimizers)
-                self._history.record(layer, moved)
-        self._history.fraction = fraction
-        agree(trainer, state_of(module))
-        agree_on_supports(trainer, module)
-
-    def _connections(self, module: LightningModule, optimizer: Optimizer | None = None) -> list[Connections]:
+    def _weights(self, module: LightningModule, optimizer: Optimizer | None = None) -> list[SparseWeight]:
         """Return what is to be moved, of one optimizer or of all."""
         held = None if optimizer is None else {id(p) for p in parameters_of(optimizer)}
         return [
-            connections
-            for name, connections in movable(module).items()
+            weight
+            for name, weight in sparse_weights(module).items()
             if (self.include is None or _matches_any(name, self.include))
             and not _matches_any(name, self.exclude)
-            and (held is None or id(connections.parameter) in held)
+            and (held is None or id(weight.parameter) in held)
         ]
+
+    def _check_patterns(self, module: LightningModule) -> None:
+        """Refuse patterns that match nothing that can move; `exclude` may name what is dense anyway."""
+        there = list(sparse_weights(module))
+        _check_matched("include", self.include or [], there)
+        _check_matched("exclude", self.exclude, [*there, *parameters_by_name(module)])
+
+
+def _ask_all(weights: Sequence[SparseWeight]) -> None:
+    for weight in weights:
+        weight.ask_for_gradient()
 
 
 def _matches_any(name: str, patterns: Sequence[str]) -> bool:
     return any(matches(name, pattern) for pattern in patterns)
 
 
-def check_move_arguments(every_n_steps: object, drop_fraction: object, stop_at: object) -> None:
-    """Raise ValueError unless updates come every so many steps, of a share of weights, until a step."""
+def _check_matched(argument: str, patterns: Sequence[str], names: Sequence[str]) -> None:
+    for pattern in patterns:
+        if not any(matches(name, pattern) for name in names):
+            raise SparsityError(
+                f"`{argument}` pattern {pattern!r} matches nothing that can move. Names here: "
+                f"{', '.join(names[:3])}."
+            )
+
+
+def _check_schedule(
+    every_n_steps: object, drop_fraction: object, drop_schedule: object, stop_at: object, grad_average: object
+) -> None:
     check_count("every_n_steps", every_n_steps)
-    if not isinstance(drop_fraction, int | float) or not 0 <= drop_fraction <= 1:
-        raise SparsityError(
-            f"`drop_fraction` must be in [0, 1], got {drop_fraction!r}. It is the share of active weights "
-            "to drop."
-        )
+    check_number("drop_fraction", drop_fraction, "[0, 1]", "It is the share of active weights to drop.")
+    check_choice("drop_schedule", drop_schedule, DROP_SCHEDULES)
     whole = isinstance(stop_at, int) and not isinstance(stop_at, bool) and stop_at >= 1
     if not whole and not (isinstance(stop_at, float) and 0 < stop_at <= 1):
         raise SparsityError(
             f"`stop_at` must be a number of steps, or a share of all steps in (0, 1], got {stop_at!r}. "
             "Write steps without a decimal point."
         )
+    check_count("grad_average", grad_average)
+    if grad_average > every_n_steps:  # type: ignore[operator]
+        raise SparsityError(
+            f"`grad_average` must be at most `every_n_steps`, {every_n_steps}, got {grad_average}. Before "
+            "that, connections were others."
+        )
 
 
-def refuse_unmatched(argument: str, patterns: Sequence[str], names: Sequence[str]) -> None:
-    """Raise ValueError if a pattern matches none of the names."""
-    for pattern in patterns:
-        if not any(matches(name, pattern) for name in names):
-            raise SparsityError(
-                f"`{argument}` pattern {pattern!r} matches nothing that can move. Names here: "
-                f"{', '.join(list(names)[:3])}."
-            )
-
-
-def warn_of_rest(callback: "SparsityCallback", every_n_steps: int, last_step: int) -> None:
-    """Warn that connections come to rest before they have moved."""
+def _warn_of_rest(callback: MovingConnections) -> None:
     rank_zero_warn(
-        f"{type(callback).__name__} moves nothing: `every_n_steps` is {every_n_steps}, and connections rest "
-        f"from step {last_step} on. Lower it, or raise `stop_at`."
+        f"{type(callback).__name__} moves nothing: `every_n_steps` is {callback.every_n_steps}, and "
+        f"connections rest from step {callback._clock.last_step} on. Lower it, or raise `stop_at`."
     )
 
 
-def warn_of_raw_steps(callback: "SparsityCallback") -> None:
+def _warn_of_raw_steps(callback: MovingConnections) -> None:
     """Warn that an update was missed, as only Lightning's optimizers tell of a step before it is made."""
     rank_zero_warn(
         f"{type(callback).__name__} moves nothing in steps that Lightning does not see, and one of an update "

@@ -17,16 +17,13 @@ class Clock:
 
     ``trainer.global_step`` would not do: it counts the steps of all optimizers, and skipped ones.
 
-    Args:
-        every_n_steps: Steps between updates.
-
     Attributes:
+        every_n_steps: Steps between updates.
         last_step: Step from which on there are no updates.
     """
 
-    def __init__(self, every_n_steps: int) -> None:
-        self.every_n_steps = every_n_steps
-        self.last_step = 0
+    def __init__(self) -> None:
+        self.every_n_steps, self.last_step = 1, 0  # set when fit starts
         self._steps: dict[int, int] = {}  # made, by the optimizer's place in the Trainer's list
         self._owed: list[int] = []  # whose update could not be made when it was due
         self._acted: dict[int, int] = {}  # at which step gradients were taken last

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_sparse.functional.packing import count_bits
 from lightning_sparse.selection import layer_name
-from lightning_sparse.weights.base import Connections
+from lightning_sparse.weights.base import SparseWeight
 
 __all__ = ["History"]
 
@@ -29,19 +29,19 @@ class History:
         self._initial: dict[str, Tensor] = {}
         self._ever: dict[str, Tensor] = {}
 
-    def start(self, connections: Iterable[Connections]) -> None:
+    def start(self, connections: Iterable[SparseWeight]) -> None:
         """Take down what is active at first, unless that is known."""
         for layer in connections:
             if layer.name not in self._initial:
                 self._initial[layer.name] = layer.snapshot()
                 self._explore(layer)
 
-    def record(self, layer: Connections, moved: int) -> None:
+    def record(self, layer: SparseWeight, moved: int) -> None:
         """Take down a move."""
         self.moved[layer.name] = self.moved.get(layer.name, 0) + moved
         self._explore(layer)
 
-    def metrics(self, kind: str, connections: Iterable[Connections]) -> dict[str, float]:
+    def metrics(self, kind: str, connections: Iterable[SparseWeight]) -> dict[str, float]:
         """Return what is logged, under names that begin with ``kind``.
 
         ``drop_fraction`` of the last update; per layer and in total ``moved`` connections, ``churn`` (these
@@ -50,7 +50,7 @@ class History:
         """
         names = {layer.name: layer for layer in connections if layer.name in self._initial}
         sizes = {name: layer.shape.numel() for name, layer in names.items()}
-        active = {name: len(layer.positions) for name, layer in names.items()}
+        active = {name: layer.nnz for name, layer in names.items()}
         moved = {name: self.moved.get(name, 0) for name in names}
         survived = {name: layer.count_shared(self._initial[name]) for name, layer in names.items()}
         explored = {name: count_bits(self._ever[name]) for name in names if name in self._ever}
@@ -76,7 +76,7 @@ class History:
         self.moved, self.fraction = dict(state_dict["moved"]), state_dict["fraction"]
         self._initial, self._ever = dict(state_dict["initial"]), dict(state_dict["ever"])
 
-    def _explore(self, layer: Connections) -> None:
+    def _explore(self, layer: SparseWeight) -> None:
         ever = layer.explored(self._ever.get(layer.name))
         if ever is not None:
             self._ever[layer.name] = ever

@@ -10,7 +10,7 @@ from lightning_sparse.functional.growth.base import (
 )
 from lightning_sparse.functional.growth.rigl import RigL
 from lightning_sparse.functional.growth.set import SET
-from lightning_sparse.functional.registry import modules_in
+from lightning_sparse.registry import modules_in
 
 __all__ = [
     "GROWTH_RULES",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_sparse.checks import SparsityError, check_choice
 from lightning_sparse.functional.growth.moves import move_support, move_support_at_random
-from lightning_sparse.functional.registry import add_row
+from lightning_sparse.registry import add_row
 
 __all__ = ["GROWTH_RULES", "ActiveWeights", "GrowthRule", "move", "register_rule", "rule_from_name"]
 

@@ -51,7 +51,7 @@ def parts_of(run: Run) -> list[Part]:
     others = [name for name, state in states.items() if name != PRUNE_AT_INIT and _is_sparsifier(name, state)]
     if others:
         return []
-    variant: Variant = _retrained(states[PRUNE_AT_INIT], "weight_init") if PRUNE_AT_INIT in states else "D"
+    variant: Variant = _retrained(states[PRUNE_AT_INIT], "start") if PRUNE_AT_INIT in states else "D"
     return [Part(variant, run, trained_curves(run), run.checkpoints[-1])]
 
 

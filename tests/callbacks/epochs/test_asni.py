@@ -23,7 +23,7 @@ WEIGHTS = 1016
 
 def test_counts_by_hand(tmp_path):
     """s(e) = 80 / (1 + exp(2 - e)): 9.54, 21.52 and 40 percent of 1,016, each removal rounded down."""
-    asni = ASNISigmoidPruner(80, gamma=1, search_epochs=4, verify=True)
+    asni = ASNISigmoidPruner(alpha=80, gamma=1, search_epochs=4, verify=True)
     toy = Toy()
     assert fit_asni(tmp_path, asni, toy=toy, epochs=7).kept() == [920, 799, 611, 611, 611, 611, 611]
     assert asni.path == [920, 799, 611]
@@ -31,7 +31,7 @@ def test_counts_by_hand(tmp_path):
 
 def test_counts_with_removals_left_out(tmp_path):
     """13.24 percent is not more than 14: nothing goes, and the third removal still is 23.55 percent."""
-    asni = ASNISigmoidPruner(80, gamma=1, search_epochs=4, min_increment=14, reinit=None)
+    asni = ASNISigmoidPruner(alpha=80, gamma=1, search_epochs=4, min_increment=14, reinit=None)
     assert fit_asni(tmp_path, asni, toy=Toy(), epochs=4).kept() == [1016, 1016, 777, 777]
 
 
@@ -54,7 +54,7 @@ def test_the_smallest_go_over_all_layers(tmp_path):
 def test_from_the_masks_of_prune_at_init(tmp_path):
     start = PruneAtInit("erk", 0.5)
     for asni in (
-        ASNISigmoidPruner(80, gamma=1, search_epochs=4, reinit=None, verify=True),
+        ASNISigmoidPruner(alpha=80, gamma=1, search_epochs=4, reinit=None, verify=True),
         ASNISigmoidPruner(density=0.1, search_epochs=4, reinit=None, verify=True),
     ):
         toy = Toy()
@@ -90,7 +90,7 @@ def test_a_few_weights_at_a_time_beside_layers_with_a_density_of_their_own(tmp_p
     """A narrow sigmoid removes few weights at first and at last; no layer gets some of its own back."""
     overrides = {"net.0.weight": 0.2, "net.7.weight": 0.5}
     asni = ASNISigmoidPruner(
-        90, gamma=1.0, search_epochs=18, reinit=None, density_overrides=overrides, verify=True
+        alpha=90, gamma=1.0, search_epochs=18, reinit=None, density_overrides=overrides, verify=True
     )
     records = fit_asni(tmp_path, asni, epochs=18, data=loader(1))
     assert {a - b for a, b in zip([1032, *asni.path], asni.path, strict=False)} > {0, 1}
@@ -170,7 +170,7 @@ def test_metric_checkpoint_and_mask_agree(tmp_path, saving, reinit):
 
 
 def test_what_is_logged(tmp_path):
-    asni = ASNISigmoidPruner(80, gamma=1, search_epochs=4, reinit=None)
+    asni = ASNISigmoidPruner(alpha=80, gamma=1, search_epochs=4, reinit=None)
     records = fit_asni(tmp_path, asni, toy=Toy(), epochs=4, logger=CSVLogger(tmp_path))
     table = logged(records.trainer.logger, "asni/sparsity")
     assert [float(row["asni/sparsity"]) for row in table] == pytest.approx(

@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import (
 )
 from toy import HoldsMasks, adamw, assert_equal, loader, logged, sgd, trainer, weights_of
 
-from lightning_sparse import ASNISigmoidPruner, PruneAtInit, load_ticket
+from lightning_sparse import ASNISigmoidPruner, FromFile, PruneAtInit, load_ticket
 from lightning_sparse.functional.masks import count_kept
 from lightning_sparse.trainer.randomness import set_rng_state
 from lightning_sparse.weights.state import state_of
@@ -122,7 +122,7 @@ class WithTheState(pl.Callback):
 
 def from_ticket(tmp_path, ticket, rng, epochs=3):
     toy = make(optimizer=adamw, scheduler=by_step)
-    start = PruneAtInit(mask_path=str(ticket), weight_init="centroids", verify=True)
+    start = PruneAtInit(FromFile(str(ticket), start="centroids"), verify=True)
     return fit_asni(tmp_path, start, WithTheState(rng), toy=toy, epochs=epochs)
 
 
@@ -226,7 +226,7 @@ def test_two_optimizers_by_hand(tmp_path):
     torch.manual_seed(0)
     alone = LeavesGradients()
     torch.save(state_of(toy).masks, tmp_path / "masks.pt")
-    start = PruneAtInit(mask_path=str(tmp_path / "masks.pt"))
+    start = PruneAtInit(FromFile(str(tmp_path / "masks.pt")))
     trainer(tmp_path, start, max_epochs=2).fit(alone, loader())
     assert_equal(weights_of(alone), weights_of(toy))
 

@@ -23,7 +23,7 @@ from rounds import (
 )
 from toy import HoldsMasks, Rotate, Toy, adamw, assert_equal, loader, logged, sgd, trainer, weights_of
 
-from lightning_sparse import DCTpSConversion, IterativeMagnitudePruning, PruneAtInit
+from lightning_sparse import DCTpSConversion, FromFile, IterativeMagnitudePruning, PruneAtInit
 from lightning_sparse.weights.state import state_of
 
 BUDGETS = [1016, 508, 254, 127]  # a half goes each round
@@ -106,7 +106,7 @@ def test_the_last_round_is_a_run_of_its_own(tmp_path):
     torch.save(whole.masks[6], tmp_path / "masks.pt")
     alone = fit(
         tmp_path,
-        PruneAtInit(mask_path=str(tmp_path / "masks.pt")),
+        PruneAtInit(FromFile(str(tmp_path / "masks.pt"))),
         toy=scheduled(optimizer=adamw, dropout=0.0),
         epochs=2,
     )

@@ -188,11 +188,11 @@ def test_gradients_of_somebody_elses_loss_do_not_count(tmp_path, toggles):
     seen = []
 
     class Compares(RigLCallback):
-        def new_positions(self, connections, fraction, step):
-            gradient = self._sums[connections.name].flatten()[connections.positions]
-            assert torch.allclose(gradient, connections.parameter.grad, atol=1e-7)
-            seen.append(connections.name)
-            return super().new_positions(connections, fraction, step)
+        def _moved(self, weight, fraction, step):
+            gradient = self._sums[weight.name].flatten()[weight.positions]
+            assert torch.allclose(gradient, weight.parameter.grad, atol=1e-7)
+            seen.append(weight.name)
+            return super()._moved(weight, fraction, step)
 
     torch.manual_seed(0)
     module = Adversaries(toggles)
@@ -634,8 +634,8 @@ def test_infinite_gradients_of_inactive_weights_put_the_update_off(tmp_path):
     class Bad(NoNorm):
         def on_after_backward(self):
             if self.trainer.global_step == 3:
-                for passes in rigl._passes.values():
-                    passes.total.fill_(torch.inf)
+                for layer in compact_layers(self).values():
+                    layer.dense_gradient.consumer.total.fill_(torch.inf)
 
     watch = fit(tmp_path, Bad(), company("compact"), rigl, data=loader(12), max_epochs=1)
     assert watch.moves_at() == [5, 8, 12]
@@ -723,7 +723,7 @@ def test_an_update_holds_one_gradient_of_the_layer_it_ranks(tmp_path, monkeypatc
         alive.append(len({t.data_ptr() for t in others if t.shape == grow_scores.shape}))
         return move_support(positions, drop_scores, grow_scores, fraction)
 
-    monkeypatch.setattr("lightning_sparse.callbacks.moving.rigl.move_support", ranks)
+    monkeypatch.setattr("lightning_sparse.functional.growth.base.move_support", ranks)
     toy = NoNorm()
     toy.net = nn.Sequential(nn.Flatten(), nn.Linear(192, 43), nn.ReLU(), nn.Linear(43, 4))
     rigl = RigLCallback(every_n_steps=2, stop_at=100)

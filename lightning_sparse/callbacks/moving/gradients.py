@@ -1,0 +1,46 @@
+"""Dense gradients of the steps up to an update, summed by weight."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from lightning_sparse.trainer.packages import Trainer
+from lightning_sparse.trainer.parts import loss_scale
+from lightning_sparse.trainer.processes import mean_over_processes
+from lightning_sparse.weights.base import SparseWeight
+from lightning_sparse.weights.enforcement import all_finite
+
+__all__ = ["add_gradients_"]
+
+
+def add_gradients_(
+    sums: dict[str, Tensor], trainer: Trainer, weights: Sequence[SparseWeight], keep: bool
+) -> bool:
+    """Add the gradients of this step, as they are before masks and clipping, if all are finite.
+
+    Args:
+        sums: Gradients so far, by name of the weight; changed in place.
+        trainer: Tells the loss scale, and how to take a mean over processes.
+        weights: Whose gradients were asked for before the step.
+        keep: Whether they are to be used in a later step: then they are copied, else only held.
+
+    Returns:
+        Whether all were finite; if not, nothing is added.
+    """
+    average, scale = mean_over_processes(trainer), loss_scale(trainer)
+    gradients: dict[str, Tensor] = {}
+    for weight in weights:
+        gradient = weight.gradient(average, scale)
+        weight.forget_gradient()
+        if gradient is not None:
+            gradients[weight.name] = gradient
+    known = {id(weight.parameter.grad) for weight in weights}  # finite, or no step would be due
+    finite = all(id(gradient) in known or all_finite(gradient) for gradient in gradients.values())
+    for name, gradient in gradients.items() if finite else ():
+        if not keep:
+            sums[name] = gradient
+        elif name in sums:
+            sums[name] = sums[name].to(gradient.device) + gradient
+        else:
+            sums[name] = gradient.clone()
+    return finite

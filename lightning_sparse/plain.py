@@ -1,0 +1,236 @@
+"""Sparsity without a Trainer: for plain PyTorch loops, Fabric and notebooks."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
+
+from lightning_sparse.checks import (
+    SparsityError,
+    check_count,
+    check_densities,
+    check_density,
+    check_patterns,
+)
+from lightning_sparse.files.from_file import FromFile
+from lightning_sparse.functional.isolation import left_as_found
+from lightning_sparse.functional.pruning import prune_along
+from lightning_sparse.functional.saliency import (
+    MethodName,
+    PruningMethod,
+    PruningProblem,
+    method_from_name,
+)
+from lightning_sparse.selection import match_overrides, select_weights
+from lightning_sparse.types import Loss, Masks
+from lightning_sparse.weights.found import sparse_weights
+from lightning_sparse.weights.state import state_of
+
+__all__ = ["keep_sparse_", "masks_of", "release_", "sparsify_"]
+
+LossFunction = Callable[[nn.Module, Any], Tensor]
+"""Returns the mean loss of a batch: ``loss_fn(module, batch)``."""
+
+
+class _Plain:
+    """The owner of masks that nobody moves."""
+
+    def move_(self, trainer: Any, module: Any, optimizer: Optimizer) -> None:
+        """Leave them."""
+
+    def after_step(self, trainer: Any, module: Any, optimizer: Optimizer) -> None:
+        """Count nothing."""
+
+
+_NOBODY = _Plain()
+
+
+def sparsify_(
+    module: nn.Module,
+    method: MethodName | PruningMethod,
+    density: float | None = None,
+    *,
+    loss_fn: LossFunction | None = None,
+    batches: Iterable[Any] | None = None,
+    min_weights_per_layer: int | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    density_overrides: Mapping[str, float] | None = None,
+    seed: int | None = None,
+) -> Masks:
+    """Prune a module once, in place: what `PruneAtInit` does when training starts, without a Trainer.
+
+    Pruned weights are zero afterwards; `keep_sparse_` holds them there while an optimizer trains the others.
+
+    Args:
+        module: Any module; its parameters stay the same objects.
+        method: A name such as ``"erk"``, ``"snip"`` or ``"synflow"``, or a method object with options.
+        density: Share of the selected weights to keep, a fraction in (0, 1]; ``floor(density * N + 0.5)`` of
+            N are kept, exactly. ``FromFile`` says itself how many, and which.
+        loss_fn: For methods with data: ``loss_fn(module, batch)`` returns the batch's mean loss.
+        batches: For methods with data, and for SynFlow, which only looks at the shape of the first tensor.
+            After the last comes the first. Tensors have to be on the module's device.
+        min_weights_per_layer: No layer keeps fewer than this (or all, if it is smaller). ``None``: 1, or 0
+            for a method with ``conformance="reference"``.
+        include: Patterns on parameter names: only weights that match one of them. ``None``: the weights of
+            linear and convolutional layers.
+        exclude: Patterns of weights to leave dense; they do not count towards the density.
+        density_overrides: Density by pattern, for single layers; the total stays, the others share the rest.
+        seed: Seed of all random draws. ``None``: that of torch's generator. `PruneAtInit` with the same seed
+            makes the same masks.
+
+    Returns:
+        Boolean mask by parameter name; the state of the module keeps them.
+
+    Raises:
+        SparsityError: If an argument is out of range, a pattern matches nothing, the budget cannot be met,
+            or a method lacks a loss or an input.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 5))
+        >>> masks = sparsify_(net, "erk", density=0.1)
+        >>> {name: int(mask.sum()) for name, mask in masks.items()}
+        {'0.weight': 17, '2.weight': 8}
+        >>> int(net[0].weight.count_nonzero())
+        17
+    """
+    method = method_from_name(method)
+    check_patterns("include", include)
+    check_patterns("exclude", exclude)
+    check_densities("density_overrides", density_overrides)
+    if min_weights_per_layer is not None:
+        check_count("min_weights_per_layer", min_weights_per_layer, 0)
+    if isinstance(method, FromFile):
+        method.weights_of(module)  # refuses what does not fit
+        masks = method.masks()
+        method.start_([module])
+    else:
+        check_density("density", density)
+        assert density is not None
+        weights = select_weights(module, include, exclude)
+        draws = torch.Generator().manual_seed(torch.initial_seed() if seed is None else seed)
+        problem = _problem(module, weights, draws, method, loss_fn, batches)
+        least = min_weights_per_layer
+        if least is None:
+            least = 1 if method.conformance == "paper" else 0
+        fixed = match_overrides(weights, density_overrides)
+        masks = _last(prune_along(method, problem, density, fixed=fixed, min_weights=least), module, method)
+    state_of(module).install_(module, masks, _NOBODY)
+    return masks
+
+
+def masks_of(module: nn.Module) -> Masks:
+    """Return the boolean mask of every sparse weight, by parameter name; empty for a dense module.
+
+    Of weights under masks, and of layers that store their active entries only: there the mask is that of the
+    entries which are trained.
+
+    Args:
+        module: One that `sparsify_`, `convert_` or a callback has made sparse in this process.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(20, 10))
+        >>> masks_of(net)
+        {}
+        >>> _ = sparsify_(net, "magnitude", density=0.1)
+        >>> int(masks_of(net)["0.weight"].sum())
+        20
+    """
+    return {name: weight.mask for name, weight in sparse_weights(module).items()}
+
+
+def keep_sparse_(module: nn.Module, *optimizers: Optimizer) -> None:
+    """Hold pruned weights at zero in every step of optimizers, in whatever loop they are used.
+
+    Gradients of pruned weights are set to zero before a step, the weights after it, wherever anybody may have
+    changed them. For clipping by norm to see the sparse net's gradient, clip in a hook of the optimizer
+    (``optimizer.register_step_pre_hook``) that is registered after this call.
+
+    Args:
+        module: A module with masks.
+        *optimizers: Those that train it; with Fabric, as they were before ``fabric.setup``.
+
+    Raises:
+        SparsityError: If the module has no masks, or no optimizer is given.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(20, 10))
+        >>> optimizer = torch.optim.Adam(net.parameters())
+        >>> _ = sparsify_(net, "magnitude", density=0.1)
+        >>> keep_sparse_(net, optimizer)
+        >>> net(torch.randn(4, 20)).square().mean().backward()
+        >>> optimizer.step()
+        >>> int(net[0].weight.count_nonzero())
+        20
+    """
+    state = state_of(module)
+    if not state.masks:
+        raise SparsityError("`module` must have masks, got none. Call `sparsify_` first.")
+    if not optimizers:
+        raise SparsityError("`optimizers` must be those that train the module, got none.")
+    state.attach(optimizers, masks_gradients=True)
+
+
+def release_(module: nn.Module) -> None:
+    """Remove what `keep_sparse_` has put on optimizers; masks stay known, and weights as they are."""
+    state_of(module).detach()
+
+
+def _problem(
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    draws: torch.Generator,
+    method: PruningMethod,
+    loss_fn: LossFunction | None,
+    batches: Iterable[Any] | None,
+) -> PruningProblem:
+    if method.needs_loss and (loss_fn is None or batches is None):
+        missing = "loss_fn" if loss_fn is None else "batches"
+        raise SparsityError(
+            f"`{missing}` is required by {type(method).__name__}, got None. It scores weights by losses; for "
+            "methods without data take `synflow`, `erk` or `magnitude`."
+        )
+    if loss_fn is None or batches is None:
+        inputs = partial(_first_input, batches)
+        return PruningProblem(module, weights, draws, inputs=inputs)
+    drawn = _endless(batches)
+
+    def losses(num_batches: int) -> Sequence[Loss]:
+        return [partial(loss_fn, module, next(drawn)) for _ in range(num_batches)]
+
+    return PruningProblem(module, weights, draws, losses=losses, inputs=partial(_first_input, batches))
+
+
+def _last(iterations: Iterator[Masks], module: nn.Module, method: PruningMethod) -> Masks:
+    """Go through all iterations, and leave the module as found."""
+    runs_code = method.needs_loss or method.needs_forward
+    masks: Masks = {}
+    with left_as_found(module, module.training, parameters=runs_code):
+        for masks in iterations:  # noqa: B007 - the last one counts
+            pass
+    return masks
+
+
+def _endless(batches: Iterable[Any]) -> Iterator[Any]:
+    while True:
+        drawn = 0
+        for batch in batches:
+            drawn += 1
+            yield batch
+        if not drawn:
+            raise SparsityError("`batches` must hold batches, got none. Give a list or a DataLoader.")
+
+
+def _first_input(batches: Iterable[Any] | None) -> Tensor:
+    leaves = tree_leaves(next(iter(batches), None)) if batches is not None else []
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    if not tensors:
+        raise SparsityError(
+            "`batches` must start with a tensor that the net takes, got none. Give one batch: `batches=[x]`, "
+            "or set `input_shape` of SynFlow."
+        )
+    return tensors[0]
