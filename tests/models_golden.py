@@ -38,7 +38,7 @@ def fill_compact_(net: nn.Module, gain: float = 1.0) -> None:
         }
         if layer.bias is not None:
             state["bias"] = _tensor(f"{part}.bias", layer.bias.shape, gain)
-        layer.load_state_dict(state)
+        layer.load_state_dict(layer.state_dict() | state)
         assert layer.nnz == mask.sum()
         assert isinstance(layer, (DensePlusSparseConv2d, DensePlusSparseLinear))
 

@@ -2,9 +2,10 @@
 
     python -m benchmarks.speed.backend_rule --threads 1
 
-Prints the constants of ``lightning_sparse/layers/backends.py`` in microseconds, by non-negative least squares
-of the relative errors, and says how far from the better backend the rule is, with the constants as they are
-in the package. Some minutes on one thread, by CPU time.
+Prints the constants of ``lightning_sparse/layers/backends/``, and of the DCT's part, which are in
+``layers/offsets/dct.py`` there: microseconds, by non-negative least squares of the relative errors.
+Says how far from the better backend the rule is, with the constants as they are in the package. Some minutes
+on one thread, by CPU time.
 """
 
 import argparse
@@ -121,18 +122,18 @@ def materialize_features(t: Timing) -> Sequence[float]:
 
 
 def linear_features(t: Timing) -> Sequence[float]:
-    """Return what the constants LINEAR_... are multiplied by, in their order."""
+    """LINEAR_: PER_CALL (DCT), PER_CALL_IN_BAGS, PER_FEATURE (DCT), PER_FEATURE_IN_BAGS, PER_VALUE."""
     in_bags = t.nnz > INDEX_ADD_UP_TO * max(t.shape)
     return 1, in_bags, t.rows * max(t.shape), t.rows * t.channels * in_bags, t.rows * t.nnz
 
 
 def pointwise_features(t: Timing) -> Sequence[float]:
-    """Return what the constants POINTWISE_... are multiplied by, in their order."""
+    """POINTWISE_: PER_CALL (DCT), PER_FEATURE (DCT), PER_CHANNEL, PER_VALUE."""
     return 1, t.rows * max(t.shape[:2]), t.rows * t.channels, t.rows * t.nnz
 
 
 def spatial_features(t: Timing) -> Sequence[float]:
-    """Return what the constants SPATIAL_... are multiplied by, in their order."""
+    """SPATIAL_: PER_PLACE, PER_PRODUCT (DCT), PER_CHANNEL, PER_PLANE, PER_VALUE."""
     planes = min(t.places * t.channels, 2 * t.nnz)
     per_row = (t.shape[0] * t.shape[1], t.channels, planes, t.nnz)
     return t.places, *(t.rows * feature for feature in per_row)

@@ -117,16 +117,16 @@ class ForwardBackward:
 
 
 def forms_of(
-    make: Callable[..., nn.Module], density: float, offset: Offset | None = None
+    make: Callable[..., nn.Module], density: float, offset: Offset | str = "dct"
 ) -> dict[str, nn.Module]:
     """Return a layer dense, as the authors have it, and compact with each backend: all with one support."""
     compact = {backend: compact_form(make, density, backend, offset) for backend in BACKENDS}
-    authors = {AUTHORS: AuthorsForm(compact["auto"])} if offset is None else {}
+    authors = {AUTHORS: AuthorsForm(compact["auto"])} if offset == "dct" else {}
     return {"dense": make(), **authors, **compact}
 
 
 def compact_form(
-    make: Callable[..., nn.Module], density: float, backend: Backend = "auto", offset: Offset | None = None
+    make: Callable[..., nn.Module], density: float, backend: Backend = "auto", offset: Offset | str = "dct"
 ) -> DensePlusSparse:
     """Return a Dense-plus-Sparse layer as the conversion makes it, with values other than zero."""
     net = nn.Sequential(make(device="meta"))

@@ -11,9 +11,9 @@ import fsspec
 import torch
 from torch import Tensor, nn
 
-from lightning_sparse.layers import DCTOffset, NoOffset, Offset, convert_
-from lightning_sparse.layers.conversion import convertible_layers
-from lightning_sparse.layers.offsets.dct import CHW_MARKER
+from lightning_sparse.layers import convert_
+from lightning_sparse.layers.conversion import convertible_layers, unconverted_layers
+from lightning_sparse.layers.offsets.state import OFFSET_KEY, offset_from_state
 from lightning_sparse.selection import plain_name
 from lightning_sparse.trainer.packages import LightningModule
 
@@ -67,41 +67,33 @@ def _read(path: str | Path | IO[bytes], map_location: Any, weights_only: bool) -
 
 def _supports(weights: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the positions of the values of all compact layers that a state dict holds, by layer."""
-    found = {
-        key.removesuffix(".indices"): value for key, value in weights.items() if key.endswith(".indices")
-    }
-    return {
-        path: indices
-        for path, indices in found.items()
-        if isinstance(values := weights.get(f"{path}.values"), Tensor) and values.shape == indices.shape
-    }
+    ending = f".{OFFSET_KEY}"
+    found: dict[str, Tensor] = {}
+    for path in (key.removesuffix(ending) for key in weights if key.endswith(ending)):
+        values, indices = weights.get(f"{path}.values"), weights.get(f"{path}.indices")
+        if isinstance(values, Tensor) and isinstance(indices, Tensor) and values.shape == indices.shape:
+            found[path] = indices
+    return found
 
 
 def _convert_(module: nn.Module, supports: Mapping[str, Tensor], checkpoint: Mapping[str, Any]) -> None:
     """Replace the layers at these places; support and number of values come with the weights."""
-    state = checkpoint.get("callbacks", {}).get("DCTpSConversion", {"backend": "auto", "config": {}})
-    ordinary = {plain_name(path): path for path, layer in module.named_modules() if _is_ordinary(layer)}
+    options = _options(checkpoint)
+    ordinary = {plain_name(path) for path in unconverted_layers(module, ["*"])}
     for path, indices in supports.items():
         if plain_name(path) not in ordinary:
             continue  # loading says what is wrong with it, if anything is
         name = glob.escape(plain_name(f"{path}.weight"))
         (layer,) = convertible_layers(module, [name]).values()
-        convert_(
-            module,
-            max(len(indices), 1) / layer.weight.numel(),
-            include=[name],
-            alpha_requires_grad=state["config"].get("alpha_requires_grad", True),
-            backend=state["backend"],
-            offset=_offset(path, checkpoint["state_dict"]),
-        )
+        offset = offset_from_state(checkpoint["state_dict"][f"{path}.{OFFSET_KEY}"].cpu())
+        density = max(len(indices), 1) / layer.weight.numel()
+        convert_(module, density, include=[name], offset=offset, **options)
 
 
-def _offset(path: str, weights: Mapping[str, Any]) -> Offset:
-    """Return the offset that the keys of a layer tell of."""
-    if f"{path}.alpha" not in weights:
-        return NoOffset()
-    return DCTOffset("chw" if f"{path}.{CHW_MARKER}" in weights else "hwc")
-
-
-def _is_ordinary(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Linear | nn.Conv2d)
+def _options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how the layers were made, as far as weights do not say: from the callback that made them."""
+    for state in checkpoint.get("callbacks", {}).values():
+        config = state.get("config", {}) if isinstance(state, Mapping) and "backend" in state else {}
+        if "alpha_requires_grad" in config:
+            return {"backend": state["backend"], "alpha_requires_grad": config["alpha_requires_grad"]}
+    return {}

@@ -5,8 +5,7 @@ from lightning_sparse.layers.base import DensePlusSparse, compact_layers
 from lightning_sparse.layers.conversion import convert_, to_dense_
 from lightning_sparse.layers.dense_plus_sparse import DensePlusSparseConv2d, DensePlusSparseLinear
 from lightning_sparse.layers.meta import materialize_
-from lightning_sparse.layers.offsets.base import NoOffset, Offset
-from lightning_sparse.layers.offsets.dct import DCTOffset
+from lightning_sparse.layers.offsets import DCTOffset, NoOffset, Offset, register_offset
 
 __all__ = [
     "DCTOffset",
@@ -19,5 +18,6 @@ __all__ = [
     "compact_layers",
     "convert_",
     "materialize_",
+    "register_offset",
     "to_dense_",
 ]

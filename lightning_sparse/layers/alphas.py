@@ -6,9 +6,9 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import SparsityError, check_number
 from lightning_sparse.layers.base import compact_layers
-from lightning_sparse.layers.offsets.base import Offset
+from lightning_sparse.layers.offsets import Offset
 from lightning_sparse.selection import matches
 
 __all__ = ["Alpha", "alpha_groups", "check_alpha", "plain_alpha", "starting_alphas"]
@@ -23,7 +23,8 @@ def check_alpha(alpha: object) -> None:
         {"alpha": alpha} if not isinstance(alpha, Mapping) else {f"alpha[{p!r}]": a for p, a in alpha.items()}
     )
     for argument, value in named.items():
-        if value != "match_norm" and not (isinstance(value, int | float) and math.isfinite(value)):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if value != "match_norm" and not is_number:
             raise SparsityError(f"`{argument}` must be a finite number or 'match_norm', got {value!r}.")
 
 
@@ -46,6 +47,9 @@ def alpha_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
     Returns:
         One group for trained parameters other than alphas, one for trained alphas; empty ones are left out.
 
+    Raises:
+        ValueError: If ``weight_decay`` is negative or no finite number.
+
     Example:
         >>> from lightning_sparse.layers import convert_
         >>> net = nn.Sequential(nn.Linear(20, 10))
@@ -53,6 +57,7 @@ def alpha_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
         >>> [(len(g["params"]), g["weight_decay"]) for g in alpha_groups(net, 5e-4)]
         [(2, 0.0005), (1, 0.0)]
     """
+    check_number("weight_decay", weight_decay, "[0, inf)")
     alphas = {id(layer.alpha) for layer in compact_layers(module).values()}
     trained = [p for p in module.parameters() if p.requires_grad]
     groups = [
@@ -82,10 +87,8 @@ def starting_alphas(
 
 
 def _alpha(name: str, weight: Tensor, alpha: Alpha, offset: Offset) -> float:
-    if isinstance(alpha, (int, float)) and math.isfinite(alpha):
+    if isinstance(alpha, int | float):
         return float(alpha)
-    if alpha != "match_norm":
-        raise SparsityError(f"`alpha` must be a finite number or 'match_norm', got {alpha!r} for {name!r}.")
     if weight.is_meta:
         raise SparsityError(f"`alpha` must be a number on the meta device, got 'match_norm' for {name!r}.")
     return 0.0 if offset.is_zero else float(weight.detach().norm()) / offset.norm(weight.shape)

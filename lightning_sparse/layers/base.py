@@ -8,17 +8,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import SparsityError, check_choice, check_flag, check_number
 from lightning_sparse.functional.dct import accumulation_dtype
 from lightning_sparse.layers import compiled
 from lightning_sparse.layers.autograd import build_weight, multiply
-from lightning_sparse.layers.backends import BACKENDS, Backend, choose_backend
+from lightning_sparse.layers.backends import BACKEND_ROWS, Backend, LayerParts, choose_backend
+from lightning_sparse.layers.backends.materialize import Materialize
 from lightning_sparse.layers.geometry import Convolution
-from lightning_sparse.layers.offsets.base import Offset
-from lightning_sparse.layers.offsets.dct import DCTOffset
+from lightning_sparse.layers.offsets import Offset, OffsetName, offset_from_name
+from lightning_sparse.layers.offsets.state import OFFSET_KEY, offset_state, refuse_other_offset
 from lightning_sparse.layers.products import DenseGradient, Materialized, Product
-from lightning_sparse.layers.support import SparsePattern, check_indices, index_dtype
-from lightning_sparse.layers.transformed import TransformedConvolution, TransformedLinear
+from lightning_sparse.layers.support import check_indices, index_dtype
 from lightning_sparse.selection import plain_name
 
 __all__ = ["DensePlusSparse", "compact_layers"]
@@ -52,7 +52,7 @@ class DensePlusSparse(nn.Module, ABC):
         bias: bool,
         geometry: Convolution | None,
         *,
-        offset: Offset | None,
+        offset: Offset | OffsetName,
         alpha: float,
         alpha_requires_grad: bool,
         backend: Backend,
@@ -60,23 +60,24 @@ class DensePlusSparse(nn.Module, ABC):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
-        if backend not in BACKENDS:
-            raise SparsityError(f"`backend` must be one of {', '.join(BACKENDS)}, got {backend!r}.")
-        self.shape, self.offset, self.backend = torch.Size(shape), offset or DCTOffset(), backend
+        check_choice("backend", backend, ("auto", *BACKEND_ROWS))
+        check_flag("bias", bias)
+        check_number("alpha", alpha, "(-inf, inf)")
+        check_flag("alpha_requires_grad", alpha_requires_grad)
+        self.shape, self.backend = torch.Size(shape), backend
+        self.offset = offset if isinstance(offset, Offset) else offset_from_name(offset)
         self._geometry = geometry
         indices = indices.detach().sort().values
         check_indices(indices, math.prod(shape))
         make: dict[str, Any] = {"device": device or torch.get_default_device(), "dtype": dtype}
         self.values = nn.Parameter(torch.zeros(len(indices), **make))
         self.register_buffer("indices", indices.to(make["device"], index_dtype(math.prod(shape))))
-        if (marker := self.offset.marker(self.shape)) is not None:
-            self.register_buffer(marker, torch.empty(0, device=make["device"]))
         scale = None if self.offset.is_zero else torch.full((), float(alpha), **make)
         self.register_parameter("alpha", None if scale is None else nn.Parameter(scale, alpha_requires_grad))
         self.register_parameter("bias", nn.Parameter(torch.empty(shape[0], **make)) if bias else None)
         self._built_for: tuple[Tensor, int] | None = None
         self._products: dict[tuple[str, torch.dtype], Product] = {}
-        self._start_afresh()
+        self._reset()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -164,8 +165,8 @@ class DensePlusSparse(nn.Module, ABC):
             return self._product(self.backend)
         rows = math.prod(self.output_size(x)) // self.shape[0]
         groups = 1 if self._geometry is None else self._geometry.groups
-        threads = torch.get_num_threads()
-        return self._product(choose_backend(self.shape, self.nnz, rows, x.device, threads, groups))
+        work = self.shape, self.nnz, rows, x.device, torch.get_num_threads(), groups, self.offset
+        return self._product(choose_backend(*work))
 
     @abstractmethod
     def output_size(self, x: Tensor) -> tuple[int, ...]:
@@ -198,24 +199,10 @@ class DensePlusSparse(nn.Module, ABC):
         return product
 
     def _build(self, backend: str, dtype: torch.dtype) -> Product:
-        shape, geometry, device = self.shape, self._geometry, self.indices.device
-        if device.type == "meta":  # only shapes count there, and supports cannot be read
-            backend = "materialize"
-        transform = self.offset.transform(shape, geometry, dtype, device) if backend == "transform" else None
-        if backend == "materialize" or (transform is None and not self.offset.is_zero):
-            return Materialized(shape, geometry, self.indices, self.offset.matrix(shape, dtype, device))
-        kind = TransformedLinear if geometry is None else TransformedConvolution
-        return kind(shape, geometry, self._pattern(), transform)
+        parts = LayerParts(self.shape, self._geometry, self.indices, self.offset, dtype)
+        return BACKEND_ROWS[backend]().build(parts) or Materialize().build(parts)
 
-    def _pattern(self) -> SparsePattern:
-        """Place the values in the matrix that maps all input columns, those of every group, to outputs."""
-        groups = 1 if self._geometry is None else self._geometry.groups
-        (out, patch), flat = (self.shape[0], math.prod(self.shape[1:])), self.indices.long()
-        rows = flat // patch
-        cols = flat % patch + rows // (out // groups) * patch
-        return SparsePattern(rows.int(), cols.int(), (out, groups * patch))
-
-    def _start_afresh(self) -> None:
+    def _reset(self) -> None:
         self.dense_gradient = DenseGradient()
         self._built_for, self._products = None, {}
         self._handle = compiled.register(self)
@@ -231,29 +218,46 @@ class DensePlusSparse(nn.Module, ABC):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._start_afresh()
+        self._reset()
+
+    def get_extra_state(self) -> Tensor:
+        """Return what a state dict holds beside parameters and buffers: name and options of the offset."""
+        return offset_state(self.offset, self.shape)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the offset of a state dict, which has been compared with the layer's own."""
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Take as many values as the checkpoint holds, whatever k was."""
-        values, indices = (state_dict.get(prefix + key) for key in ("values", "indices"))
-        if isinstance(values, Tensor) and isinstance(indices, Tensor):
-            try:
+        """Take as many values as the checkpoint holds, whatever k was; refuse those of another matrix."""
+        values, indices, offset = (state_dict.get(prefix + key) for key in ("values", "indices", OFFSET_KEY))
+        try:
+            if isinstance(offset, Tensor) and not offset.is_meta:
+                refuse_other_offset(self.offset, self.shape, offset)
+            if isinstance(values, Tensor) and isinstance(indices, Tensor):
                 check_indices(indices, math.prod(self.shape))
-            except ValueError as error:
-                args[-1].append(f"{prefix}indices: {error}")
-                return
-            if values.shape == indices.shape != self.values.shape:
-                self.values.data, self.values.grad = self.values.new_zeros(values.shape), None
-                self.indices = self.indices.new_zeros(indices.shape)
+                self._resize(values, indices)
+        except SparsityError as error:
+            args[-1].append(f"{prefix.removesuffix('.') or type(self).__name__}: {error}")
+            return
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    def _resize(self, values: Tensor, indices: Tensor) -> None:
+        """Make room for another number of values."""
+        if values.shape == indices.shape != self.values.shape:
+            self.values.data, self.values.grad = self.values.new_zeros(values.shape), None
+            self.indices = self.indices.new_zeros(indices.shape)
+
     def extra_repr(self) -> str:
-        """Return what is told of every such layer."""
+        """Return the arguments and the number of values."""
         density = self.nnz / math.prod(self.shape)
         return (
-            f"bias={self.bias is not None}, nnz={self.nnz} ({density:.3g} of {math.prod(self.shape)}), "
-            f"offset={self.offset}, backend={self.backend!r}"
+            f"{self._sizes()}, bias={self.bias is not None}, nnz={self.nnz} ({density:.3g} of "
+            f"{math.prod(self.shape)}), offset={self.offset}, backend={self.backend!r}"
         )
+
+    @abstractmethod
+    def _sizes(self) -> str:
+        """Return the arguments that only such a layer has."""
 
 
 def compact_layers(module: nn.Module) -> dict[str, DensePlusSparse]:

@@ -5,27 +5,39 @@ the layer as a number, since operators take no objects.
 """
 
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
 from lightning_sparse.layers.autograd import product_gradients, without_autocast
+from lightning_sparse.layers.products import DenseGradient, Product
 
-if TYPE_CHECKING:
-    from lightning_sparse.layers.base import DensePlusSparse
+__all__ = ["Multiplier", "multiply", "register"]
 
-__all__ = ["multiply", "register"]
 
-_LAYERS: "WeakValueDictionary[int, DensePlusSparse]" = WeakValueDictionary()
+class Multiplier(Protocol):
+    """What the operators ask of a layer."""
+
+    shape: torch.Size
+    dense_gradient: DenseGradient
+
+    def product_for(self, x: Tensor) -> Product:
+        """Return what multiplies such an input."""
+
+    def output_size(self, x: Tensor) -> tuple[int, ...]:
+        """Return the shape of the product with such an input."""
+
+
+_LAYERS: "WeakValueDictionary[int, Multiplier]" = WeakValueDictionary()
 _HANDLES = count()
 _INPUTS = "Tensor x, Tensor values, Tensor? alpha"
 # Not into a CUDA graph: a replay would not see that supports move, nor that a dense gradient is asked for.
 _TAGS: Any = {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
 
 
-def register(layer: "DensePlusSparse") -> int:
+def register(layer: Multiplier) -> int:
     """Return the number by which the operator finds this layer, while it lives in this process."""
     handle = next(_HANDLES)
     _LAYERS[handle] = layer

@@ -9,13 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import (
+    SparsityError,
+    check_count,
+    check_densities,
+    check_density,
+    check_patterns,
+)
 from lightning_sparse.functional.allocation import AllocationName, allocate
-from lightning_sparse.layers.alphas import Alpha, starting_alphas
+from lightning_sparse.layers.alphas import Alpha, check_alpha, starting_alphas
 from lightning_sparse.layers.backends import Backend
 from lightning_sparse.layers.base import compact_layers
-from lightning_sparse.layers.offsets.base import Offset
-from lightning_sparse.layers.offsets.dct import DCTOffset
+from lightning_sparse.layers.offsets import Offset, OffsetName, offset_from_name
 from lightning_sparse.layers.replacement import compact_layer, dense_layer, replace_
 from lightning_sparse.layers.support import draw_support
 from lightning_sparse.selection import match_overrides, matches, plain_name, select_weights
@@ -29,13 +34,13 @@ def convert_(
     density: float,
     allocation: AllocationName = "epl",
     *,
+    offset: Offset | OffsetName = "dct",
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     density_overrides: Mapping[str, float] | None = None,
     alpha: Alpha | Mapping[str, Alpha] = 1.0,
     alpha_requires_grad: bool = True,
     backend: Backend = "auto",
-    offset: Offset | None = None,
     min_weights_per_layer: int = 1,
     generator: torch.Generator | int = 0,
     device: torch.device | str = "cpu",
@@ -55,13 +60,14 @@ def convert_(
         module: Any module that holds such layers; before an optimizer is made.
         density: Share of all selected weights to keep in S, a fraction in (0, 1].
         allocation: How S's entries are shared out over the layers: "epl", "epf", "erk" or "uniform".
+        offset: The matrix C: ``"dct"``, cropped to the layer's shape, ``"none"`` for plain sparse layers, the
+            name of another one that is registered, or an `Offset`.
         include: Patterns (``fnmatch``) of weights to convert; without it, all linear and 2-d convolutional.
         exclude: Patterns of weights to leave alone.
         density_overrides: Density of S by pattern; the total stays.
         alpha: Scale of C: a number, "match_norm", or either by pattern (the last match wins; 1.0 elsewhere).
         alpha_requires_grad: Whether alpha is trained.
         backend: How the layers multiply: "materialize", "transform" or "auto".
-        offset: The matrix C; ``None``: the cropped DCT. ``NoOffset()`` makes plain sparse layers.
         min_weights_per_layer: Entries that S has at least in each layer.
         generator: On the CPU, or a seed: the same support comes of it on every machine.
         device: Where layers on the meta device are made.
@@ -82,15 +88,17 @@ def convert_(
         >>> convert_(net, density=0.01)
         {'0.weight': 1191, '2.weight': 1191}
     """
+    _check_arguments(density, include, exclude, density_overrides, min_weights_per_layer, generator)
+    check_alpha(alpha)
+    offset = offset if isinstance(offset, Offset) else offset_from_name(offset)
     if done := _converted_before(module, include, exclude):
         return done
     layers = convertible_layers(module, include, exclude)
     shapes = {name: layer.weight.shape for name, layer in layers.items()}
     fixed = match_overrides(shapes, density_overrides)
     budgets = allocate(shapes, density, allocation, fixed=fixed, min_weights=min_weights_per_layer)
-    offset = DCTOffset() if offset is None else offset
     alphas = starting_alphas({n: layer.weight for n, layer in layers.items()}, alpha, offset)
-    draws = torch.Generator().manual_seed(generator) if isinstance(generator, int) else generator
+    draws = generator if isinstance(generator, torch.Generator) else torch.Generator().manual_seed(generator)
     supports = {name: draw_support(math.prod(shapes[name]), budgets[name], draws) for name in layers}
     options = {"offset": offset, "alpha_requires_grad": alpha_requires_grad, "backend": backend}
     new = {
@@ -100,6 +108,24 @@ def convert_(
     for name, layer in layers.items():  # only now that nothing can fail any more
         replace_(module, layer, new[name])
     return budgets
+
+
+def _check_arguments(
+    density: float,
+    include: Sequence[str] | None,
+    exclude: Sequence[str],
+    density_overrides: Mapping[str, float] | None,
+    min_weights_per_layer: int,
+    generator: torch.Generator | int,
+) -> None:
+    """Refuse wrong values of `convert_`; what is not here is checked where it is used."""
+    check_density("density", density)
+    check_patterns("include", include)
+    check_patterns("exclude", exclude)
+    check_densities("density_overrides", density_overrides)
+    check_count("min_weights_per_layer", min_weights_per_layer, 0)
+    if not isinstance(generator, torch.Generator):
+        check_count("generator", generator, 0, "Or give a `torch.Generator`.")
 
 
 def to_dense_(module: nn.Module) -> list[str]:

@@ -1,16 +1,17 @@
 """Linear and Conv2d layers whose weight is a fixed dense matrix plus a trainable sparse one."""
 
+from operator import index
 from typing import Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import SparsityError, check_choice, check_count
 from lightning_sparse.layers.backends import Backend
 from lightning_sparse.layers.base import DensePlusSparse
 from lightning_sparse.layers.geometry import Convolution
-from lightning_sparse.layers.offsets.base import Offset
+from lightning_sparse.layers.offsets import Offset, OffsetName
 
 __all__ = ["DensePlusSparseConv2d", "DensePlusSparseLinear", "PaddingMode"]
 
@@ -26,7 +27,7 @@ class DensePlusSparseLinear(DensePlusSparse):
         out_features: Length of an output vector.
         indices: Flat positions of the values in the weight ``(out, in)``: distinct integers, in any order.
         bias: Whether there is a bias b.
-        offset: The fixed matrix C; ``None``: the cropped DCT.
+        offset: The fixed matrix C: a name such as ``"dct"``, the cropped DCT, or an `Offset`.
         alpha: Scale of C at the start.
         alpha_requires_grad: Whether alpha is trained.
         backend: ``"materialize"`` builds the weight in each step, ``"transform"`` never does, ``"auto"``
@@ -54,7 +55,7 @@ class DensePlusSparseLinear(DensePlusSparse):
         indices: Tensor,
         bias: bool = True,
         *,
-        offset: Offset | None = None,
+        offset: Offset | OffsetName = "dct",
         alpha: float = 1.0,
         alpha_requires_grad: bool = True,
         backend: Backend = "auto",
@@ -89,9 +90,8 @@ class DensePlusSparseLinear(DensePlusSparse):
         """Return ``(rows, out_features)``."""
         return x.shape[0], self.out_features
 
-    def extra_repr(self) -> str:
-        """Return the arguments."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, {super().extra_repr()}"
+    def _sizes(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
 class DensePlusSparseConv2d(DensePlusSparse):
@@ -109,7 +109,7 @@ class DensePlusSparseConv2d(DensePlusSparse):
         groups: As in ``nn.Conv2d``.
         bias: Whether there is a bias.
         padding_mode: As in ``nn.Conv2d``.
-        offset: The fixed kernel C; ``None``: the cropped DCT.
+        offset: The fixed kernel C: a name such as ``"dct"``, the cropped DCT, or an `Offset`.
         alpha: Scale of C at the start.
         alpha_requires_grad: Whether alpha is trained.
         backend: ``"materialize"`` builds the weight in each step, ``"transform"`` does not where C has a fast
@@ -138,7 +138,7 @@ class DensePlusSparseConv2d(DensePlusSparse):
         bias: bool = True,
         padding_mode: PaddingMode = "zeros",
         *,
-        offset: Offset | None = None,
+        offset: Offset | OffsetName = "dct",
         alpha: float = 1.0,
         alpha_requires_grad: bool = True,
         backend: Backend = "auto",
@@ -151,10 +151,7 @@ class DensePlusSparseConv2d(DensePlusSparse):
             raise SparsityError(
                 f"`groups` must divide {in_channels} input and {out_channels} output channels, got {groups}."
             )
-        if padding_mode not in get_args(PaddingMode):
-            raise SparsityError(
-                f"`padding_mode` must be one of {', '.join(get_args(PaddingMode))}, got {padding_mode!r}."
-            )
+        check_choice("padding_mode", padding_mode, get_args(PaddingMode))
         kernel, strides, dilations = _pair(kernel_size), _pair(stride), _pair(dilation)
         before, after = _pads(padding, kernel, strides, dilations)
         inside = before if before == after and padding_mode == "zeros" else (0, 0)
@@ -198,8 +195,8 @@ class DensePlusSparseConv2d(DensePlusSparse):
         assert self._geometry is not None
         return x.shape[0], self.out_channels, *self._geometry.output_size(x.shape, self.shape)
 
-    def extra_repr(self) -> str:
-        """Return the arguments that differ from the default."""
+    def _sizes(self) -> str:
+        """Return the sizes, and the other arguments that differ from the default."""
         options = {
             "stride": (1, 1),
             "padding": (0, 0),
@@ -211,7 +208,7 @@ class DensePlusSparseConv2d(DensePlusSparse):
             f"{key}={getattr(self, key)!r}" for key, usual in options.items() if getattr(self, key) != usual
         ]
         head = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
-        return ", ".join([head, *told, super().extra_repr()])
+        return ", ".join([head, *told])
 
     def _check_size(self, x: Tensor) -> None:
         if min(self.output_size(x)[2:]) < 1:
@@ -222,15 +219,15 @@ class DensePlusSparseConv2d(DensePlusSparse):
 
 
 def _pair(value: int | _Pair) -> _Pair:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+    return (value, value) if isinstance(value, int) else (index(value[0]), index(value[1]))
 
 
 def _pads(padding: int | _Pair | str, kernel: _Pair, stride: _Pair, dilation: _Pair) -> tuple[_Pair, _Pair]:
     """Return the padding before and after, each (vertical, horizontal)."""
     if not isinstance(padding, str):
         pads = _pair(padding)
-        if min(pads) < 0:
-            raise SparsityError(f"`padding` must be 0 or more, got {padding}.")
+        for pad in pads:
+            check_count("padding", pad, 0)
         return pads, pads
     if padding not in ("same", "valid"):
         raise SparsityError(f"`padding` must be 'same', 'valid' or numbers, got {padding!r}.")
@@ -245,5 +242,5 @@ def _pads(padding: int | _Pair | str, kernel: _Pair, stride: _Pair, dilation: _P
 
 def _check_positive(**sizes: int | _Pair) -> None:
     for name, size in sizes.items():
-        if min(_pair(size)) < 1:
-            raise SparsityError(f"`{name}` must be 1 or more, got {size}.")
+        for side in _pair(size):
+            check_count(name, side)

@@ -28,7 +28,7 @@ def compact_layer(
     options |= {"bias": False, "dtype": weight.dtype, "device": device if weight.is_meta else weight.device}
     new: DensePlusSparse
     if isinstance(layer, nn.Linear):
-        new = DensePlusSparseLinear(layer.in_features, layer.out_features, support, **options)
+        new = DensePlusSparseLinear(weight.shape[1], weight.shape[0], support, **options)
     else:
         options |= {name: getattr(layer, name) for name in _CONV_OPTIONS}
         new = DensePlusSparseConv2d(layer.in_channels, layer.out_channels, indices=support, **options)

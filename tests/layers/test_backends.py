@@ -1,7 +1,20 @@
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
+from layers_toy import OFFSETS, convolution, linear, results
 
-from lightning_sparse.layers.backends import choose_backend
+from lightning_sparse.layers.backends import (
+    BACKEND_ROWS,
+    BACKENDS,
+    BackendRow,
+    LayerParts,
+    Work,
+    choose_backend,
+    register_backend,
+)
+from lightning_sparse.layers.products import Materialized
 
 CPU = torch.device("cpu")
 
@@ -30,10 +43,63 @@ CPU = torch.device("cpu")
 )
 def test_the_rule(shape: tuple[int, ...], density: float, rows: int, threads: int, expected: str) -> None:
     size = torch.Size(shape)
-    assert choose_backend(size, int(density * size.numel()), rows, CPU, threads) == expected
+    for offset in ("dct", *OFFSETS):
+        choice = choose_backend(size, int(density * size.numel()), rows, CPU, threads, offset=offset)
+        assert choice == expected
 
 
 def test_groups_and_gpus_take_the_weight_as_a_whole() -> None:
     shape = torch.Size((512, 512, 3, 3))
     assert choose_backend(shape, 100, 512, CPU, 1, groups=2) == "materialize"
     assert choose_backend(torch.Size((4096, 4096)), 100, 128, torch.device("cuda"), 1) == "materialize"
+
+
+# A backend of one's own: one class.
+
+
+@pytest.fixture
+def instant() -> Iterator[list[LayerParts]]:
+    """A backend that says that it is fastest from two rows on; what it built its products of."""
+    built: list[LayerParts] = []
+
+    @register_backend
+    class Instant(BackendRow):
+        name = "instant"
+
+        def available(self, work: Work) -> bool:
+            return work.rows > 1
+
+        def time(self, work: Work) -> float:
+            return 0.0
+
+        def build(self, parts: LayerParts) -> Materialized | None:
+            built.append(parts)
+            if parts.geometry is not None:
+                return None
+            matrix = parts.offset.matrix(parts.shape, parts.dtype, parts.indices.device)
+            return Materialized(parts.shape, parts.geometry, parts.indices, matrix)
+
+    yield built
+    del BACKEND_ROWS["instant"]
+    choose_backend.cache_clear()
+
+
+def test_auto_takes_a_registered_backend_where_it_is_available(instant: list[Any]) -> None:
+    layer, expected = linear(), linear(backend="materialize")
+    for rows, count in ((1, 0), (2, 1), (3, 1)):
+        x = torch.randn(rows, 20, dtype=torch.float64)
+        torch.testing.assert_close(results(layer, x), results(expected, x))
+        assert len(instant) == count  # built once
+    with pytest.raises(ValueError, match="`name` must be new, got 'transform'"):
+        register_backend(type("Other", (Materialized,), {"name": "transform"}))  # type: ignore[arg-type]
+
+
+def test_a_backend_without_a_product_for_a_layer_leaves_it_to_the_weight(instant: list[Any]) -> None:
+    layer, expected = (convolution(backend=b, kernel_size=3) for b in ("instant", "materialize"))
+    x = torch.randn(2, 4, 7, 6, dtype=torch.float64)
+    torch.testing.assert_close(results(layer, x), results(expected, x))
+    assert len(instant) == 1
+
+
+def test_names_come_from_the_table() -> None:
+    assert BACKENDS == ("auto", "materialize", "transform") == ("auto", *BACKEND_ROWS)

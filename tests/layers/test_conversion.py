@@ -153,7 +153,7 @@ def test_the_seed_alone_decides_the_support() -> None:
     usual = supports(torch.float32, "cpu", generator=3)
     for other in (
         supports(torch.float64, "meta", generator=3, backend="transform", alpha=0.5),
-        supports(torch.float32, "cpu", generator=torch.Generator().manual_seed(3), offset=NoOffset()),
+        supports(torch.float32, "cpu", generator=torch.Generator().manual_seed(3), offset="none"),
     ):
         assert all(torch.equal(a, b) for a, b in zip(usual, other, strict=True))
     assert not torch.equal(usual[0], supports(torch.float32, "cpu", generator=4)[0])
@@ -231,6 +231,16 @@ def test_hooks_move_to_the_new_layer() -> None:
         ),
         (LeNet300100(), {"alpha": {"x": 1.0}}, "`alpha` pattern 'x' must match a converted weight, such as"),
         (LeNet300100(), {"alpha": float("nan")}, "`alpha` must be a finite number or 'match_norm', got nan"),
+        (LeNet300100(), {"alpha": True}, "`alpha` must be a finite number or 'match_norm', got True"),
+        (LeNet300100(), {"density": True}, r"`density` must be in \(0, 1\], got True"),
+        (LeNet300100(), {"include": "fcs*"}, r"`include` must be a list of patterns, got 'fcs\*'"),
+        (LeNet300100(), {"min_weights_per_layer": 1.5}, "`min_weights_per_layer` must be an integer"),
+        (LeNet300100(), {"generator": "0"}, "`generator` must be an integer of at least 0, got '0'"),
+        (
+            LeNet300100(),
+            {"offset": "dft"},
+            r"`offset` must be one of dct, none, got 'dft'; did you mean dct\?",
+        ),
         (LeNet300100(), {"alpha": "norm"}, "`alpha` must be a finite number or 'match_norm', got 'norm'"),
         (
             nn.Sequential(nn.Linear(4, 4, device="meta")),

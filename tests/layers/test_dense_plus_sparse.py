@@ -147,7 +147,12 @@ def test_repr_tells_the_arguments() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"out_features": 0}, "`out_features` must be 1 or more, got 0"),
+        ({"out_features": 0}, "`out_features` must be an integer of at least 1, got 0"),
+        ({"in_features": True}, "`in_features` must be an integer of at least 1, got True"),
+        ({"bias": "no"}, "`bias` must be True or False, got 'no'"),
+        ({"alpha": float("inf")}, "`alpha` must be finite, got inf"),
+        ({"alpha_requires_grad": 1}, "`alpha_requires_grad` must be True or False, got 1"),
+        ({"offset": "dft"}, "`offset` must be one of dct, none, got 'dft'; did you mean dct?"),
         ({"backend": "fft"}, "`backend` must be one of auto, materialize, transform, got 'fft'"),
         (
             {"indices": torch.tensor([0, 0])},
@@ -167,10 +172,10 @@ def test_wrong_arguments_of_linear(arguments: dict[str, Any], message: str) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kernel_size": (3, 0)}, r"`kernel_size` must be 1 or more, got \(3, 0\)"),
+        ({"kernel_size": (3, 0)}, "`kernel_size` must be an integer of at least 1, got 0"),
         ({"groups": 3}, "`groups` must divide 4 input and 8 output channels, got 3"),
         ({"padding": "some"}, "`padding` must be 'same', 'valid' or numbers, got 'some'"),
-        ({"padding": -1}, "`padding` must be 0 or more, got -1"),
+        ({"padding": -1}, "`padding` must be an integer of at least 0, got -1"),
         ({"padding": "same", "stride": 2}, r"`padding='same'` must come with `stride=1`, got \(2, 2\)"),
         ({"padding_mode": "zero"}, "`padding_mode` must be one of zeros, reflect, replicate, circular, got"),
     ],

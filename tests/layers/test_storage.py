@@ -143,5 +143,5 @@ def test_constants_are_in_no_state_dict() -> None:
     layer = DensePlusSparseConv2d(32, 32, 3, torch.arange(40), backend="materialize")
     names = list(layer.state_dict())
     layer(torch.zeros(1, 32, 3, 3))
-    assert list(layer.state_dict()) == names == ["values", "alpha", "bias", "indices"]
+    assert list(layer.state_dict()) == names == ["values", "alpha", "bias", "indices", "_extra_state"]
     assert [n for n, _ in layer.named_parameters()] == ["values", "alpha", "bias"]

@@ -1,6 +1,40 @@
-"""What is added to the sparse matrix of a layer: a fixed dense matrix that costs no memory, or nothing."""
+"""What is added to the sparse matrix of a layer: a fixed dense matrix that costs no memory, or nothing.
 
-from lightning_sparse.layers.offsets.base import LinearMap, NoOffset, Offset
+An offset is a file here: a frozen dataclass after `Offset` with a `register_offset` above it. It is found by
+itself.
+"""
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from lightning_sparse.functional.registry import modules_in
+from lightning_sparse.layers.offsets.base import (
+    OFFSETS,
+    LinearMap,
+    Offset,
+    OffsetOptions,
+    offset_from_name,
+    register_offset,
+)
 from lightning_sparse.layers.offsets.dct import DCTOffset, PatchOrder
+from lightning_sparse.layers.offsets.none import NoOffset
 
-__all__ = ["DCTOffset", "LinearMap", "NoOffset", "Offset", "PatchOrder"]
+__all__ = [
+    "OFFSETS",
+    "DCTOffset",
+    "LinearMap",
+    "NoOffset",
+    "Offset",
+    "OffsetName",
+    "OffsetOptions",
+    "PatchOrder",
+    "offset_from_name",
+    "register_offset",
+]
+
+modules_in(__name__, __path__)
+
+if TYPE_CHECKING:
+    OffsetName: TypeAlias = str
+else:
+    OffsetName = Literal[tuple(OFFSETS)]
+    """Name of an offset that comes with the package."""

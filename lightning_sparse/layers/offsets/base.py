@@ -1,18 +1,24 @@
-"""What is added to the sparse matrix of a layer: a fixed dense matrix that costs no memory, or nothing.
+"""What an offset is: the dense part of a layer's weight. Each is a file here, which puts it into the table.
 
 An offset is plain data without tensors, so layers share it, copy it and print it. It hands out its matrix,
 and, where there is one, a `LinearMap` that multiplies by it faster than the matrix could.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import ClassVar, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
+from lightning_sparse.checks import check_choice
+from lightning_sparse.functional.registry import add_row
 from lightning_sparse.layers.geometry import Convolution
 
-__all__ = ["LinearMap", "NoOffset", "Offset"]
+__all__ = ["OFFSETS", "LinearMap", "Offset", "OffsetOptions", "offset_from_name", "register_offset"]
+
+OffsetOptions: TypeAlias = Mapping[str, str | int | float | bool]
+"""Arguments of an offset, as plain values by name."""
 
 
 class LinearMap(ABC):
@@ -28,16 +34,19 @@ class LinearMap(ABC):
 
 
 class Offset(ABC):
-    """The dense part C of a layer ``alpha C + S``."""
+    """The dense part C of a layer ``alpha C + S``: a frozen dataclass, whose fields are plain values."""
 
-    @property
-    def is_zero(self) -> bool:
-        """Whether there is no dense part, and hence no alpha."""
-        return False
+    name: ClassVar[str]
+    """By which it is asked for, and known in checkpoints."""
+    is_zero: ClassVar[bool] = False
+    """Whether there is no dense part, and hence no alpha."""
 
-    def marker(self, shape: torch.Size) -> str | None:  # noqa: ARG002
-        """Return the key by which a state dict tells this offset from others, or ``None``."""
-        return None
+    @abstractmethod
+    def options(self, shape: torch.Size) -> OffsetOptions:
+        """Return the arguments that make a difference to C for a weight of that shape.
+
+        Checkpoints hold them beside the name: values of one offset mean nothing with another.
+        """
 
     @abstractmethod
     def matrix(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor | None:
@@ -57,31 +66,47 @@ class Offset(ABC):
         """
 
     @abstractmethod
+    def transform_time(self, shape: torch.Size, rows: int, threads: int) -> float:
+        """Return about how long `transform` takes, forward and backward; infinity where there is none.
+
+        In the unit of the estimates in ``lightning_sparse/layers/backends``, microseconds on one machine:
+        ``backend="auto"`` compares them.
+
+        Args:
+            shape: Shape of the weight of a linear layer, or of a convolution in one group.
+            rows: Vectors multiplied at a time; for convolutions output pixels of all images.
+            threads: Threads that PyTorch uses.
+        """
+
+    @abstractmethod
     def norm(self, shape: torch.Size) -> float:
         """Return the Frobenius norm of C for a weight of that shape."""
 
 
-@dataclass(frozen=True)
-class NoOffset(Offset):
-    """Nothing: a plain sparse layer, stored compactly. It has no alpha."""
+OFFSETS: dict[str, type[Offset]] = {}
+"""All offsets by name."""
 
-    @property
-    def is_zero(self) -> bool:
-        """True."""
-        return True
+_Kind = TypeVar("_Kind", bound=type[Offset])
 
-    def matrix(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> None:
-        """Return ``None``."""
 
-    def transform(
-        self,
-        shape: torch.Size,
-        geometry: Convolution | None,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        """Return ``None``."""
+def register_offset(kind: _Kind) -> _Kind:
+    """Put a class of offsets into the table, under its ``name``; all its arguments need defaults.
 
-    def norm(self, shape: torch.Size) -> float:  # noqa: ARG002
-        """Return 0."""
-        return 0.0
+    Raises:
+        ValueError: If another class has that name.
+    """
+    add_row(OFFSETS, kind.name, kind)
+    return kind
+
+
+def offset_from_name(name: str) -> Offset:
+    """Return the offset of that name, with its default arguments.
+
+    Raises:
+        ValueError: If there is none.
+
+    >>> offset_from_name("dct")
+    DCTOffset(patch_order='hwc')
+    """
+    check_choice("offset", name, OFFSETS)
+    return OFFSETS[name]()

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import check_choice
 from lightning_sparse.functional.dct import DCTPlan, dct, dct_adjoint, dct_matrix, dct_plan, shared
 from lightning_sparse.layers.geometry import Convolution
-from lightning_sparse.layers.offsets.base import LinearMap, Offset
+from lightning_sparse.layers.offsets.base import LinearMap, Offset, OffsetOptions, register_offset
 
 __all__ = ["DCTOffset", "PatchOrder"]
 
@@ -20,10 +20,14 @@ PatchOrder: TypeAlias = Literal["hwc", "chw"]
 """In which order the DCT goes through a convolution's patch: "hwc" has the channel innermost."""
 
 
-CHW_MARKER = "patch_order_chw"
-"""Name of the empty buffer of kernels in the order "chw", by which a state dict tells them from others."""
+# Of the DCT's part in a forward and backward pass, as explained in ``lightning_sparse/layers/backends``:
+# for each call, and for each row and feature, channel or product of channels.
+LINEAR_PER_CALL, LINEAR_PER_FEATURE = 280, 0.011
+POINTWISE_PER_CALL, POINTWISE_PER_FEATURE = 670, 0.0065
+SPATIAL_PER_PRODUCT = 1e-4
 
 
+@register_offset
 @dataclass(frozen=True)
 class DCTOffset(Offset):
     """The orthonormal DCT-II of size ``max(out, patch)``, cropped to ``(out, patch)``.
@@ -39,17 +43,16 @@ class DCTOffset(Offset):
         Price and Tanner, "Dense for the Price of Sparse", ICML 2021 (arXiv:2102.07655), section 4.
     """
 
+    name = "dct"
+
     patch_order: PatchOrder = "hwc"
 
     def __post_init__(self) -> None:
-        if self.patch_order not in get_args(PatchOrder):
-            raise SparsityError(
-                f"`patch_order` must be one of {get_args(PatchOrder)}, got {self.patch_order!r}."
-            )
+        check_choice("patch_order", self.patch_order, get_args(PatchOrder))
 
-    def marker(self, shape: torch.Size) -> str | None:
-        """Return a key for kernels in the order "chw"; for others the order makes no difference."""
-        return CHW_MARKER if self.patch_order == "chw" and math.prod(shape[2:]) > 1 else None
+    def options(self, shape: torch.Size) -> OffsetOptions:
+        """Return the order of patches for kernels; for other weights it makes no difference."""
+        return {"patch_order": self.patch_order} if math.prod(shape[2:]) > 1 else {}
 
     def matrix(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Return the cropped DCT in the shape of the weight."""
@@ -67,6 +70,15 @@ class DCTOffset(Offset):
         if math.prod(shape[2:]) > 1:
             return _SeparableDCT(shape, geometry, self.patch_order, dtype, device)
         return _DCTPointwise(shape[0], geometry) if geometry.groups == 1 else None
+
+    def transform_time(self, shape: torch.Size, rows: int, threads: int) -> float:
+        """Return what was fitted; only matrix products are counted as shared among threads."""
+        longer = max(shape[:2])
+        if len(shape) == 2:
+            return LINEAR_PER_CALL + rows * LINEAR_PER_FEATURE * longer
+        if math.prod(shape[2:]) == 1:
+            return POINTWISE_PER_CALL + rows * POINTWISE_PER_FEATURE * longer
+        return rows * SPATIAL_PER_PRODUCT * shape[0] * shape[1] / threads
 
     def norm(self, shape: torch.Size) -> float:
         """Return the square root of ``min(out, patch)``: that many orthonormal rows or columns."""

@@ -1,0 +1,70 @@
+"""What a checkpoint says of a layer's offset: its name and options, as a tensor of text.
+
+It is a tensor since files of weights often hold nothing else, and none of the module's buffers, which would
+be sent between processes, averaged and moved.
+"""
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_sparse.checks import SparsityError, check_choice
+from lightning_sparse.layers.offsets.base import OFFSETS, Offset
+
+__all__ = ["OFFSET_KEY", "offset_from_state", "offset_state", "refuse_other_offset"]
+
+OFFSET_KEY = "_extra_state"
+"""Its key in a state dict, after the layer's name: what PyTorch calls the result of ``get_extra_state``."""
+
+
+def offset_state(offset: Offset, shape: torch.Size) -> Tensor:
+    """Return name and options of an offset, as far as they matter for that shape: a vector of uint8.
+
+    >>> from lightning_sparse.layers.offsets.dct import DCTOffset
+    >>> bytes(offset_state(DCTOffset("chw"), torch.Size((8, 4, 3, 3))).tolist())
+    b'{"name": "dct", "patch_order": "chw"}'
+    """
+    text = json.dumps({"name": offset.name, **offset.options(shape)})
+    return torch.tensor(list(text.encode()), dtype=torch.uint8, device="cpu")
+
+
+def offset_from_state(state: Tensor) -> Offset:
+    """Return the offset that `offset_state` described; options that did not matter have their defaults.
+
+    Raises:
+        ValueError: If no offset of that name is registered, or the tensor describes none.
+    """
+    options = _read(state)
+    name = options.pop("name")
+    check_choice("offset", name, OFFSETS)
+    return OFFSETS[name](**options)
+
+
+def refuse_other_offset(offset: Offset, shape: torch.Size, state: Tensor) -> None:
+    """Raise ValueError if ``state`` describes another matrix than that of the offset.
+
+    Raises:
+        ValueError: It names both.
+    """
+    ours, theirs = _read(offset_state(offset, shape)), _read(state)
+    if theirs != ours:
+        raise SparsityError(
+            f"`offset` must be {_shown(theirs)}, with which the weights were trained, got a layer with "
+            f"{_shown(ours)}. Convert the module with the former."
+        )
+
+
+def _read(state: Tensor) -> dict[str, Any]:
+    try:
+        options: dict[str, Any] = json.loads(bytes(state.tolist()))
+        return {"name": options["name"], **options}
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise SparsityError(f"`offset` must be described by name and options, got {state!r}.") from error
+
+
+def _shown(options: dict[str, Any]) -> str:
+    """Write it as a call: ``dct(patch_order='chw')``."""
+    arguments = ", ".join(f"{key}={value!r}" for key, value in options.items() if key != "name")
+    return f"{options['name']}({arguments})"
