@@ -74,7 +74,7 @@ def select_weights(
         exclude: Patterns of weights to leave dense.
 
     Raises:
-        ValueError: If a pattern matches nothing, or only parameters that cannot be sparse; if a selected
+        SparsityError: If a pattern matches nothing, or only parameters that cannot be sparse; if a selected
             weight is lazy and has no shape yet; if nothing is selected.
     """
     candidates = _candidates(module)
@@ -107,7 +107,7 @@ def match_overrides(names: Iterable[str], overrides: Mapping[str, float] | None)
     """Return the density of each name that a pattern of ``overrides`` matches; the last match wins.
 
     Raises:
-        ValueError: If a density is not in (0, 1], or a pattern matches none of the names.
+        SparsityError: If a density is not in (0, 1], or a pattern matches none of the names.
 
     >>> match_overrides(["stem.weight", "head.weight"], {"*": 0.1, "head.*": 1.0})
     {'stem.weight': 0.1, 'head.weight': 1.0}

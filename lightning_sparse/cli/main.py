@@ -6,14 +6,12 @@
 
 import argparse
 import sys
-import traceback
-from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from lightning_sparse.callbacks import DCTpSConversion, SparsityCallback
 from lightning_sparse.callbacks.moving.base import MovingSupports
-from lightning_sparse.checks import near
-from lightning_sparse.cli.errors import check_ckpt_path, shorten, where_to_look
+from lightning_sparse.checks import SparsityError, near
+from lightning_sparse.cli.errors import check_ckpt_path, refusal_in, shorten, where_to_look
 from lightning_sparse.extras import import_extra
 from lightning_sparse.reporting.asni.report import report_asni
 from lightning_sparse.reporting.cost import LayerCost, cost_table
@@ -67,8 +65,6 @@ def main(args: list[str] | None = None) -> None:
         import_extra("jsonargparse", "the command line")
     except ModuleNotFoundError as error:
         sys.exit(f"error: {error}")
-    from jsonargparse import ArgumentError
-
     sparse_cli = _make_cli(cli_module().LightningCLI)
     _refuse_unknown(words, [*sparse_cli.subcommands(), "plot"])
     try:
@@ -79,12 +75,13 @@ def main(args: list[str] | None = None) -> None:
             parser_kwargs={"exit_on_error": False, "description": DESCRIPTION},
             args=args,
         )
-    except (ArgumentError, ValueError, OSError) as error:
-        message = _message_of_ours(error)
-        if message is None and not (isinstance(error, ArgumentError) or _raised_in("jsonargparse", error)):
+    except Exception as error:
+        if (refusal := refusal_in(error)) is not None:
+            _stop(str(refusal))
+        if not isinstance(error, argparse.ArgumentError):
             raise
         hint = where_to_look(str(error), words[0], sparse_cli.options(words[0]))
-        _stop(message or shorten(str(error)) + hint)
+        _stop(shorten(str(error)) + hint)
 
 
 def _plot(words: list[str]) -> None:
@@ -94,11 +91,8 @@ def _plot(words: list[str]) -> None:
         print("\n".join(report_asni(arguments.runs, arguments.out, arguments.metric)))
     except ModuleNotFoundError as error:
         sys.exit(f"error: {error}")
-    except (ValueError, OSError) as error:
-        message = str(error) if isinstance(error, OSError) else _message_of_ours(error)
-        if message is None:
-            raise
-        _stop(message)
+    except (SparsityError, OSError) as error:
+        _stop(str(error))
 
 
 def _plot_parser() -> argparse.ArgumentParser:
@@ -158,6 +152,16 @@ def _make_cli(base: type) -> Any:
         def before_instantiate_classes(self) -> None:
             check_ckpt_path(self.config[self.subcommand].get("ckpt_path"))
 
+        def instantiate_classes(self) -> None:
+            """Take a ValueError of a constructor for what it is, an argument that is wrong.
+
+            jsonargparse tries every type that an argument may have, and keeps of their errors only the text.
+            """
+            try:
+                super().instantiate_classes()
+            except ValueError as error:
+                raise argparse.ArgumentError(None, str(error)) from error
+
         def after_fit(self) -> None:
             """Test the trained net if the data has a test set."""
             if (
@@ -187,21 +191,6 @@ def _plan_table(model: LightningModule, callback: Sparsifier | None) -> str:
         kept = callback.planned_total(sum(sizes.values()))  # scores will share it out
     costs = [LayerCost(layer_name(name), tuple(shape), budgets.get(name)) for name, shape in shapes.items()]
     return cost_table(costs, kept)
-
-
-def _raised_in(package: str, error: BaseException) -> bool:
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and package in Path(frames[-1].filename).parts
-
-
-def _message_of_ours(error: BaseException | None) -> str | None:
-    """Return the message of the check of ours that raised, if one did: it is all that a user needs."""
-    while error is not None:
-        frames = traceback.extract_tb(error.__traceback__)
-        if frames and Path(frames[-1].filename).parent.is_relative_to(Path(__file__).parent):
-            return str(error)
-        error = error.__cause__ or error.__context__
-    return None
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def _class_names(folder: Path) -> list[str]:
     """Return the names of the class folders, sorted as torchvision numbers them."""
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
     if not names:
-        raise FileNotFoundError(
+        raise SparsityError(
             f"`data_dir` must hold a folder per class in {folder.absolute()}, got none. "
             "The layout is <data_dir>/train/<class>/<image>."
         )

@@ -58,7 +58,7 @@ def split(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
         Indices of the images that stay and of the ``floor(share * count + 0.5)`` held out.
 
     Raises:
-        ValueError: If ``share`` is positive and one side would be empty.
+        SparsityError: If ``share`` is positive and one side would be empty.
     """
     held_out = math.floor(share * count + 0.5)
     if share > 0 and not 0 < held_out < count:

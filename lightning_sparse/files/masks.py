@@ -22,7 +22,7 @@ def save_masks(module: nn.Module, path: str | Path) -> None:
         path: For ``PruneAtInit(mask_path=...)`` and ``load_masks``; `torch.load` reads it too.
 
     Raises:
-        ValueError: If the module has no masks.
+        SparsityError: If the module has no masks.
     """
     masks = state_of(module).masks
     if not masks:
@@ -42,7 +42,7 @@ def load_masks(path: str | Path) -> Masks:
         Boolean mask by parameter name, on the CPU.
 
     Raises:
-        ValueError: If there is no such file, if it is damaged, or if it holds no masks.
+        SparsityError: If there is no such file, if it is damaged, or if it holds no masks.
     """
     masks = _masks_in(read_file(path))
     if not masks:
@@ -57,15 +57,16 @@ def read_file(path: str | Path) -> dict[str, Any]:
     """Return what a file holds, nothing but tensors and plain values; {} if that is no dict.
 
     Raises:
-        ValueError: If there is no such file, or it is damaged.
+        SparsityError: If there is no such file, or it is damaged.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise SparsityError(f"`mask_path` must be a file, got {str(path)!r}, which does not exist.") from None
     except Exception as error:  # torch raises whatever the bytes make it stumble over
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise SparsityError(
-            f"`mask_path` {str(path)!r} cannot be read: {error}. Use another file."
+            f"`mask_path` {str(path)!r} cannot be read: {reason}. Use another file."
         ) from error
     return content if isinstance(content, dict) else {}
 

@@ -63,7 +63,7 @@ def load_ticket(path: str | Path) -> Ticket:
         The ticket, its tensors on the CPU.
 
     Raises:
-        ValueError: If there is no such file, if it is damaged, or if it holds no ticket.
+        SparsityError: If there is no such file, if it is damaged, or if it holds no ticket.
     """
     found = _ticket_in(read_file(path))
     if found is None:

@@ -22,7 +22,7 @@ class ConvNet(nn.Module):
         num_classes: Number of outputs.
 
     Raises:
-        ValueError: If a size is not positive, or pooling would leave nothing of the image.
+        SparsityError: If a size is not positive, or pooling would leave nothing of the image.
 
     Source:
         Frankle and Carbin, "The Lottery Ticket Hypothesis", ICLR 2019, figure 2 (arXiv:1803.03635). Padding,

@@ -56,7 +56,7 @@ class FixupResNet110(nn.Module):
         num_classes: Number of outputs.
 
     Raises:
-        ValueError: If a size is not positive.
+        SparsityError: If a size is not positive.
 
     Source:
         Zhang et al., "Fixup Initialization", ICLR 2019 (arXiv:1901.09321). Parameter names are those of the

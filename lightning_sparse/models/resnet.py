@@ -84,7 +84,7 @@ class ResNet(nn.Module):
             with stride 2, and max pooling with stride 2, as in the paper and in torchvision.
 
     Raises:
-        ValueError: If ``num_blocks`` are not four positive numbers, a size is not positive, or the stem is
+        SparsityError: If ``num_blocks`` are not four positive numbers, a size is not positive, or the stem is
             unknown.
 
     Source:

@@ -24,7 +24,7 @@ class TruncatedCosineLR(LRScheduler):
         last_epoch: Epoch before the first one, as for every scheduler.
 
     Raises:
-        ValueError: If ``epochs`` is less than 1 or ``delta`` not above 0.
+        SparsityError: If ``epochs`` is less than 1 or ``delta`` not above 0.
 
     Source:
         Damadi et al., "Amenable Sparse Network Investigator", 2021, section 4.1; the formula printed there,

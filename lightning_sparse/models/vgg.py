@@ -22,7 +22,7 @@ class VGG(nn.Module):
         num_classes: Number of outputs.
 
     Raises:
-        ValueError: If a size is not positive.
+        SparsityError: If a size is not positive.
 
     Source:
         Simonyan and Zisserman, "Very Deep Convolutional Networks", ICLR 2015 (arXiv:1409.1556); what follows

@@ -53,7 +53,8 @@ class WideResNet(nn.Module):
         num_classes: Number of outputs.
 
     Raises:
-        ValueError: If ``depth`` is not 10, 16, 22, ..., a size is not positive, or ``dropout`` not in [0, 1).
+        SparsityError: If ``depth`` is not 10, 16, 22, ..., a size is not positive, or ``dropout`` is not in
+            [0, 1).
 
     Source:
         Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016 (arXiv:1605.07146); WRN-22-2 is the

@@ -1,10 +1,12 @@
+import importlib
 import sys
 
 import asni_toy
 import pytest
 
-from lightning_sparse.cli import main as cli
 from lightning_sparse.cli.main import main
+
+cli = importlib.import_module("lightning_sparse.cli.main")  # the package has a function of that name
 
 
 @pytest.fixture(autouse=True)

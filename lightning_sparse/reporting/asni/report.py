@@ -51,7 +51,7 @@ def report_asni(
         One line for each file written and for each thing left out.
 
     Raises:
-        ValueError: If a folder holds no run, or none of the runs is sparse.
+        SparsityError: If a folder holds no run, or none of the runs is sparse.
         ModuleNotFoundError: If matplotlib is not installed, or TensorBoard where only it can read the logs.
 
     Source:
