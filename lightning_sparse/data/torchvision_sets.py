@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import SparsityError, check_flag, check_path
 from lightning_sparse.data.images import ImageDataModule, Labelled
 from lightning_sparse.extras import import_extra
 
@@ -30,6 +30,8 @@ class _TorchvisionDataModule(ImageDataModule):
         flip: bool = False,
     ) -> None:
         super().__init__(batch_size, val_fraction, num_workers, seed, crop_padding, flip)
+        check_path("data_dir", data_dir)
+        check_flag("download", download)
         self.data_dir = data_dir
         self.download = download
 

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import SparsityError, check_kind, check_path
+from lightning_sparse.files.writing import write_whole
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.types import Masks
 from lightning_sparse.weights.state import state_of
@@ -19,17 +20,19 @@ def save_masks(module: nn.Module, path: str | Path) -> None:
 
     Args:
         module: A module that one of our callbacks has made sparse in this process.
-        path: For ``PruneAtInit(mask_path=...)`` and ``load_masks``; `torch.load` reads it too.
+        path: For ``PruneAtInit(mask_path=...)`` and ``load_masks``; `torch.load` reads it too. Its folder is
+            made if it is not there.
 
     Raises:
-        SparsityError: If the module has no masks.
+        SparsityError: If the module has no masks, or no file can be written there.
     """
+    check_kind("module", module, nn.Module)
     masks = state_of(module).masks
     if not masks:
         raise SparsityError(
             "`module` must have masks, got none. Fit it with a callback that makes some, in this process."
         )
-    torch.save({"masks": pack_masks(masks)}, path)
+    write_whole({"masks": pack_masks(masks)}, path)
 
 
 def load_masks(path: str | Path) -> Masks:
@@ -59,6 +62,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
     Raises:
         SparsityError: If there is no such file, or it is damaged.
     """
+    check_path("mask_path", path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

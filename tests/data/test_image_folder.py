@@ -103,5 +103,5 @@ def test_classes_must_agree(tmp_path: Path) -> None:
 
 
 def test_image_size_is_checked() -> None:
-    with pytest.raises(ValueError, match="`image_size` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`image_size` must be an integer of at least 1, got 0"):
         ImageFolderDataModule("anywhere", image_size=0)
