@@ -1,15 +1,17 @@
 """What the command line says of a mistake: the cause, and the name that was meant."""
 
 import re
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from pydoc import locate
+from typing import NoReturn
 
 from lightning_sparse import callbacks, data, models
 from lightning_sparse.checks import SparsityError, near
 from lightning_sparse.functional import saliency
 
-__all__ = ["check_ckpt_path", "refusal_in", "shorten", "where_to_look"]
+__all__ = ["check_ckpt_path", "refusal_in", "shorten", "stop", "where_to_look"]
 
 # jsonargparse finds a class by its short name once its module is imported.
 _KNOWN_BY_NAME = (callbacks, data, models, saliency)
@@ -40,6 +42,12 @@ def check_ckpt_path(path: str | Path | None) -> None:
         raise SparsityError(
             f"`ckpt_path` must be a checkpoint, got {str(path)!r}, which does not exist{hint}"
         )
+
+
+def stop(message: str) -> NoReturn:
+    """End the program with an error and exit status 2, as for any mistake on a command line."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def refusal_in(error: BaseException | None) -> SparsityError | None:
