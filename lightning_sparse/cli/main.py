@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from lightning_sparse.callbacks import DCTpSConversion, SparsityCallback
 from lightning_sparse.callbacks.moving.base import MovingSupports
-from lightning_sparse.checks import near
+from lightning_sparse.checks import SparsityError, near
 from lightning_sparse.cli.errors import check_ckpt_path, refusal_in, shorten, stop, where_to_look
 from lightning_sparse.cli.plot import plot
 from lightning_sparse.extras import import_extra
@@ -64,8 +64,7 @@ class PlanTrainer(Trainer):
 def main(args: list[str] | None = None) -> None:
     """Run the command line; a mistake in it ends with one or two lines and exit status 2."""
     words = sys.argv[1:] if args is None else args
-    for plugin in entry_points(group=PLUGINS):
-        plugin.load()
+    _load_plugins()
     if words[:1] == ["plot"]:
         return plot(words[1:])
     try:
@@ -90,6 +89,14 @@ def main(args: list[str] | None = None) -> None:
             raise
         hint = where_to_look(str(error), words[0], sparse_cli.options(words[0]))
         stop(shorten(str(error)) + hint)
+
+
+def _load_plugins() -> None:
+    try:
+        for plugin in entry_points(group=PLUGINS):
+            plugin.load()
+    except SparsityError as error:
+        stop(str(error))
 
 
 def _refuse_unknown(words: list[str], commands: list[str]) -> None:

@@ -166,6 +166,9 @@ class ImageDataModule(LightningDataModule, ABC):
         crop_padding: Training images are cropped at random out of themselves with a black margin of so many
             pixels; 0 leaves them whole.
         flip: Whether training images are mirrored at random, left and right.
+
+    Raises:
+        SparsityError: If an argument is of another kind, or out of range.
     """
 
     def __init__(

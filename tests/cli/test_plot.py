@@ -184,5 +184,12 @@ def test_a_page_of_another_package(capsys):
         assert text in printed
 
 
+@pytest.mark.usefixtures("plugin")
+def test_a_page_whose_name_is_taken_costs_a_line(tmp_path, capsys):
+    (tmp_path / "listed_pages.py").write_text(PLUGIN.replace('"listed"', '"asni"'))
+    line = stopped_with(capsys, "plot", "asni", "a")
+    assert line.startswith("error: `name` must be new, got 'asni', which is lightning_sparse.reporting.asni")
+
+
 def test_without_the_package_there_is_no_such_page(capsys):
     assert "invalid choice: 'listed'" in stopped_with(capsys, "plot", "listed", "a")
