@@ -13,12 +13,16 @@ from pathlib import Path
 __all__ = [
     "SparsityError",
     "check_at_least",
+    "check_callable",
     "check_choice",
     "check_count",
+    "check_counts",
     "check_densities",
     "check_density",
     "check_flag",
+    "check_kind",
     "check_number",
+    "check_path",
     "check_patterns",
     "check_writable",
     "near",
@@ -67,6 +71,20 @@ def check_count(argument: str, value: object, least: int = 1, hint: str = "") ->
         )
 
 
+def check_counts(argument: str, values: object, length: int | None = None, hint: str = "") -> None:
+    """Refuse what is not a sequence of positive integers, of the given length if there is one.
+
+    Raises:
+        SparsityError: If it is none, empty, or of another length; ``hint`` follows the rule.
+
+    >>> check_counts("shape", [3, 32, 32], 3)
+    """
+    fits = isinstance(values, Sequence) and len(values) > 0 and length in (None, len(values))
+    if not fits or not all(_is_integer(value) and value >= 1 for value in values):  # type: ignore[attr-defined]
+        rule = f"{length or 'one or more'} integers of at least 1"
+        raise SparsityError(f"`{argument}` must be {rule}, got {values!r}.{_after(hint)}")
+
+
 def check_number(argument: str, value: object, interval: str, hint: str = "") -> None:
     """Refuse what is not a finite number within an interval such as ``"(0, 1]"`` or ``"[0, inf)"``.
 
@@ -105,6 +123,24 @@ def check_flag(argument: str, value: object) -> None:
         raise SparsityError(f"`{argument}` must be True or False, got {value!r}.")
 
 
+def check_kind(argument: str, value: object, kind: type) -> None:
+    """Refuse what is no instance of a class."""
+    if not isinstance(value, kind):
+        raise SparsityError(f"`{argument}` must be an instance of {kind.__name__}, got {value!r}.")
+
+
+def check_callable(argument: str, value: object) -> None:
+    """Refuse what cannot be called."""
+    if not callable(value):
+        raise SparsityError(f"`{argument}` must be a function or a class, got {value!r}.")
+
+
+def check_path(argument: str, value: object) -> None:
+    """Refuse what is not a path, whether there is such a file or not."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise SparsityError(f"`{argument}` must be a path, got {value!r}.")
+
+
 def check_patterns(argument: str, patterns: object) -> None:
     """Refuse what is not a list of patterns on parameter names; ``None`` is none."""
     if isinstance(patterns, str):
@@ -121,6 +157,7 @@ def check_writable(argument: str, path: str | os.PathLike[str] | None) -> None:
     """Refuse a path that no file can be written to, its folder made if need be; ``None`` is none."""
     if path is None:
         return
+    check_path(argument, path)
     folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
     is_url = "://" in str(path)
     if is_url or Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):

@@ -5,9 +5,16 @@ from types import ModuleType
 
 __all__ = ["import_extra"]
 
+RECIPES = 'pip install ".[recipes]" in a checkout, else pip install "lightning-sparse[recipes]"'
 
-def import_extra(name: str, purpose: str) -> ModuleType:
+
+def import_extra(name: str, purpose: str, command: str = RECIPES) -> ModuleType:
     """Import a module of an optional package, or say how to install it.
+
+    Args:
+        name: Name of the module.
+        purpose: What it is for, in words.
+        command: How to install the package.
 
     Raises:
         ModuleNotFoundError: If the package is not installed; it names the pip commands.
@@ -18,8 +25,5 @@ def import_extra(name: str, purpose: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != package:
             raise
-        raise ModuleNotFoundError(
-            f'`{package}` must be installed for {purpose}: pip install ".[recipes]" in a checkout, else '
-            'pip install "lightning-sparse[recipes]"'
-        ) from error
+        raise ModuleNotFoundError(f"`{package}` must be installed for {purpose}: {command}") from error
     return importlib.import_module(name)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import SparsityError, check_densities, check_patterns
 from lightning_sparse.types import Densities, Masks
 
 __all__ = [
@@ -74,13 +74,15 @@ def select_weights(
         exclude: Patterns of weights to leave dense.
 
     Raises:
-        ValueError: If a pattern matches nothing, or only parameters that cannot be sparse; if a selected
+        SparsityError: If a pattern matches nothing, or only parameters that cannot be sparse; if a selected
             weight is lazy and has no shape yet; if nothing is selected.
     """
+    check_patterns("include", include)
+    check_patterns("exclude", exclude)
     candidates = _candidates(module)
-    _check_patterns("include", include or (), candidates, candidates)
+    _check_matches("include", include or (), candidates, candidates)
     wanted = [c for c in candidates if (c.by_default if include is None else c.matches(include))]
-    _check_patterns("exclude", exclude, candidates, wanted)
+    _check_matches("exclude", exclude, candidates, wanted)
     if include is None:
         _warn_parametrized(module)
         _warn_frozen([c.name for c in wanted if not c.parameter.requires_grad])
@@ -107,18 +109,15 @@ def match_overrides(names: Iterable[str], overrides: Mapping[str, float] | None)
     """Return the density of each name that a pattern of ``overrides`` matches; the last match wins.
 
     Raises:
-        ValueError: If a density is not in (0, 1], or a pattern matches none of the names.
+        SparsityError: If a density is not in (0, 1], or a pattern matches none of the names.
 
     >>> match_overrides(["stem.weight", "head.weight"], {"*": 0.1, "head.*": 1.0})
     {'stem.weight': 0.1, 'head.weight': 1.0}
     """
+    check_densities("density_overrides", overrides)
     densities: Densities = {}
     names = list(names)
     for pattern, density in (overrides or {}).items():
-        if not 0 < density <= 1:
-            raise SparsityError(
-                f"`density_overrides` must hold densities in (0, 1], got {pattern!r}: {density}."
-            )
         matched = [name for name in names if matches(name, pattern)]
         if not matched:
             raise SparsityError(
@@ -167,7 +166,7 @@ class _Candidate:
 
     @property
     def maskable(self) -> bool:
-        """Whether it can be masked at all; a lazy one is judged when it is chosen."""
+        """Whether it can be masked at all; a lazy one is checked when it is chosen."""
         if isinstance(self.parameter, UninitializedParameter):
             return True
         return self.parameter.ndim >= 2 and self.parameter.is_floating_point() and self.parameter.numel() > 0
@@ -190,7 +189,7 @@ def _candidates(module: nn.Module) -> list[_Candidate]:
     return list(found.values())
 
 
-def _check_patterns(
+def _check_matches(
     argument: str,
     patterns: Iterable[str],
     candidates: Sequence[_Candidate],

@@ -75,3 +75,23 @@ def test_patterns_and_densities():
 def test_a_folder_that_is_not_there_yet_can_be_written_to(tmp_path):
     assert not refused(checks.check_writable, str(tmp_path / "new" / "file.pt"))
     assert all(refused(checks.check_writable, value) for value in (str(tmp_path), "s3://bucket/file.pt"))
+
+
+def test_a_sequence_of_counts():
+    assert not any(refused(checks.check_counts, value) for value in ([1], (3, 32, 32)))
+    wrong = ([], "12", 3, None, [0], [1, True], [2.5], {1})
+    assert all(refused(checks.check_counts, value) for value in wrong)
+    assert refused(partial(checks.check_counts, length=3), [1, 2])
+    with pytest.raises(SparsityError, match=r"^`x` must be 3 integers of at least 1, got \[0\]\. They are"):
+        checks.check_counts("x", [0], 3, "They are [C, H, W].")
+
+
+def test_kinds_functions_and_paths(tmp_path):
+    assert not refused(partial(checks.check_kind, kind=dict), {})
+    assert refused(partial(checks.check_kind, kind=dict), [])
+    assert not any(refused(checks.check_callable, value) for value in (dict, len))
+    assert refused(checks.check_callable, "dict")
+    assert not any(refused(checks.check_path, value) for value in ("nowhere", tmp_path))
+    assert all(refused(checks.check_path, value) for value in ("", 3, None, True))
+    assert refused(checks.check_writable, 3)
+    assert not refused(checks.check_writable, None)

@@ -140,7 +140,7 @@ def test_the_last_override_wins():
 def test_override_errors():
     with pytest.raises(ValueError, match="pattern 'c' matches none"):
         match_overrides(["a.w"], {"c": 0.5})
-    with pytest.raises(ValueError, match=r"densities in \(0, 1\], got 'a.w': 0"):
+    with pytest.raises(ValueError, match=r"`density_overrides\['a.w'\]` must be in \(0, 1\], got 0"):
         match_overrides(["a.w"], {"a.w": 0.0})
 
 

@@ -1,15 +1,17 @@
 """What the command line says of a mistake: the cause, and the name that was meant."""
 
 import re
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from pydoc import locate
+from typing import NoReturn
 
 from lightning_sparse import callbacks, data, models
 from lightning_sparse.checks import SparsityError, near
 from lightning_sparse.functional import saliency
 
-__all__ = ["check_ckpt_path", "shorten", "where_to_look"]
+__all__ = ["check_ckpt_path", "refusal_in", "shorten", "stop", "where_to_look"]
 
 # jsonargparse finds a class by its short name once its module is imported.
 _KNOWN_BY_NAME = (callbacks, data, models, saliency)
@@ -30,12 +32,33 @@ _NOT_LOCAL = re.compile(r"best|last|hpc|registry(:.*)?|\w+://.*")
 
 
 def check_ckpt_path(path: str | Path | None) -> None:
-    """Raise ValueError for a checkpoint that is not there, which Lightning reads after the data."""
+    """Refuse a checkpoint that is not there; Lightning would read the data first.
+
+    Raises:
+        SparsityError: If it names a local file that does not exist.
+    """
     if path and not _NOT_LOCAL.fullmatch(str(path)) and not Path(path).exists():
         hint = _near_file(path) or "."
         raise SparsityError(
             f"`ckpt_path` must be a checkpoint, got {str(path)!r}, which does not exist{hint}"
         )
+
+
+def stop(message: str) -> NoReturn:
+    """End the program with an error and exit status 2, as for any mistake on a command line."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def refusal_in(error: BaseException | None) -> SparsityError | None:
+    """Return the SparsityError that an error is, or was raised from; None if there is none.
+
+    >>> refusal_in(KeyError("mine")) is None
+    True
+    """
+    while error is not None and not isinstance(error, SparsityError):
+        error = error.__cause__
+    return error
 
 
 def where_to_look(message: str, command: str, options: Collection[str]) -> str:

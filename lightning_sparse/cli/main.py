@@ -6,15 +6,15 @@
 
 import argparse
 import sys
-import traceback
-from pathlib import Path
-from typing import Any, NoReturn
+from importlib.metadata import entry_points
+from typing import Any
 
 from lightning_sparse.callbacks.sparsifier import Sparsifier, sparsifiers
-from lightning_sparse.checks import near
-from lightning_sparse.cli.errors import check_ckpt_path, shorten, where_to_look
+from lightning_sparse.checks import SparsityError, near
+from lightning_sparse.cli.errors import check_ckpt_path, refusal_in, shorten, stop, where_to_look
+from lightning_sparse.cli.plot import plot
 from lightning_sparse.extras import import_extra
-from lightning_sparse.reporting.asni.report import report_asni
+from lightning_sparse.reporting import REPORT_PAGES
 from lightning_sparse.reporting.cost import LayerCost, cost_table
 from lightning_sparse.selection import layer_name, select_weights
 from lightning_sparse.trainer.packages import LightningDataModule, LightningModule, Trainer, cli_module
@@ -28,8 +28,11 @@ storage is one number per kept weight. Masks leave layers dense; DCTpSConversion
 many positions). Below the floor log2(q) / min(m, n), DCTpS hardly gets cheaper."""
 
 DESCRIPTION = """\
-Trains, tests and plans what recipes say. `lightning-sparse plot asni RUN...` draws finished runs; see
+Trains, tests and plans what recipes say. `lightning-sparse plot {pages} RUN...` draws finished runs; see
 `lightning-sparse plot --help`."""
+
+PLUGINS = "lightning_sparse"
+"""Entry points of other packages: their modules are imported first, and register what they bring."""
 
 
 class PlanTrainer(Trainer):
@@ -55,79 +58,48 @@ class PlanTrainer(Trainer):
 def main(args: list[str] | None = None) -> None:
     """Run the command line; a mistake in it ends with one or two lines and exit status 2."""
     words = sys.argv[1:] if args is None else args
+    _load_plugins()
     if words[:1] == ["plot"]:
-        return _plot(words[1:])
+        return plot(words[1:])
     try:
         import_extra("jsonargparse", "the command line")
     except ModuleNotFoundError as error:
         sys.exit(f"error: {error}")
-    from jsonargparse import ArgumentError
-
     sparse_cli = _make_cli(cli_module().LightningCLI)
     _refuse_unknown(words, [*sparse_cli.subcommands(), "plot"])
+    description = DESCRIPTION.format(pages="|".join(REPORT_PAGES))
     try:
         sparse_cli(
             trainer_class=PlanTrainer,
             subclass_mode_model=True,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"exit_on_error": False, "description": DESCRIPTION},
+            parser_kwargs={"exit_on_error": False, "description": description},
             args=args,
         )
-    except (ArgumentError, ValueError, OSError) as error:
-        message = _message_of_ours(error)
-        if message is None and not (isinstance(error, ArgumentError) or _raised_in("jsonargparse", error)):
+    except Exception as error:
+        if (refusal := refusal_in(error)) is not None:
+            stop(str(refusal))
+        if not isinstance(error, argparse.ArgumentError):
             raise
         hint = where_to_look(str(error), words[0], sparse_cli.options(words[0]))
-        _stop(message or shorten(str(error)) + hint)
+        stop(shorten(str(error)) + hint)
 
 
-def _plot(words: list[str]) -> None:
-    """Draw finished runs; needs no recipe and none of LightningCLI."""
-    arguments = _plot_parser().parse_args(words)
+def _load_plugins() -> None:
     try:
-        print("\n".join(report_asni(arguments.runs, arguments.out, arguments.metric)))
-    except ModuleNotFoundError as error:
-        sys.exit(f"error: {error}")
-    except (ValueError, OSError) as error:
-        message = str(error) if isinstance(error, OSError) else _message_of_ours(error)
-        if message is None:
-            raise
-        _stop(message)
-
-
-def _plot_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="lightning-sparse plot", description="Draw finished runs.")
-    kinds = parser.add_subparsers(title="what to draw", metavar="KIND", dest="kind", required=True)
-    asni = kinds.add_parser(
-        "asni",
-        help="runs of ASNI: variants D, A, C and S, sparsity, histograms of weights",
-        description=report_asni.__doc__ and report_asni.__doc__.partition("\n")[0],
-    )
-    asni.add_argument("runs", metavar="RUN", nargs="+", help="folder of one run: runs/<name>/version_0")
-    asni.add_argument("--out", metavar="FOLDER", help="default: `plots` in the first run that is not dense")
-    asni.add_argument("--metric", default="val/acc", help="logged metric to compare by; default: %(default)s")
-    return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose mistakes look like those of the other commands."""
-
-    def error(self, message: str) -> NoReturn:
-        _stop(f"{message} (see `{self.prog} --help`)")
-
-
-def _stop(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+        for plugin in entry_points(group=PLUGINS):
+            plugin.load()
+    except SparsityError as error:
+        stop(str(error))
 
 
 def _refuse_unknown(words: list[str], commands: list[str]) -> None:
     """Stop at a command that is none; LightningCLI would not name ``plot`` among those that there are."""
     rule = f"the command must be one of {', '.join(commands)}, got"
     if not words:
-        _stop(f"{rule} none (see `lightning-sparse --help`)")
+        stop(f"{rule} none (see `lightning-sparse --help`)")
     if not words[0].startswith("-") and words[0] not in commands:
-        _stop(f"{rule} {words[0]!r}" + (near(words[0], commands) or "."))
+        stop(f"{rule} {words[0]!r}" + (near(words[0], commands) or "."))
 
 
 def _make_cli(base: type) -> Any:
@@ -151,6 +123,16 @@ def _make_cli(base: type) -> Any:
 
         def before_instantiate_classes(self) -> None:
             check_ckpt_path(self.config[self.subcommand].get("ckpt_path"))
+
+        def instantiate_classes(self) -> None:
+            """Take a ValueError of a constructor for what it is, an argument that is wrong.
+
+            jsonargparse tries every type that an argument may have, and keeps of their errors only the text.
+            """
+            try:
+                super().instantiate_classes()
+            except ValueError as error:
+                raise argparse.ArgumentError(None, str(error)) from error
 
         def after_fit(self) -> None:
             """Test the trained net if the data has a test set."""
@@ -184,21 +166,6 @@ def _plan_table(model: LightningModule, callback: Sparsifier | None) -> str:
         kept = callback.planned_total(sum(sizes.values()))  # scores will share it out
     costs = [LayerCost(layer_name(name), tuple(shape), budgets.get(name)) for name, shape in shapes.items()]
     return cost_table(costs, kept)
-
-
-def _raised_in(package: str, error: BaseException) -> bool:
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and package in Path(frames[-1].filename).parts
-
-
-def _message_of_ours(error: BaseException | None) -> str | None:
-    """Return the message of the check of ours that raised, if one did: it is all that a user needs."""
-    while error is not None:
-        frames = traceback.extract_tb(error.__traceback__)
-        if frames and Path(frames[-1].filename).parent.is_relative_to(Path(__file__).parent):
-            return str(error)
-        error = error.__cause__ or error.__context__
-    return None
 
 
 if __name__ == "__main__":

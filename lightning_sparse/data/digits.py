@@ -2,7 +2,7 @@
 
 import torch
 
-from lightning_sparse.checks import SparsityError, check_number
+from lightning_sparse.checks import check_number
 from lightning_sparse.data.images import ImageDataModule, Labelled, split
 from lightning_sparse.extras import import_extra
 
@@ -32,9 +32,8 @@ class DigitsDataModule(ImageDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, val_fraction, num_workers, seed)
-        check_number("test_fraction", test_fraction, "[0, 1)", "It is a share, not a count.")
-        if test_fraction == 0:
-            raise SparsityError("`test_fraction` must be positive, got 0: this data set has no test images.")
+        hint = "It is a share, not a count; this data set has no test images of its own."
+        check_number("test_fraction", test_fraction, "(0, 1)", hint)
         self.test_fraction = test_fraction
 
     def load_train(self) -> Labelled:

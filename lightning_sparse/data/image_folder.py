@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_sparse.checks import SparsityError, check_at_least
+from lightning_sparse.checks import SparsityError, check_count, check_path
 from lightning_sparse.data.images import ImageDataModule, Labelled
 from lightning_sparse.extras import import_extra
 
@@ -45,8 +45,9 @@ class ImageFolderDataModule(ImageDataModule):
         flip: bool = False,
     ) -> None:
         super().__init__(batch_size, val_fraction, num_workers, seed, crop_padding, flip)
+        check_path("data_dir", data_dir)
         if image_size is not None:
-            check_at_least("image_size", image_size, 1)
+            check_count("image_size", image_size)
         self.data_dir = data_dir
         self.image_size = image_size
 
@@ -131,7 +132,7 @@ def _class_names(folder: Path) -> list[str]:
     """Return the names of the class folders, sorted as torchvision numbers them."""
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
     if not names:
-        raise FileNotFoundError(
+        raise SparsityError(
             f"`data_dir` must hold a folder per class in {folder.absolute()}, got none. "
             "The layout is <data_dir>/train/<class>/<image>."
         )

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from lightning_sparse.checks import SparsityError, check_at_least, check_number
+from lightning_sparse.checks import (
+    SparsityError,
+    check_callable,
+    check_count,
+    check_flag,
+    check_kind,
+    check_number,
+)
 from lightning_sparse.extras import import_extra
 from lightning_sparse.trainer.packages import LightningDataModule
 
@@ -58,12 +65,12 @@ def split(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
         Indices of the images that stay and of the ``floor(share * count + 0.5)`` held out.
 
     Raises:
-        ValueError: If ``share`` is positive and one side would be empty.
+        SparsityError: If ``share`` is positive and one side would be empty.
     """
     held_out = math.floor(share * count + 0.5)
     if share > 0 and not 0 < held_out < count:
         raise SparsityError(
-            f"A held-out share must leave an image on each side, got {share} of {count} images."
+            f"`share` must leave an image on each side, got {share} of {count} images. Hold out more or less."
         )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return order[held_out:], order[:held_out]
@@ -97,6 +104,9 @@ class InMemoryImages(Dataset[Labelled]):
         mean: Subtracted from the images; broadcast against ``(C, H, W)``.
         std: Divides the images; broadcast against ``(C, H, W)``.
         augment: Changes each image, as it is given, before it is normalised.
+
+    Raises:
+        SparsityError: If ``images`` and ``labels`` do not fit together, or an argument is of another kind.
     """
 
     def __init__(
@@ -107,6 +117,13 @@ class InMemoryImages(Dataset[Labelled]):
         std: Tensor | float = 1.0,
         augment: Augment | None = None,
     ) -> None:
+        for name, value in {"images": images, "labels": labels}.items():
+            check_kind(name, value, Tensor)
+        for name, number in {"mean": mean, "std": std}.items():
+            if not isinstance(number, Tensor):
+                check_number(name, number, "(-inf, inf)" if name == "mean" else "(0, inf)")
+        if augment is not None:
+            check_callable("augment", augment)
         if images.dim() != 4 or labels.shape != images.shape[:1]:
             raise SparsityError(
                 "`images` must be (N, C, H, W) and `labels` (N,), "
@@ -149,6 +166,9 @@ class ImageDataModule(LightningDataModule, ABC):
         crop_padding: Training images are cropped at random out of themselves with a black margin of so many
             pixels; 0 leaves them whole.
         flip: Whether training images are mirrored at random, left and right.
+
+    Raises:
+        SparsityError: If an argument is of another kind, or out of range.
     """
 
     def __init__(
@@ -161,11 +181,12 @@ class ImageDataModule(LightningDataModule, ABC):
         flip: bool = False,
     ) -> None:
         super().__init__()
-        check_at_least("crop_padding", crop_padding, 0)
-        check_at_least("batch_size", batch_size, 1)
+        check_count("batch_size", batch_size)
         check_number("val_fraction", val_fraction, "[0, 1)", "It is a share, not a count.")
-        check_at_least("num_workers", num_workers, 0)
-        check_at_least("seed", seed, 0)
+        check_count("num_workers", num_workers, 0)
+        check_count("seed", seed, 0)
+        check_count("crop_padding", crop_padding, 0)
+        check_flag("flip", flip)
         self.batch_size = batch_size
         self.val_fraction = val_fraction
         self.num_workers = num_workers

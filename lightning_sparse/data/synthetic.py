@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lightning_sparse.checks import SparsityError, check_at_least
+from lightning_sparse.checks import check_count, check_counts, check_number
 from lightning_sparse.data.images import ImageDataModule, Labelled
 
 __all__ = ["SyntheticDataModule"]
@@ -38,12 +38,11 @@ class SyntheticDataModule(ImageDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, val_fraction, num_workers, seed)
-        if len(shape) != 3 or min(shape) < 1:
-            raise SparsityError(f"`shape` must be three positive numbers, [C, H, W], got {list(shape)}.")
-        check_at_least("num_classes", num_classes, 2)
-        check_at_least("size", size, num_classes)
-        check_at_least("test_size", test_size, 1)
-        check_at_least("noise", noise, 0)
+        check_counts("shape", shape, 3, "They are [C, H, W].")
+        check_count("num_classes", num_classes, 2)
+        check_count("size", size, num_classes, "Each class needs an image.")
+        check_count("test_size", test_size)
+        check_number("noise", noise, "[0, inf)")
         self._shape = (shape[0], shape[1], shape[2])
         self._num_classes = num_classes
         self.size = size

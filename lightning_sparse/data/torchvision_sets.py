@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from lightning_sparse.checks import SparsityError, check_flag, check_path
 from lightning_sparse.data.images import ImageDataModule, Labelled
 from lightning_sparse.extras import import_extra
 
@@ -29,6 +30,8 @@ class _TorchvisionDataModule(ImageDataModule):
         flip: bool = False,
     ) -> None:
         super().__init__(batch_size, val_fraction, num_workers, seed, crop_padding, flip)
+        check_path("data_dir", data_dir)
+        check_flag("download", download)
         self.data_dir = data_dir
         self.download = download
 
@@ -37,7 +40,7 @@ class _TorchvisionDataModule(ImageDataModule):
         if self.download:
             self._dataset_class()(self.data_dir, download=True)
         elif not Path(self.data_dir, self._folder).is_dir():
-            raise FileNotFoundError(self._not_found())
+            raise SparsityError(self._not_found())
 
     def load_train(self) -> Labelled:
         """Return the training images."""
@@ -51,7 +54,7 @@ class _TorchvisionDataModule(ImageDataModule):
         try:
             dataset = self._dataset_class()(self.data_dir, train=train)
         except RuntimeError as error:  # torchvision's answer to missing and to damaged files
-            raise FileNotFoundError(self._not_found()) from error
+            raise SparsityError(self._not_found()) from error
         pixels = torch.as_tensor(dataset.data)
         grey = pixels.dim() == 3
         images = pixels.unsqueeze(1) if grey else pixels.permute(0, 3, 1, 2).contiguous()

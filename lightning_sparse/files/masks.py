@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import SparsityError, check_kind, check_path
+from lightning_sparse.files.writing import write_whole
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.types import Masks
 from lightning_sparse.weights.state import state_of
@@ -19,17 +20,19 @@ def save_masks(module: nn.Module, path: str | Path) -> None:
 
     Args:
         module: A module that one of our callbacks has made sparse in this process.
-        path: For ``PruneAtInit(FromFile(path))`` and ``load_masks``; `torch.load` reads it too.
+        path: For ``PruneAtInit(FromFile(path))`` and ``load_masks``; `torch.load` reads it too. Its folder is
+            made if it is not there.
 
     Raises:
-        ValueError: If the module has no masks.
+        SparsityError: If the module has no masks, or no file can be written there.
     """
+    check_kind("module", module, nn.Module)
     masks = state_of(module).masks
     if not masks:
         raise SparsityError(
             "`module` must have masks, got none. Fit it with a callback that makes some, in this process."
         )
-    torch.save({"masks": pack_masks(masks)}, path)
+    write_whole({"masks": pack_masks(masks)}, path)
 
 
 def load_masks(path: str | Path, argument: str = "path") -> Masks:
@@ -43,7 +46,7 @@ def load_masks(path: str | Path, argument: str = "path") -> Masks:
         Boolean mask by parameter name, on the CPU.
 
     Raises:
-        ValueError: If there is no such file, if it is damaged, or if it holds no masks.
+        SparsityError: If there is no such file, if it is damaged, or if it holds no masks.
     """
     masks = _masks_in(read_file(path, argument))
     if not masks:
@@ -58,8 +61,9 @@ def read_file(path: str | Path, argument: str) -> dict[str, Any]:
     """Return what a file holds, nothing but tensors and plain values; {} if that is no dict.
 
     Raises:
-        ValueError: If there is no such file, or it is damaged.
+        SparsityError: If there is no such file, or it is damaged.
     """
+    check_path(argument, path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -67,8 +71,9 @@ def read_file(path: str | Path, argument: str) -> dict[str, Any]:
             f"`{argument}` must be a file, got {str(path)!r}, which does not exist."
         ) from None
     except Exception as error:  # torch raises whatever the bytes make it stumble over
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise SparsityError(
-            f"`{argument}` {str(path)!r} cannot be read: {error}. Use another file."
+            f"`{argument}` {str(path)!r} cannot be read: {reason}. Use another file."
         ) from error
     return content if isinstance(content, dict) else {}
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import SparsityError, check_kind
 from lightning_sparse.files.masks import read_file, states_in
+from lightning_sparse.files.writing import write_whole
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.types import Masks
 
@@ -39,18 +39,18 @@ def save_ticket(ticket: Ticket, path: str | Path) -> None:
     Args:
         ticket: What to write.
         path: Its folder is made if it is not there.
+
+    Raises:
+        SparsityError: If ``ticket`` is none, or no file can be written there.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_kind("ticket", ticket, Ticket)
     content = {
         "masks": pack_masks(ticket.masks),
         "signs": {name: sign.cpu() for name, sign in ticket.signs.items()},
         "centroids": {name: pair.cpu() for name, pair in ticket.centroids.items()},
         "provenance": ticket.provenance,
     }
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    torch.save(content, unfinished)
-    unfinished.replace(path)  # whoever is killed while writing leaves an older file whole
+    write_whole(content, path)
 
 
 def load_ticket(path: str | Path, argument: str = "path") -> Ticket:
@@ -64,7 +64,7 @@ def load_ticket(path: str | Path, argument: str = "path") -> Ticket:
         The ticket, its tensors on the CPU.
 
     Raises:
-        ValueError: If there is no such file, if it is damaged, or if it holds no ticket.
+        SparsityError: If there is no such file, if it is damaged, or if it holds no ticket.
     """
     found = _ticket_in(read_file(path, argument), argument)
     if found is None:

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import check_callable, check_choice, check_count, check_counts, check_kind
 from lightning_sparse.trainer.packages import LightningModule
 
 __all__ = ["ImageClassifier", "LRSchedulerCallable", "OptimizerCallable", "WeightInit"]
@@ -48,6 +48,9 @@ class ImageClassifier(LightningModule):
         input_shape: Shape of one image, ``[C, H, W]``; sets ``example_input_array``.
         weight_init: ``"default"`` leaves the network as it is; ``"kaiming_normal"`` draws the weights of
             linear and convolutional layers anew (fan-in, ReLU gain) and sets their biases to 0.
+
+    Raises:
+        SparsityError: If an argument is of another kind, or out of range.
     """
 
     def __init__(
@@ -60,7 +63,14 @@ class ImageClassifier(LightningModule):
         weight_init: WeightInit = "default",
     ) -> None:
         super().__init__()
-        _check_arguments(num_classes, input_shape, weight_init)
+        check_kind("net", net, nn.Module)
+        check_count("num_classes", num_classes, 2)
+        check_callable("optimizer", optimizer)
+        if lr_scheduler is not None:
+            check_callable("lr_scheduler", lr_scheduler)
+        if input_shape is not None:
+            check_counts("input_shape", input_shape, hint="They are [C, H, W], as a rule.")
+        check_choice("weight_init", weight_init, get_args(WeightInit))
         self.save_hyperparameters(ignore=list(_LIVE_OBJECTS))
         # LightningCLI hands over its configuration: class paths, no objects.
         if "_instantiator" in self.hparams:
@@ -115,15 +125,6 @@ class ImageClassifier(LightningModule):
             return optimizer
         scheduler = {"scheduler": self.lr_scheduler(optimizer), "interval": "epoch", "monitor": "val/loss"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
-
-
-def _check_arguments(num_classes: int, input_shape: Sequence[int] | None, weight_init: str) -> None:
-    if num_classes < 2:
-        raise SparsityError(f"`num_classes` must be at least 2, got {num_classes}.")
-    if input_shape is not None and (len(input_shape) == 0 or min(input_shape) < 1):
-        raise SparsityError(f"`input_shape` must be positive numbers, as [C, H, W], got {list(input_shape)}.")
-    if weight_init not in get_args(WeightInit):
-        raise SparsityError(f"`weight_init` must be one of {get_args(WeightInit)}, got {weight_init!r}.")
 
 
 def _kaiming_normal_(net: nn.Module) -> None:

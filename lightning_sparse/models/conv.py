@@ -1,17 +1,18 @@
 """The small convolutional networks of the lottery ticket literature."""
 
-from typing import ClassVar, cast
+from abc import ABC, abstractmethod
+from typing import cast
 
 from torch import Tensor, nn
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import check_count
 
 __all__ = ["Conv2", "Conv4", "Conv6", "ConvNet"]
 
 _HIDDEN = 256
 
 
-class ConvNet(nn.Module):
+class ConvNet(nn.Module, ABC):
     """Pairs of padded 3 x 3 convolutions, each pair followed by 2 x 2 max pooling, and three linear layers.
 
     Children say how wide the pairs are; both hidden linear layers have 256 units.
@@ -22,27 +23,19 @@ class ConvNet(nn.Module):
         num_classes: Number of outputs.
 
     Raises:
-        ValueError: If a size is not positive, or pooling would leave nothing of the image.
+        SparsityError: If a size is no positive integer, or pooling would leave nothing of the image.
 
     Source:
         Frankle and Carbin, "The Lottery Ticket Hypothesis", ICLR 2019, figure 2 (arXiv:1803.03635). Padding,
         pooling and biases as the parameter counts of Damadi et al. (2021), table 1, have them.
     """
 
-    widths: ClassVar[tuple[int, ...]]
-    """Channels of each pair of convolutions."""
-
     def __init__(self, in_channels: int = 3, image_size: int = 32, num_classes: int = 10) -> None:
         super().__init__()
-        if min(in_channels, num_classes) < 1:
-            raise SparsityError(
-                f"`in_channels` and `num_classes` must be 1 or more, got {in_channels} and {num_classes}."
-            )
+        check_count("in_channels", in_channels)
+        check_count("num_classes", num_classes)
         halvings = len(self.widths)
-        if image_size < 2**halvings:
-            raise SparsityError(
-                f"`image_size` must be at least {2**halvings}, for {halvings} poolings, got {image_size}."
-            )
+        check_count("image_size", image_size, 2**halvings, f"Each of {halvings} poolings halves it.")
         layers: list[nn.Module] = []
         for width in self.widths:
             layers += _pair(in_channels, width)
@@ -55,6 +48,11 @@ class ConvNet(nn.Module):
             nn.ReLU(),
             nn.Linear(_HIDDEN, num_classes),
         )
+
+    @property
+    @abstractmethod
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each pair of convolutions."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of images shaped ``(N, in_channels, image_size, image_size)``."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import check_count
 
 __all__ = ["FixupResNet110"]
 
@@ -56,7 +56,7 @@ class FixupResNet110(nn.Module):
         num_classes: Number of outputs.
 
     Raises:
-        ValueError: If a size is not positive.
+        SparsityError: If a size is no positive integer.
 
     Source:
         Zhang et al., "Fixup Initialization", ICLR 2019 (arXiv:1901.09321). Parameter names are those of the
@@ -65,10 +65,8 @@ class FixupResNet110(nn.Module):
 
     def __init__(self, in_channels: int = 3, num_classes: int = 10) -> None:
         super().__init__()
-        if min(in_channels, num_classes) < 1:
-            raise SparsityError(
-                f"`in_channels` and `num_classes` must be 1 or more, got {in_channels} and {num_classes}."
-            )
+        check_count("in_channels", in_channels)
+        check_count("num_classes", num_classes)
         self.conv1 = nn.Conv2d(in_channels, _WIDTHS[0], 3, padding=1, bias=False)
         self.bias1 = nn.Parameter(torch.zeros(1))
         self.layer1 = _stage(16, 16)

@@ -4,6 +4,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from lightning_sparse.checks import check_count
+
 __all__ = ["LeNet5", "LeNet300100"]
 
 
@@ -13,10 +15,15 @@ class LeNet300100(nn.Module):
     Args:
         in_features: Numbers per image, all channels and pixels.
         num_classes: Number of outputs.
+
+    Raises:
+        SparsityError: If a size is no positive integer.
     """
 
     def __init__(self, in_features: int = 784, num_classes: int = 10) -> None:
         super().__init__()
+        check_count("in_features", in_features)
+        check_count("num_classes", num_classes)
         self.fcs = nn.Sequential(
             nn.Linear(in_features, 300),
             nn.ReLU(),
@@ -39,10 +46,15 @@ class LeNet5(nn.Module):
     Args:
         in_channels: Channels of an image.
         num_classes: Number of outputs.
+
+    Raises:
+        SparsityError: If a size is no positive integer.
     """
 
     def __init__(self, in_channels: int = 3, num_classes: int = 10) -> None:
         super().__init__()
+        check_count("in_channels", in_channels)
+        check_count("num_classes", num_classes)
         self.convs = nn.Sequential(
             nn.Conv2d(in_channels, 6, 5, bias=False),
             nn.ReLU(),

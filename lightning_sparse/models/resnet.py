@@ -1,12 +1,12 @@
 """Residual networks with batch normalisation, for small and for large images."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
 from typing import Literal, TypeAlias, cast, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import check_choice, check_count, check_counts
 
 __all__ = ["ResNet", "ResNet18", "ResNet50", "Stem"]
 
@@ -72,20 +72,18 @@ class Bottleneck(nn.Module):
         return F.relu(branch + self.shortcut(x))
 
 
-class ResNet(nn.Module):
-    """Four stages of residual blocks behind a convolution.
+class ResNet(nn.Module, ABC):
+    """Four stages of residual blocks behind a convolution. Children say which blocks, and how many.
 
     Args:
-        block: ``BasicBlock`` or ``Bottleneck``.
-        num_blocks: Blocks in each of the four stages.
         in_channels: Channels of an image.
         num_classes: Number of outputs.
         stem: ``"cifar"`` is a 3 x 3 convolution, which keeps the image's size; ``"imagenet"`` one of 7 x 7
             with stride 2, and max pooling with stride 2, as in the paper and in torchvision.
 
     Raises:
-        ValueError: If ``num_blocks`` are not four positive numbers, a size is not positive, or the stem is
-            unknown.
+        SparsityError: If a size is no positive integer, the stem is unknown, or a child's ``num_blocks``
+            are not four positive integers.
 
     Source:
         He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv:1512.03385); the small
@@ -94,21 +92,16 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
-        block: type[BasicBlock] | type[Bottleneck],
-        num_blocks: Sequence[int],
         in_channels: int = 3,
         num_classes: int = 10,
         stem: Stem = "cifar",
     ) -> None:
         super().__init__()
-        if len(num_blocks) != _STAGES or min(num_blocks) < 1:
-            raise SparsityError(f"`num_blocks` must be four positive numbers, got {tuple(num_blocks)}.")
-        if min(in_channels, num_classes) < 1:
-            raise SparsityError(
-                f"`in_channels` and `num_classes` must be 1 or more, got {in_channels} and {num_classes}."
-            )
-        if stem not in get_args(Stem):
-            raise SparsityError(f"`stem` must be one of {get_args(Stem)}, got {stem!r}.")
+        block, num_blocks = self.block, self.num_blocks
+        check_counts("num_blocks", num_blocks, _STAGES, "There is a number for each stage.")
+        check_count("in_channels", in_channels)
+        check_count("num_classes", num_classes)
+        check_choice("stem", stem, get_args(Stem))
         small = stem == "cifar"
         kernel, stride = (3, 1) if small else (7, 2)
         self.conv1 = nn.Conv2d(in_channels, 64, kernel, stride, padding=kernel // 2, bias=False)
@@ -120,6 +113,16 @@ class ResNet(nn.Module):
         self.layer4 = _stage(block, 256 * block.expansion, 512, num_blocks[3], stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(512 * block.expansion, num_classes)
+
+    @property
+    @abstractmethod
+    def block(self) -> type[BasicBlock] | type[Bottleneck]:
+        """``BasicBlock`` or ``Bottleneck``."""
+
+    @property
+    @abstractmethod
+    def num_blocks(self) -> tuple[int, int, int, int]:
+        """Blocks in each of the four stages."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of images shaped ``(N, in_channels, H, W)``: 32 x 32, or 224 x 224, as a rule."""
@@ -139,8 +142,8 @@ class ResNet18(ResNet):
         stem: ``"cifar"`` for 32 x 32 images, ``"imagenet"`` for 224 x 224.
     """
 
-    def __init__(self, in_channels: int = 3, num_classes: int = 10, stem: Stem = "cifar") -> None:
-        super().__init__(BasicBlock, (2, 2, 2, 2), in_channels, num_classes, stem)
+    block = BasicBlock
+    num_blocks = (2, 2, 2, 2)
 
 
 class ResNet50(ResNet):
@@ -155,8 +158,8 @@ class ResNet50(ResNet):
         stem: ``"cifar"`` for 32 x 32 images, ``"imagenet"`` for 224 x 224.
     """
 
-    def __init__(self, in_channels: int = 3, num_classes: int = 10, stem: Stem = "cifar") -> None:
-        super().__init__(Bottleneck, (3, 4, 6, 3), in_channels, num_classes, stem)
+    block = Bottleneck
+    num_blocks = (3, 4, 6, 3)
 
 
 def _stage(

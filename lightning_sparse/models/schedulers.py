@@ -6,7 +6,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import check_count, check_kind, check_number
 
 __all__ = ["TruncatedCosineLR"]
 
@@ -24,7 +24,8 @@ class TruncatedCosineLR(LRScheduler):
         last_epoch: Epoch before the first one, as for every scheduler.
 
     Raises:
-        ValueError: If ``epochs`` is less than 1 or ``delta`` not above 0.
+        SparsityError: If ``epochs`` is no positive integer, ``delta`` is not above 0, or ``last_epoch`` is
+            no epoch.
 
     Source:
         Damadi et al., "Amenable Sparse Network Investigator", 2021, section 4.1; the formula printed there,
@@ -42,12 +43,10 @@ class TruncatedCosineLR(LRScheduler):
     """
 
     def __init__(self, optimizer: Optimizer, epochs: int, delta: float = 0.06, last_epoch: int = -1) -> None:
-        if epochs < 1:
-            raise SparsityError(f"`epochs` must be at least 1, got {epochs}.")
-        if not 0 < delta < math.inf:
-            raise SparsityError(
-                f"`delta` must be above 0, got {delta}. It keeps the rate positive; 0.06 is the paper's."
-            )
+        check_kind("optimizer", optimizer, Optimizer)
+        check_count("epochs", epochs)
+        check_number("delta", delta, "(0, inf)", "It keeps the rate positive; 0.06 is the paper's.")
+        check_count("last_epoch", last_epoch, -1)
         self.epochs = epochs
         self.delta = delta
         super().__init__(optimizer, last_epoch)

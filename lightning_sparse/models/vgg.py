@@ -1,17 +1,18 @@
 """VGG networks with batch normalisation and a single linear layer, for small images."""
 
-from typing import ClassVar, cast
+from abc import ABC, abstractmethod
+from typing import cast
 
 from torch import Tensor, nn
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import check_count
 
 __all__ = ["VGG", "VGG11", "VGG13", "VGG16"]
 
 _WIDTHS = (64, 128, 256, 512, 512)
 
 
-class VGG(nn.Module):
+class VGG(nn.Module, ABC):
     """Five stages of normalised 3 x 3 convolutions, an average over the pixels, and one linear layer.
 
     Max pooling ends each stage, so that an image needs 32 pixels a side. Children say how many convolutions
@@ -22,7 +23,7 @@ class VGG(nn.Module):
         num_classes: Number of outputs.
 
     Raises:
-        ValueError: If a size is not positive.
+        SparsityError: If a size is no positive integer.
 
     Source:
         Simonyan and Zisserman, "Very Deep Convolutional Networks", ICLR 2015 (arXiv:1409.1556); what follows
@@ -30,15 +31,10 @@ class VGG(nn.Module):
         have biases beside those of the normalisation.
     """
 
-    num_convs: ClassVar[tuple[int, int, int, int, int]]
-    """Convolutions in each stage."""
-
     def __init__(self, in_channels: int = 3, num_classes: int = 10) -> None:
         super().__init__()
-        if min(in_channels, num_classes) < 1:
-            raise SparsityError(
-                f"`in_channels` and `num_classes` must be 1 or more, got {in_channels} and {num_classes}."
-            )
+        check_count("in_channels", in_channels)
+        check_count("num_classes", num_classes)
         layers: list[nn.Module] = []
         for count, width in zip(self.num_convs, _WIDTHS, strict=True):
             for _ in range(count):
@@ -48,6 +44,11 @@ class VGG(nn.Module):
         self.convs = nn.Sequential(*layers)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(_WIDTHS[-1], num_classes)
+
+    @property
+    @abstractmethod
+    def num_convs(self) -> tuple[int, int, int, int, int]:
+        """Convolutions in each stage."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of images shaped ``(N, in_channels, H, W)``, 32 x 32 or larger."""

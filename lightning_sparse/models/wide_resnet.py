@@ -5,7 +5,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import SparsityError, check_count, check_number
 
 __all__ = ["WideResNet"]
 
@@ -53,7 +53,8 @@ class WideResNet(nn.Module):
         num_classes: Number of outputs.
 
     Raises:
-        ValueError: If ``depth`` is not 10, 16, 22, ..., a size is not positive, or ``dropout`` not in [0, 1).
+        SparsityError: If ``depth`` is not 10, 16, 22, ..., a size is no positive integer, or ``dropout`` is
+            not in [0, 1).
 
     Source:
         Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016 (arXiv:1605.07146); WRN-22-2 is the
@@ -69,15 +70,13 @@ class WideResNet(nn.Module):
         num_classes: int = 10,
     ) -> None:
         super().__init__()
-        if depth < 10 or (depth - 4) % 6:
+        check_count("depth", depth, 10)
+        if (depth - 4) % 6:
             raise SparsityError(f"`depth` must be 6n + 4, such as 16, 22 or 28, got {depth}.")
-        if min(width, in_channels, num_classes) < 1:
-            raise SparsityError(
-                "`width`, `in_channels` and `num_classes` must be 1 or more, got "
-                f"{width}, {in_channels} and {num_classes}."
-            )
-        if not 0 <= dropout < 1:
-            raise SparsityError(f"`dropout` must be in [0, 1), got {dropout}. It is the share to drop.")
+        check_count("width", width)
+        check_number("dropout", dropout, "[0, 1)", "It is the share to drop.")
+        check_count("in_channels", in_channels)
+        check_count("num_classes", num_classes)
         blocks = (depth - 4) // 6
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         self.stage1 = _stage(16, 16 * width, blocks, 1, dropout)

@@ -64,8 +64,8 @@ def read_run(folder: str | Path) -> Run:
     """Read the folder of a run, ``<name>/version_0``; ``<name>`` will do if it holds one version.
 
     Raises:
-        ValueError: If there is no such folder, or it holds several runs or no checkpoint with the states of
-            the callbacks.
+        SparsityError: If there is no such folder, or it holds several runs or no checkpoint with the states
+            of the callbacks.
     """
     path = _version(Path(folder))
     files = sorted({*path.glob("*.ckpt"), *path.glob("*/*.ckpt")})

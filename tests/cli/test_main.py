@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from lightning_sparse import data
-from lightning_sparse.cli.errors import check_ckpt_path, shorten
+from lightning_sparse.checks import SparsityError
+from lightning_sparse.cli.errors import check_ckpt_path, refusal_in, shorten
 from lightning_sparse.cli.main import _has_test_set, main
 
 ROOT = Path(__file__).parents[2]
@@ -243,6 +244,27 @@ def test_an_error_in_training_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", fails)
     with pytest.raises(ValueError, match="the user's own"):
         main(["fit", "--config", QUICKSTART])
+
+
+def test_a_check_that_fails_in_training_costs_a_line_whatever_was_raised_from_it(capsys, monkeypatch):
+    def fails(*_):
+        try:
+            raise SparsityError("`loss` must be finite, got nan. Lower the rate.")
+        except SparsityError as error:
+            raise RuntimeError("a tool's own words") from error
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", fails)
+    error = stopped_with(capsys, "fit", "--config", QUICKSTART)
+    assert error == "error: `loss` must be finite, got nan. Lower the rate."
+
+
+def test_an_error_while_a_refusal_is_handled_is_not_ours():
+    refusal = SparsityError("`a` must be b, got c.")
+    error = RuntimeError("the user's own")
+    error.__context__ = refusal
+    assert refusal_in(error) is None
+    error.__cause__ = refusal
+    assert refusal_in(error) is refusal
 
 
 def test_a_test_set_made_in_setup_is_found():

@@ -1,10 +1,14 @@
+import importlib
 import sys
 
 import asni_toy
 import pytest
 
-from lightning_sparse.cli import main as cli
 from lightning_sparse.cli.main import main
+from lightning_sparse.reporting import REPORT_PAGES
+from lightning_sparse.reporting.asni import report
+
+cli = importlib.import_module("lightning_sparse.cli.main")  # the package has a function of that name
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +117,7 @@ def test_an_error_of_ours_keeps_its_traceback(tmp_path, monkeypatch):
     def fails(*_):
         raise ValueError("a bug")
 
-    monkeypatch.setattr(cli, "report_asni", fails)
+    monkeypatch.setattr(report, "report_asni", fails)
     with pytest.raises(ValueError, match="a bug"):
         main(["plot", "asni", "ac"])
 
@@ -127,3 +131,65 @@ def test_a_missing_extra_names_the_pip_command(tmp_path, monkeypatch):
     assert str(stopped.value.code).endswith(
         'for plots: pip install ".[recipes]" in a checkout, else pip install "lightning-sparse[recipes]"'
     )
+
+
+PLUGIN = """
+from dataclasses import dataclass, field
+from lightning_sparse.checks import SparsityError
+from lightning_sparse.reporting import ReportPage, register_page
+
+@register_page
+@dataclass(frozen=True)
+class Listed(ReportPage):
+    \"\"\"List runs under numbers.\"\"\"
+
+    name = "listed"
+    summary = "runs under numbers"
+    usual_folder = "here"
+    first_number: int = field(default=1, metadata={"help": "number of the first run"})
+
+    def write(self, runs, out):
+        if self.first_number < 0:
+            raise SparsityError("`first_number` must be 0 or more.")
+        return [f"{number} {run} {out}" for number, run in enumerate(runs, self.first_number)]
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """Install a package that brings a page of its own."""
+    (tmp_path / "listed_pages.py").write_text(PLUGIN)
+    installed = tmp_path / "listed_pages-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: listed_pages\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[lightning_sparse]\npages = listed_pages\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    REPORT_PAGES.pop("listed", None)
+    sys.modules.pop("listed_pages", None)
+
+
+@pytest.mark.usefixtures("no_lightning_cli", "plugin")
+def test_a_page_of_another_package(capsys):
+    main(["plot", "listed", "a", "b", "--first-number", "3", "--out", "there"])
+    assert capsys.readouterr().out.splitlines() == ["3 a there", "4 b there"]
+    line = stopped_with(capsys, "plot", "listed", "a", "--first-number=-1")
+    assert line == "error: `first_number` must be 0 or more."
+    assert "invalid int value: 'x'" in stopped_with(capsys, "plot", "listed", "a", "--first-number", "x")
+    for words in (["plot", "--help"], ["plot", "listed", "--help"]):
+        with pytest.raises(SystemExit):
+            main(words)
+    printed = capsys.readouterr().out
+    for text in ("runs under numbers", "List runs under numbers.", "number of the first run; default: 1"):
+        assert text in printed
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_page_whose_name_is_taken_costs_a_line(tmp_path, capsys):
+    (tmp_path / "listed_pages.py").write_text(PLUGIN.replace('"listed"', '"asni"'))
+    line = stopped_with(capsys, "plot", "asni", "a")
+    assert line.startswith("error: `name` must be new, got 'asni', which is lightning_sparse.reporting.asni")
+
+
+def test_without_the_package_there_is_no_such_page(capsys):
+    assert "invalid choice: 'listed'" in stopped_with(capsys, "plot", "listed", "a")

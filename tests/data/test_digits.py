@@ -30,7 +30,8 @@ def test_the_test_images_follow_the_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fraction", "message"), [(1.0, r"must be in \[0, 1\), got 1.0"), (0, "must be positive, got 0")]
+    ("fraction", "message"),
+    [(1.0, r"must be in \(0, 1\), got 1.0"), (0, r"must be in \(0, 1\), got 0\. It is a share")],
 )
 def test_test_fraction_is_checked(fraction: float, message: str) -> None:
     with pytest.raises(ValueError, match=f"`test_fraction` .*{message}"):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.data import ImageFolderDataModule
 
 Image = pytest.importorskip("PIL.Image")
@@ -81,7 +82,7 @@ def test_an_odd_size_names_file_and_argument(part: str, tmp_path: Path) -> None:
 def test_missing_folder_or_classes(tmp_path: Path) -> None:
     for _ in range(2):  # without train, then with a train folder that holds no class
         with pytest.raises(
-            FileNotFoundError, match=r"`data_dir` must hold a folder per class in .*train, got none"
+            SparsityError, match=r"`data_dir` must hold a folder per class in .*train, got none"
         ):
             _module(tmp_path).prepare_data()
         (tmp_path / "train").mkdir(exist_ok=True)
@@ -102,5 +103,5 @@ def test_classes_must_agree(tmp_path: Path) -> None:
 
 
 def test_image_size_is_checked() -> None:
-    with pytest.raises(ValueError, match="`image_size` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`image_size` must be an integer of at least 1, got 0"):
         ImageFolderDataModule("anywhere", image_size=0)

@@ -188,12 +188,12 @@ def test_images_and_labels_must_fit() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
+        ({"batch_size": 0}, "`batch_size` must be an integer of at least 1, got 0"),
         ({"val_fraction": 1.0}, r"`val_fraction` must be in \[0, 1\), got 1.0. It is a share"),
         ({"val_fraction": -0.1}, r"`val_fraction` must be in \[0, 1\), got -0.1"),
         ({"val_fraction": float("nan")}, "got nan"),
-        ({"num_workers": -1}, "`num_workers` must be at least 0, got -1"),
-        ({"seed": -1}, "`seed` must be at least 0, got -1"),
+        ({"num_workers": -1}, "`num_workers` must be an integer of at least 0, got -1"),
+        ({"seed": -1}, "`seed` must be an integer of at least 0, got -1"),
     ],
 )
 def test_arguments_are_checked_by_the_constructor(arguments: dict[str, Any], message: str) -> None:
@@ -241,5 +241,5 @@ def test_augmentation_follows_the_global_generator() -> None:
 
 
 def test_negative_padding_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"`crop_padding` must be at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"`crop_padding` must be an integer of at least 0, got -1"):
         Growing(crop_padding=-1)

@@ -33,12 +33,15 @@ def test_training_images_tell_the_classes_of_test_images() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"shape": [32, 32]}, r"`shape` must be three positive numbers, \[C, H, W\], got \[32, 32\]"),
+        (
+            {"shape": [32, 32]},
+            r"`shape` must be 3 integers of at least 1, got \[32, 32\]. They are \[C, H, W\]",
+        ),
         ({"shape": [3, 0, 32]}, r"`shape` .* got \[3, 0, 32\]"),
-        ({"num_classes": 1}, "`num_classes` must be at least 2, got 1"),
-        ({"size": 9}, "`size` must be at least 10, got 9"),
-        ({"test_size": 0}, "`test_size` must be at least 1, got 0"),
-        ({"noise": -1.0}, "`noise` must be at least 0, got -1.0"),
+        ({"num_classes": 1}, "`num_classes` must be an integer of at least 2, got 1"),
+        ({"size": 9}, "`size` must be an integer of at least 10, got 9"),
+        ({"test_size": 0}, "`test_size` must be an integer of at least 1, got 0"),
+        ({"noise": -1.0}, r"`noise` must be in \[0, inf\), got -1.0"),
     ],
 )
 def test_arguments_are_checked(arguments: dict[str, Any], message: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import lightning_sparse.data
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.data import (
     CIFAR10DataModule,
     CIFAR100DataModule,
@@ -105,14 +106,14 @@ def test_missing_files_name_the_folder_and_the_ways_out(
     module = make(str(tmp_path))
     assert module.num_classes == classes
     for load in (module.prepare_data, module.setup):
-        with pytest.raises(FileNotFoundError, match=f"`data_dir` .*{folder}.*`download: true`"):
+        with pytest.raises(SparsityError, match=f"`data_dir` .*{folder}.*`download: true`"):
             load()
 
 
 def test_damaged_files_are_an_error(tmp_path: Path) -> None:
     _write_mnist(tmp_path / "MNIST" / "raw")
     (tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").unlink()
-    with pytest.raises(FileNotFoundError, match="missing or damaged files"):
+    with pytest.raises(SparsityError, match="missing or damaged files"):
         MNISTDataModule(str(tmp_path)).setup()
 
 

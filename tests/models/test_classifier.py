@@ -115,8 +115,11 @@ def test_default_leaves_the_network_alone() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_classes": 1}, "`num_classes` must be at least 2, got 1"),
-        ({"input_shape": []}, r"`input_shape` must be positive numbers, as \[C, H, W\], got \[\]"),
+        ({"num_classes": 1}, "`num_classes` must be an integer of at least 2, got 1"),
+        (
+            {"input_shape": []},
+            r"`input_shape` must be one or more integers of at least 1, got \[\]. They are \[C, H, W\]",
+        ),
         ({"input_shape": [3, 0, 4]}, r"`input_shape` .* got \[3, 0, 4\]"),
         ({"weight_init": "xavier"}, "`weight_init` must be one of .* got 'xavier'"),
     ],

@@ -73,10 +73,10 @@ def test_a_run_goes_on_from_its_state():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"epochs": 0}, "`epochs` must be at least 1, got 0"),
-        ({"epochs": 2, "delta": 0}, r"`delta` must be above 0, got 0. It keeps the rate positive"),
-        ({"epochs": 2, "delta": math.nan}, "`delta` must be above 0, got nan"),
-        ({"epochs": 2, "delta": math.inf}, "`delta` must be above 0, got inf"),
+        ({"epochs": 0}, "`epochs` must be an integer of at least 1, got 0"),
+        ({"epochs": 2, "delta": 0}, r"`delta` must be in \(0, inf\), got 0. It keeps the rate positive"),
+        ({"epochs": 2, "delta": math.nan}, r"`delta` must be in \(0, inf\), got nan"),
+        ({"epochs": 2, "delta": math.inf}, r"`delta` must be in \(0, inf\), got inf"),
     ],
 )
 def test_arguments_are_checked(arguments, message):

@@ -6,7 +6,6 @@ itself.
 
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from lightning_sparse.functional.registry import modules_in
 from lightning_sparse.layers.backends.base import (
     BACKEND_ROWS,
     BackendRow,
@@ -15,6 +14,7 @@ from lightning_sparse.layers.backends.base import (
     choose_backend,
     register_backend,
 )
+from lightning_sparse.registry import modules_in
 
 __all__ = [
     "BACKENDS",

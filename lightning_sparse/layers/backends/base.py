@@ -12,10 +12,10 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from lightning_sparse.functional.registry import add_row
 from lightning_sparse.layers.geometry import Convolution
 from lightning_sparse.layers.offsets import Offset, OffsetName, offset_from_name
 from lightning_sparse.layers.products import Product
+from lightning_sparse.registry import add_row
 
 __all__ = ["BACKEND_ROWS", "BackendRow", "LayerParts", "Work", "choose_backend", "register_backend"]
 

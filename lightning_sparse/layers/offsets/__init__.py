@@ -6,7 +6,6 @@ itself.
 
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from lightning_sparse.functional.registry import modules_in
 from lightning_sparse.layers.offsets.base import (
     OFFSETS,
     LinearMap,
@@ -17,6 +16,7 @@ from lightning_sparse.layers.offsets.base import (
 )
 from lightning_sparse.layers.offsets.dct import DCTOffset, PatchOrder
 from lightning_sparse.layers.offsets.none import NoOffset
+from lightning_sparse.registry import modules_in
 
 __all__ = [
     "OFFSETS",

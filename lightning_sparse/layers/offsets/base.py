@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from lightning_sparse.checks import check_choice
-from lightning_sparse.functional.registry import add_row
 from lightning_sparse.layers.geometry import Convolution
+from lightning_sparse.registry import add_row
 
 __all__ = ["OFFSETS", "LinearMap", "Offset", "OffsetOptions", "offset_from_name", "register_offset"]
 

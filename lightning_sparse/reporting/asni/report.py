@@ -18,9 +18,10 @@ from lightning_sparse.reporting.asni.runs import (
     parts_of,
     schedule_of,
 )
+from lightning_sparse.reporting.pages import ReportPage, register_page
 from lightning_sparse.reporting.runs import Curve, Run, read_run
 
-__all__ = ["report_asni"]
+__all__ = ["ASNIPage", "report_asni"]
 
 RUNS_OF: dict[Variant, str] = {
     "D": "run without a sparsity callback",
@@ -51,7 +52,7 @@ def report_asni(
         One line for each file written and for each thing left out.
 
     Raises:
-        ValueError: If a folder holds no run, or none of the runs is sparse.
+        SparsityError: If a folder holds no run, or none of the runs is sparse.
         ModuleNotFoundError: If matplotlib is not installed, or TensorBoard where only it can read the logs.
 
     Source:
@@ -69,6 +70,21 @@ def report_asni(
     _draw_layers(report, layers)
     _draw_weights(report, parts, layers)
     return report.lines
+
+
+@register_page
+@dataclass(frozen=True)
+class ASNIPage(ReportPage):
+    """Draw what an ASNI run, and the dense and sparse runs to compare it with, left behind."""
+
+    name = "asni"
+    summary = "runs of ASNI: variants D, A, C and S, sparsity, histograms of weights"
+    usual_folder = "`plots` in the first run that is not dense"
+    metric: str = field(default="val/acc", metadata={"help": "logged metric to compare by"})
+
+    def write(self, runs: Sequence[str | Path], out: str | Path | None) -> list[str]:
+        """Write the figures and the table; see `report_asni`."""
+        return report_asni(runs, out, self.metric)
 
 
 @dataclass

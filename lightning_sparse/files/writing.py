@@ -1,0 +1,56 @@
+"""Files that are written whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_sparse.checks import check_writable
+
+__all__ = ["whole_file", "write_whole"]
+
+
+@contextmanager
+def whole_file(
+    path: str | os.PathLike[str], suffix: str = "", argument: str = "path"
+) -> Iterator[tuple[Path, Path]]:
+    """Give a path to write to; what was written there is moved into place once the block ends well.
+
+    Args:
+        path: Where the file shall be; its folder is made if it is not there.
+        suffix: Ending, with the dot, that a path without one gets.
+        argument: Name under which the caller knows the path.
+
+    Yields:
+        The path to write to, of the same ending, and the one where the file will be.
+
+    Raises:
+        SparsityError: If no file can be written there.
+    """
+    check_writable(argument, path)
+    finished = Path(path)
+    finished = finished if finished.suffix else finished.with_name(finished.name + suffix)
+    finished.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = finished.with_name(f"unfinished-{finished.name}")
+    try:
+        yield unfinished, finished
+        unfinished.replace(finished)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_whole(content: Any, path: str | os.PathLike[str]) -> None:
+    """Save tensors and plain values to a file; an older file stays whole until the new one is.
+
+    Args:
+        content: What ``torch.save`` can write and ``torch.load(weights_only=True)`` reads.
+        path: Its folder is made if it is not there.
+
+    Raises:
+        SparsityError: If no file can be written there.
+    """
+    with whole_file(path) as (unfinished, _):
+        torch.save(content, unfinished)

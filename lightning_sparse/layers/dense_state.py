@@ -1,0 +1,53 @@
+"""The state dict that a net would have with ordinary layers."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_sparse.checks import SparsityError
+from lightning_sparse.layers.base import DensePlusSparse
+
+__all__ = ["dense_state_dict"]
+
+
+def dense_state_dict(module: nn.Module) -> dict[str, Any]:
+    """Return a module's state dict on the CPU, with a ``weight`` for what each Dense-plus-Sparse layer holds.
+
+    Args:
+        module: Any module, such a layer itself included; not changed.
+
+    Returns:
+        A plain dict that the module loaded before conversion. Tensors that are on the CPU already are the
+        module's own; the new weights are dense.
+
+    Raises:
+        SparsityError: If a parameter or buffer is on the meta device and has no values yet.
+
+    Example:
+        >>> from lightning_sparse.layers import convert_
+        >>> net = nn.Sequential(nn.Linear(4, 3))
+        >>> _ = convert_(net, density=0.5)
+        >>> list(net.state_dict()), list(dense_state_dict(net))
+        (['0.values', '0.alpha', '0.bias', '0.indices'], ['0.bias', '0.weight'])
+    """
+    state = dict(module.state_dict())
+    _check_values(state)
+    weights: dict[nn.Module, Tensor] = {}
+    for path, layer in module.named_modules(remove_duplicate=False):
+        if isinstance(layer, DensePlusSparse):
+            prefix = f"{path}." if path else ""
+            for key in layer.state_dict().keys() - {"bias"}:
+                del state[prefix + key]
+            if layer not in weights:
+                weights[layer] = layer.weight.detach()
+            state[f"{prefix}weight"] = weights[layer]
+    return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in state.items()}
+
+
+def _check_values(state: dict[str, Any]) -> None:
+    for name, value in state.items():
+        if isinstance(value, Tensor) and value.is_meta:
+            raise SparsityError(
+                f"`module` must have values, got {name!r} on the meta device. Load a checkpoint, or call "
+                "`materialize_` first."
+            )
