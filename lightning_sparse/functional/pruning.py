@@ -9,7 +9,7 @@ from lightning_sparse.functional.allocation import allocate, layer_budget, total
 from lightning_sparse.functional.masks import global_masks, layerwise_masks
 from lightning_sparse.functional.saliency import PruningMethod, PruningProblem, Ranking
 from lightning_sparse.functional.saliency.connection import check_connected
-from lightning_sparse.functional.saliency.iterative import Judge, left_before_pruned
+from lightning_sparse.functional.saliency.score_check import ScoreCheck, pruned_last
 from lightning_sparse.types import Budgets, Densities, Masks, Scores, Shapes
 
 __all__ = ["masks_from_scores", "plan_budgets", "prune_along"]
@@ -43,14 +43,14 @@ def prune_along(
             keep are not zero in the last, or what is kept of a layer has no gradient any more.
     """
     shapes, fixed = {name: weight.shape for name, weight in problem.weights.items()}, fixed or {}
-    judge = Judge(0 if keep_lowest else _kept_by_rank(shapes, density, fixed, min_weights))
-    plainly = method.allocation == "global" and not fixed and not keep_lowest
+    score_check = ScoreCheck(0 if keep_lowest else _kept_by_rank(shapes, density, fixed, min_weights))
+    ranked_globally = method.allocation == "global" and not fixed and not keep_lowest
     for share, shares in _paths(method, shapes, density, fixed, min_weights):
         scores, keep = method.scores(problem), _kept_by_rank(shapes, share, shares, min_weights)
-        judge.check({name: score for name, score in scores.items() if name not in fixed}, keep)
+        score_check.check({name: score for name, score in scores.items() if name not in fixed}, keep)
         if problem.masks is not None:
-            unclear = judge.unclear(keep, min_weights) if plainly else scores
-            scores = scores | left_before_pruned({n: scores[n] for n in unclear}, problem.masks)
+            unclear = score_check.unclear(keep, min_weights) if ranked_globally else scores
+            scores = scores | pruned_last({n: scores[n] for n in unclear}, problem.masks)
         masks = masks_from_scores(
             {name: _turned(score) for name, score in scores.items()} if keep_lowest else scores,
             share,
@@ -62,11 +62,11 @@ def prune_along(
         problem = replace(problem, masks=masks)
         del scores  # they would stay beside the next ones
         yield masks
-    judge.sum_up()
-    if method.needs_loss and judge.keep:
-        telling = [name for name, count in judge.at_first.items() if count]
+    score_check.sum_up()
+    if method.needs_loss and score_check.keep:
+        nonzero = [name for name, count in score_check.nonzero_at_first.items() if count]
         strict = len(method.path(density)) > 1 and method.conformance == "paper"
-        check_connected(problem, method.num_batches, telling, strict)
+        check_connected(problem, method.num_batches, nonzero, strict)
 
 
 def masks_from_scores(
