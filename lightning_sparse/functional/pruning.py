@@ -7,6 +7,7 @@ import torch
 
 from lightning_sparse.functional.allocation import allocate, layer_budget, total_budget
 from lightning_sparse.functional.masks import global_masks, layerwise_masks
+from lightning_sparse.functional.patterns import UNSTRUCTURED, Pattern
 from lightning_sparse.functional.saliency import PruningMethod, PruningProblem, Ranking
 from lightning_sparse.functional.saliency.connection import check_connected
 from lightning_sparse.functional.saliency.score_check import ScoreCheck, pruned_last
@@ -23,6 +24,7 @@ def prune_along(
     fixed: Mapping[str, float] | None = None,
     min_weights: int = 1,
     keep_lowest: bool = False,
+    pattern: Pattern = UNSTRUCTURED,
 ) -> Iterator[Masks]:
     """Yield the masks after each of the method's iterations: score what is left, rank at the next density.
 
@@ -33,10 +35,11 @@ def prune_along(
         fixed: Densities of single layers, which have a path of their own; the others share what remains.
         min_weights: Every layer keeps at least this many (all, if it is smaller).
         keep_lowest: Keep what scores lowest instead, as a check that scores mean something.
+        pattern: Which sets of weights may be kept, in every iteration.
 
     Raises:
-        ValueError: If the budget cannot be met, scores are not finite or mostly zero, or an iterative method
-            by gradients has cut the net through.
+        ValueError: If the budget cannot be met, the pattern cannot have it, scores are not finite or mostly
+            zero, or an iterative method by gradients has cut the net through.
 
     Warns:
         UserWarning: If all scores of a layer are zero in the first iteration, fewer scores than weights to
@@ -45,7 +48,10 @@ def prune_along(
     shapes, fixed = {name: weight.shape for name, weight in problem.weights.items()}, fixed or {}
     score_check = ScoreCheck(0 if keep_lowest else _kept_by_rank(shapes, density, fixed, min_weights))
     ranked_globally = method.allocation == "global" and not fixed and not keep_lowest
-    for share, shares in _paths(method, shapes, density, fixed, min_weights):
+    paths = list(_paths(method, shapes, density, fixed, min_weights))
+    first, firsts = paths[0]  # before any score is taken
+    plan_budgets(shapes, first, method.allocation, fixed=firsts, min_weights=min_weights, pattern=pattern)
+    for share, shares in paths:
         scores, keep = method.scores(problem), _kept_by_rank(shapes, share, shares, min_weights)
         score_check.check({name: score for name, score in scores.items() if name not in fixed}, keep)
         if problem.masks is not None:
@@ -58,6 +64,7 @@ def prune_along(
             fixed=shares,
             min_weights=min_weights,
             budget=method.budget,
+            pattern=pattern,
         )
         problem = replace(problem, masks=masks)
         del scores  # they would stay beside the next ones
@@ -77,6 +84,7 @@ def masks_from_scores(
     fixed: Mapping[str, float] | None = None,
     min_weights: int = 1,
     budget: Callable[[int, float], int] = total_budget,
+    pattern: Pattern = UNSTRUCTURED,
 ) -> Masks:
     """Keep exactly ``floor(density * N + 0.5)`` of the N weights, those with the highest scores.
 
@@ -87,16 +95,17 @@ def masks_from_scores(
         fixed: Densities of single layers; the others share what remains.
         min_weights: Every layer keeps at least this many (all, if it is smaller).
         budget: Rounds a global budget in another way.
+        pattern: Which sets of weights may be kept.
 
     Raises:
-        ValueError: If the budget cannot be met.
+        ValueError: If the budget cannot be met, or the pattern cannot have it.
     """
     shapes = {name: score.shape for name, score in scores.items()}
-    budgets = plan_budgets(shapes, density, ranking, fixed=fixed, min_weights=min_weights)
+    budgets = plan_budgets(shapes, density, ranking, fixed=fixed, min_weights=min_weights, pattern=pattern)
     if ranking != "global":
-        return layerwise_masks(scores, {name: budgets[name] for name in scores})
+        return layerwise_masks(scores, budgets, pattern=pattern)
     total = budget(sum(shape.numel() for shape in shapes.values()), density)
-    return global_masks(scores, total, min_weights=min_weights, fixed=budgets)
+    return global_masks(scores, total, min_weights=min_weights, fixed=budgets, pattern=pattern)
 
 
 def plan_budgets(
@@ -106,17 +115,30 @@ def plan_budgets(
     *,
     fixed: Mapping[str, float] | None = None,
     min_weights: int = 1,
+    pattern: Pattern = UNSTRUCTURED,
 ) -> Budgets:
     """Return the budgets that shapes alone decide: of all layers, or under global ranking the fixed ones.
 
+    Args:
+        shapes: Weight shape by layer.
+        density: Share of all these weights to keep, a fraction in (0, 1].
+        ranking: ``"global"``, or the allocation that gives each layer its own budget.
+        fixed: Densities of single layers; the others share what remains.
+        min_weights: Every layer keeps at least this many (all, if it is smaller).
+        pattern: Which sets of weights may be kept.
+
     Raises:
-        ValueError: If the budget cannot be met.
+        ValueError: If the budget cannot be met, or the pattern cannot have it.
     """
-    if ranking != "global":
-        return allocate(shapes, density, ranking, fixed=fixed, min_weights=min_weights)
     # Whether a global budget can be met, and what is fixed, does not depend on the allocation of the rest.
-    budgets = allocate(shapes, density, "uniform", fixed=fixed, min_weights=min_weights)
-    return {name: budgets[name] for name in fixed or {}}
+    allocation = "uniform" if ranking == "global" else ranking
+    budgets = allocate(shapes, density, allocation, fixed=fixed, min_weights=min_weights)
+    alone = {name: n for name, n in budgets.items() if ranking != "global" or name in (fixed or {})}
+    for name, budget in alone.items():
+        pattern.check({name: shapes[name]}, budget)
+    together = {name: shape for name, shape in shapes.items() if name not in alone}
+    pattern.check(together, sum(budgets[name] for name in together))
+    return alone
 
 
 def _paths(

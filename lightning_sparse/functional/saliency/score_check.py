@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparse.checks import SparsityError
-from lightning_sparse.functional.masks import count_nonzero, in_pieces
+from lightning_sparse.functional.ranking import count_nonzero, in_pieces
 from lightning_sparse.types import Masks, Scores
 
 __all__ = ["ScoreCheck", "count_nonzero_scores", "pruned_last"]
