@@ -173,5 +173,5 @@ def _kept_by_rank(shapes: Shapes, density: float, fixed: Mapping[str, float], mi
 
 
 def _turned(scores: torch.Tensor) -> torch.Tensor:
-    """Turn the order round, but for what may not return."""
+    """Negate scores; -inf stays, as it marks weights that are pruned for good."""
     return torch.where(scores == -torch.inf, scores, -scores)

@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import SparsityError, check_number
 from lightning_sparse.functional.masks import top_k_mask
 from lightning_sparse.functional.patterns import UNSTRUCTURED, Pattern
 from lightning_sparse.functional.ranking import positions_of
@@ -43,10 +43,7 @@ def count_dropped(nnz: int, fraction: float) -> int:
         >>> count_dropped(180, 0.15), count_dropped(3, 0.3)
         (27, 0)
     """
-    if not 0 <= fraction <= 1:
-        raise SparsityError(
-            f"`fraction` must be in [0, 1], got {fraction}. It is the share of active weights to drop."
-        )
+    check_number("fraction", fraction, "[0, 1]", "It is the share of active weights to drop.")
     return math.floor(fraction * nnz)
 
 
