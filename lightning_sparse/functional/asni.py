@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import SparsityError, check_count
 from lightning_sparse.functional.schedules import sigmoid
 
 __all__ = ["kept_path", "sparsity_path", "sparsity_path_to", "target_sparsity"]
@@ -31,10 +31,7 @@ def sparsity_path(epochs: int, alpha: float, beta: float = 0.5, gamma: float | N
         >>> [round(s, 1) for s in sparsity_path(5, alpha=98, gamma=1)]
         [7.4, 17.9, 37.0, 61.0]
     """
-    if epochs < 2:
-        raise SparsityError(
-            f"`search_epochs` must be at least 2, got {epochs}: one to prune, one to recover."
-        )
+    check_count("epochs", epochs, 2, "One is to prune after, one to recover.")
     width = epochs / 10 if gamma is None else gamma
     return [sigmoid(epoch, epochs, alpha, beta, width) for epoch in range(epochs - 1)]
 

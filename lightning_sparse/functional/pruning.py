@@ -7,9 +7,10 @@ import torch
 
 from lightning_sparse.functional.allocation import allocate, layer_budget, total_budget
 from lightning_sparse.functional.masks import global_masks, layerwise_masks
+from lightning_sparse.functional.patterns import UNSTRUCTURED, Pattern
 from lightning_sparse.functional.saliency import PruningMethod, PruningProblem, Random, Ranking
 from lightning_sparse.functional.saliency.connection import check_connected
-from lightning_sparse.functional.saliency.iterative import Judge, left_before_pruned
+from lightning_sparse.functional.saliency.score_check import ScoreCheck, pruned_last
 from lightning_sparse.types import Budgets, Densities, Masks, Scores, Shapes
 
 __all__ = ["masks_from_scores", "plan_budgets", "prune_along", "random_masks"]
@@ -23,6 +24,7 @@ def prune_along(
     fixed: Mapping[str, float] | None = None,
     min_weights: int = 1,
     keep_lowest: bool = False,
+    pattern: Pattern = UNSTRUCTURED,
 ) -> Iterator[Masks]:
     """Yield the masks after each of the method's iterations: score what is left, rank at the next density.
 
@@ -33,24 +35,28 @@ def prune_along(
         fixed: Densities of single layers, which have a path of their own; the others share what remains.
         min_weights: Every layer keeps at least this many (all, if it is smaller).
         keep_lowest: Keep what scores lowest instead, as a check that scores mean something.
+        pattern: Which sets of weights may be kept, in every iteration.
 
     Raises:
-        ValueError: If the budget cannot be met, scores are not finite or mostly zero, or an iterative method
-            by gradients has cut the net through.
+        ValueError: If the budget cannot be met, the pattern cannot have it, scores are not finite or mostly
+            zero, or an iterative method by gradients has cut the net through.
 
     Warns:
         UserWarning: If all scores of a layer are zero in the first iteration, fewer scores than weights to
             keep are not zero in the last, or what is kept of a layer has no gradient any more.
     """
     shapes, fixed = {name: weight.shape for name, weight in problem.weights.items()}, fixed or {}
-    judge = Judge(0 if keep_lowest else _kept_by_rank(shapes, density, fixed, min_weights))
-    plainly = method.allocation == "global" and not fixed and not keep_lowest
-    for share, shares in _paths(method, shapes, density, fixed, min_weights):
+    score_check = ScoreCheck(0 if keep_lowest else _kept_by_rank(shapes, density, fixed, min_weights))
+    ranked_globally = method.allocation == "global" and not fixed and not keep_lowest
+    paths = list(_paths(method, shapes, density, fixed, min_weights))
+    first, firsts = paths[0]  # before any score is taken
+    plan_budgets(shapes, first, method.allocation, fixed=firsts, min_weights=min_weights, pattern=pattern)
+    for share, shares in paths:
         scores, keep = method.scores(problem), _kept_by_rank(shapes, share, shares, min_weights)
-        judge.check({name: score for name, score in scores.items() if name not in fixed}, keep)
+        score_check.check({name: score for name, score in scores.items() if name not in fixed}, keep)
         if problem.masks is not None:
-            unclear = judge.unclear(keep, min_weights) if plainly else scores
-            scores = scores | left_before_pruned({n: scores[n] for n in unclear}, problem.masks)
+            unclear = score_check.unclear(keep, min_weights) if ranked_globally else scores
+            scores = scores | pruned_last({n: scores[n] for n in unclear}, problem.masks)
         masks = masks_from_scores(
             {name: _turned(score) for name, score in scores.items()} if keep_lowest else scores,
             share,
@@ -58,15 +64,16 @@ def prune_along(
             fixed=shares,
             min_weights=min_weights,
             budget=method.budget,
+            pattern=pattern,
         )
         problem = replace(problem, masks=masks)
         del scores  # they would stay beside the next ones
         yield masks
-    judge.sum_up()
-    if method.needs_loss and judge.keep:
-        telling = [name for name, count in judge.at_first.items() if count]
+    score_check.sum_up()
+    if method.needs_loss and score_check.keep:
+        nonzero = [name for name, count in score_check.nonzero_at_first.items() if count]
         strict = len(method.path(density)) > 1 and method.conformance == "paper"
-        check_connected(problem, method.num_batches, telling, strict)
+        check_connected(problem, method.num_batches, nonzero, strict)
 
 
 def masks_from_scores(
@@ -77,6 +84,7 @@ def masks_from_scores(
     fixed: Mapping[str, float] | None = None,
     min_weights: int = 1,
     budget: Callable[[int, float], int] = total_budget,
+    pattern: Pattern = UNSTRUCTURED,
 ) -> Masks:
     """Keep exactly ``floor(density * N + 0.5)`` of the N weights, those with the highest scores.
 
@@ -87,16 +95,17 @@ def masks_from_scores(
         fixed: Densities of single layers; the others share what remains.
         min_weights: Every layer keeps at least this many (all, if it is smaller).
         budget: Rounds a global budget in another way.
+        pattern: Which sets of weights may be kept.
 
     Raises:
-        ValueError: If the budget cannot be met.
+        ValueError: If the budget cannot be met, or the pattern cannot have it.
     """
     shapes = {name: score.shape for name, score in scores.items()}
-    budgets = plan_budgets(shapes, density, ranking, fixed=fixed, min_weights=min_weights)
+    budgets = plan_budgets(shapes, density, ranking, fixed=fixed, min_weights=min_weights, pattern=pattern)
     if ranking != "global":
-        return layerwise_masks(scores, {name: budgets[name] for name in scores})
+        return layerwise_masks(scores, budgets, pattern=pattern)
     total = budget(sum(shape.numel() for shape in shapes.values()), density)
-    return global_masks(scores, total, min_weights=min_weights, fixed=budgets)
+    return global_masks(scores, total, min_weights=min_weights, fixed=budgets, pattern=pattern)
 
 
 def random_masks(
@@ -130,17 +139,30 @@ def plan_budgets(
     *,
     fixed: Mapping[str, float] | None = None,
     min_weights: int = 1,
+    pattern: Pattern = UNSTRUCTURED,
 ) -> Budgets:
     """Return the budgets that shapes alone decide: of all layers, or under global ranking the fixed ones.
 
+    Args:
+        shapes: Weight shape by layer.
+        density: Share of all these weights to keep, a fraction in (0, 1].
+        ranking: ``"global"``, or the allocation that gives each layer its own budget.
+        fixed: Densities of single layers; the others share what remains.
+        min_weights: Every layer keeps at least this many (all, if it is smaller).
+        pattern: Which sets of weights may be kept.
+
     Raises:
-        ValueError: If the budget cannot be met.
+        ValueError: If the budget cannot be met, or the pattern cannot have it.
     """
-    if ranking != "global":
-        return allocate(shapes, density, ranking, fixed=fixed, min_weights=min_weights)
     # Whether a global budget can be met, and what is fixed, does not depend on the allocation of the rest.
-    budgets = allocate(shapes, density, "uniform", fixed=fixed, min_weights=min_weights)
-    return {name: budgets[name] for name in fixed or {}}
+    allocation = "uniform" if ranking == "global" else ranking
+    budgets = allocate(shapes, density, allocation, fixed=fixed, min_weights=min_weights)
+    alone = {name: n for name, n in budgets.items() if ranking != "global" or name in (fixed or {})}
+    for name, budget in alone.items():
+        pattern.check({name: shapes[name]}, budget)
+    together = {name: shape for name, shape in shapes.items() if name not in alone}
+    pattern.check(together, sum(budgets[name] for name in together))
+    return alone
 
 
 def _paths(
@@ -175,5 +197,5 @@ def _kept_by_rank(shapes: Shapes, density: float, fixed: Mapping[str, float], mi
 
 
 def _turned(scores: torch.Tensor) -> torch.Tensor:
-    """Turn the order round, but for what may not return."""
+    """Negate scores; -inf stays, as it marks weights that are pruned for good."""
     return torch.where(scores == -torch.inf, scores, -scores)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal, TypeAlias
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import check_at_least, check_choice, check_density, check_number
 
 __all__ = [
     "DROP_SCHEDULES",
@@ -44,8 +44,7 @@ def drop_fraction(schedule: DropScheduleName, step: float, total: float, initial
         >>> drop_fraction("linear", 10, 40, 0.5)
         0.375
     """
-    if schedule not in DROP_SCHEDULES:
-        raise SparsityError(f"`schedule` must be one of {', '.join(DROP_SCHEDULES)}, got {schedule!r}.")
+    check_choice("schedule", schedule, DROP_SCHEDULES)
     return DROP_SCHEDULES[schedule](step, total, initial)
 
 
@@ -85,7 +84,7 @@ def cosine(step: float, total: float, initial: float) -> float:
         >>> [round(cosine(t, 40, 0.3), 3) for t in (0, 20, 40)]
         [0.3, 0.15, 0.0]
     """
-    _check_fraction(initial)
+    check_number("initial", initial, "[0, 1]")
     return initial / 2 * (1 + math.cos(math.pi * _progress(step, total)))
 
 
@@ -106,7 +105,7 @@ def constant(step: float, total: float, initial: float) -> float:
     Source:
         google-research/rigl, ``sparse_optimizers_base.py``, "constant".
     """
-    _check_fraction(initial)
+    check_number("initial", initial, "[0, 1]")
     _progress(step, total)  # arguments that one schedule refuses, all refuse
     return initial
 
@@ -135,8 +134,8 @@ def inverse_power(step: float, total: float, initial: float, power: float = 3.0)
         >>> inverse_power(20, 40, 0.4)
         0.05
     """
-    _check_fraction(initial)
-    _check_positive(power, "power")
+    check_number("initial", initial, "[0, 1]")
+    check_number("power", power, "(0, inf)")
     return initial * math.pow(1 - _progress(step, total), power)
 
 
@@ -163,7 +162,7 @@ def exponential(step: float, total: float, final: float) -> float:
         >>> exponential(50, 100, 0.01)
         0.1
     """
-    _check_density(final, "final")
+    check_density("final", final)
     return math.pow(final, _progress(step, total))
 
 
@@ -188,7 +187,7 @@ def linear(step: float, total: float, final: float) -> float:
         >>> linear(1, 4, 0.5)
         0.875
     """
-    _check_density(final, "final")
+    check_density("final", final)
     # The formula rearranged, so that rounding cannot miss `final` at the end.
     return final + (1 - final) * (1 - _progress(step, total))
 
@@ -215,8 +214,8 @@ def cubic(step: float, total: float, final: float, initial: float = 1.0) -> floa
         >>> cubic(5, 10, 0.5)
         0.5625
     """
-    _check_density(final, "final")
-    _check_density(initial, "initial")
+    check_density("final", final)
+    check_density("initial", initial)
     return final + (initial - final) * (1 - _progress(step, total)) ** 3
 
 
@@ -243,10 +242,9 @@ def sigmoid(epoch: float, total: float, alpha: float, beta: float, gamma: float)
         >>> sigmoid(25, 50, alpha=98, beta=0.5, gamma=5)
         49.0
     """
-    _check_positive(total, "total")
-    _check_positive(gamma, "gamma")
-    if not 0 <= alpha <= 100:
-        raise SparsityError(f"`alpha` must be in [0, 100], got {alpha}. It is a percentage: 98 removes 98%.")
+    check_number("total", total, "(0, inf)")
+    check_number("gamma", gamma, "(0, inf)")
+    check_number("alpha", alpha, "[0, 100]", "It is a percentage: 98 removes 98%.")
     x = (epoch - beta * total) / gamma
     decay = math.exp(-abs(x))  # of the two ways to write the sigmoid, the one that cannot overflow
     return alpha * (1 if x >= 0 else decay) / (1 + decay)
@@ -254,28 +252,9 @@ def sigmoid(epoch: float, total: float, alpha: float, beta: float, gamma: float)
 
 def _progress(step: float, total: float) -> float:
     """The share of time gone by, in [0, 1]."""
-    _check_positive(total, "total")
-    if not step >= 0:
-        raise SparsityError(f"`step` must be 0 or more, got {step}.")
+    check_number("total", total, "(0, inf)")
+    check_at_least("step", step, 0)
     return min(step / total, 1.0)
-
-
-def _check_positive(value: float, name: str) -> None:
-    if not value > 0:
-        raise SparsityError(f"`{name}` must be greater than 0, got {value}.")
-
-
-def _check_fraction(initial: float) -> None:
-    if not 0 <= initial <= 1:
-        raise SparsityError(f"`initial` must be in [0, 1], got {initial}.")
-
-
-def _check_density(value: float, name: str) -> None:
-    if not 0 < value <= 1:
-        raise SparsityError(
-            f"`{name}` must be a density in (0, 1], got {value}. "
-            "It is the share of weights kept: 1 - sparsity."
-        )
 
 
 DROP_SCHEDULES: dict[str, Callable[[float, float, float], float]] = {

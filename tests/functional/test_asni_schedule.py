@@ -80,9 +80,9 @@ def test_a_path_to_an_exact_end(kept, final, epochs):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: sparsity_path(1, 90), "`search_epochs` must be at least 2, got 1"),
+        (lambda: sparsity_path(1, 90), "`epochs` must be an integer of at least 2, got 1"),
         (lambda: sparsity_path(5, 101), r"`alpha` must be in \[0, 100\], got 101"),
-        (lambda: sparsity_path(5, 90, gamma=0), "`gamma` must be greater than 0, got 0"),
+        (lambda: sparsity_path(5, 90, gamma=0), "`gamma` must be in .0, inf., got 0"),
         (lambda: sparsity_path_to(30, 20, 5), "`kept` must be between 1 and 20, got 30: `density` is more"),
         (lambda: sparsity_path_to(2, 20, 10, 0.95, 0.001), "`beta` and `gamma` must .* got 0.95 and 0.001"),
         (lambda: sparsity_path_to(0, 20, 5), "`kept` must be between 1 and 20, got 0"),

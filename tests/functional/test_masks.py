@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_sparse.functional import masks as masks_module
-from lightning_sparse.functional.masks import count_kept, global_masks, in_pieces, layerwise_masks, top_k_mask
+from lightning_sparse.functional import ranking as ranking_module
+from lightning_sparse.functional.masks import count_kept, global_masks, layerwise_masks, top_k_mask
+from lightning_sparse.functional.ranking import in_pieces
 from lightning_sparse.types import Budgets, Masks, Scores
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -93,7 +94,7 @@ def test_hand_worked_global_masks(
 def test_global_masks_equal_a_sort(sample: int, scores: Scores, data: st.DataObject) -> None:
     k = data.draw(st.integers(0, size_of(scores)))
     before = {name: score.clone() for name, score in scores.items()}
-    with mock.patch.multiple(masks_module, _SAMPLE=sample, _CHUNK=7):
+    with mock.patch.multiple(ranking_module, _SAMPLE=sample, _CHUNK=7):
         masks = global_masks(scores, k)
     assert count_kept(masks) == k
     assert kept(masks) == set(ranking(scores)[:k])
@@ -112,7 +113,7 @@ def test_a_minimum_reserves_the_best_of_each_layer(
     reserved = {entry for name in scores for entry in ranking({name: scores[name]})[:min_weights]}
     k = data.draw(st.integers(len(reserved), size_of(scores)))
     others = [entry for entry in ranking(scores) if entry not in reserved]
-    with mock.patch.multiple(masks_module, _SAMPLE=sample, _CHUNK=7):
+    with mock.patch.multiple(ranking_module, _SAMPLE=sample, _CHUNK=7):
         masks = global_masks(scores, k, min_weights=min_weights)
     assert kept(masks) == reserved | set(others[: k - len(reserved)])
 
@@ -174,8 +175,8 @@ def test_pieces_are_all_of_a_tensor_each_once(shape: tuple[int, ...]) -> None:
 def test_a_misleading_sample_widens_the_bracket() -> None:
     scores = torch.arange(600_000.0)
     scores[:: 600_000 // 2**16] += 1e6
-    with mock.patch.object(masks_module, "_split", wraps=masks_module._split) as split:
-        assert masks_module._kth_largest([scores], 300_000) == np.sort(scores.numpy())[-300_000]
+    with mock.patch.object(ranking_module, "_split", wraps=ranking_module._split) as split:
+        assert ranking_module._kth_largest([scores], 300_000) == np.sort(scores.numpy())[-300_000]
     assert split.call_count > 1
 
 
@@ -186,7 +187,7 @@ def test_ties_at_the_threshold_are_counted_not_collected(k: int) -> None:
     scores[torch.randperm(600_000, generator=generator)[:50_000]] = (
         torch.rand(50_000, generator=generator) + 1
     )
-    with mock.patch.object(masks_module, "_select", wraps=masks_module._select) as select:
+    with mock.patch.object(ranking_module, "_select", wraps=ranking_module._select) as select:
         top_k_mask(scores, k)
     assert all(len(call.args[0]) < 5000 for call in select.call_args_list)
 
@@ -205,7 +206,9 @@ def test_ties_at_the_threshold_are_counted_not_collected(k: int) -> None:
 )
 def test_every_dtype_is_ranked_without_loss(device: str, dtype: torch.dtype, values: list[float]) -> None:
     scores = torch.tensor(values, dtype=dtype, device=device)
-    with mock.patch.multiple(masks_module, _SAMPLE=16, _CHUNK=7):  # 48 of each go through the sampled bracket
+    with mock.patch.multiple(
+        ranking_module, _SAMPLE=16, _CHUNK=7
+    ):  # 48 of each go through the sampled bracket
         many = torch.stack([scores] * 48)
         assert torch.equal(
             top_k_mask(many, 48), torch.tensor([False, True, False], device=device).expand(48, 3)
@@ -331,7 +334,7 @@ def test_k_out_of_range(k: int) -> None:
         ),
         (3, {"fixed": {"c": 1}}, r"`fixed` must name layers among a, b, got c\."),
         (6, {"fixed": {"a": 5}}, r"`k` must be between 0 and the 4 scores of a, got 5"),
-        (3, {"min_weights": -1}, r"`min_weights_per_layer` must be 0 or more, got -1"),
+        (3, {"min_weights": -1}, r"`min_weights` must be an integer of at least 0, got -1"),
     ],
 )
 def test_impossible_global_budgets_name_the_way_out(k: int, options: dict[str, Any], message: str) -> None:

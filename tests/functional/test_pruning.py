@@ -184,7 +184,7 @@ def test_fewer_scores_than_weights_are_named():
         (lambda: SNIP(0), "`num_batches` must be an integer of at least 1, got 0"),
         (lambda: SNIP(num_batches=True), "`num_batches` must be an integer"),
         (lambda: SNIP(scoring_mode="test"), "`scoring_mode` must be one of train, eval, None, got 'test'"),
-        (lambda: GraSP(temperature=0), "`temperature` must be above 0, got 0. `None` switches it off"),
+        (lambda: GraSP(temperature=0), "`temperature` must be in .0, inf., got 0. `None` switches it off"),
         (lambda: GraSP(conformance="original"), "`conformance` must be one of paper, reference, got"),
         (lambda: FORCE(iterations=2.5), "`iterations` must be an integer of at least 1, got 2.5"),
         (lambda: FORCE(schedule="cosine"), "`schedule` must be one of exponential, linear, got 'cosine'"),

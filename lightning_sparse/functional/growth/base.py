@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_sparse.checks import SparsityError, check_choice
 from lightning_sparse.functional.growth.moves import move_support, move_support_at_random
+from lightning_sparse.functional.patterns import UNSTRUCTURED, Pattern
 from lightning_sparse.registry import add_row
 
 __all__ = ["GROWTH_RULES", "ActiveWeights", "GrowthRule", "move", "register_rule", "rule_from_name"]
@@ -62,13 +63,16 @@ class GrowthRule(ABC):
         """Return scores of all N weights: the highest of those not kept grow. ``None``: any, at random."""
 
 
-def move(rule: GrowthRule, active: ActiveWeights, fraction: float) -> Tensor:
+def move(
+    rule: GrowthRule, active: ActiveWeights, fraction: float, *, pattern: Pattern = UNSTRUCTURED
+) -> Tensor:
     """Drop a share of the active weights and grow as many others, as a rule says.
 
     Args:
         rule: Scores what may go, and what may grow.
         active: The active weights.
         fraction: Share of them to drop, in [0, 1]: ``floor(fraction * k)``.
+        pattern: Which sets of weights may be active, before and after.
 
     Returns:
         The new k positions, ascending, in the dtype of ``active.positions``. A weight that is dropped and
@@ -93,9 +97,10 @@ def move(rule: GrowthRule, active: ActiveWeights, fraction: float) -> Tensor:
     """
     drop_scores, grow_scores = rule.drop_scores(active), rule.grow_scores(active)
     if grow_scores is None:
-        size = active.shape.numel()
-        return move_support_at_random(active.positions, drop_scores, size, fraction, active.draws)
-    return move_support(active.positions, drop_scores, grow_scores, fraction)
+        return move_support_at_random(
+            active.positions, drop_scores, active.shape, fraction, active.draws, pattern=pattern
+        )
+    return move_support(active.positions, drop_scores, grow_scores, fraction, pattern=pattern)
 
 
 GROWTH_RULES: dict[str, type[GrowthRule]] = {}

@@ -14,12 +14,13 @@ Source:
 import hashlib
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_sparse.checks import SparsityError
-from lightning_sparse.functional.masks import count_nonzero, top_k_mask
+from lightning_sparse.checks import SparsityError, check_number
+from lightning_sparse.functional.masks import top_k_mask
+from lightning_sparse.functional.patterns import UNSTRUCTURED, Pattern
+from lightning_sparse.functional.ranking import positions_of
 
 __all__ = [
     "count_dropped",
@@ -42,14 +43,18 @@ def count_dropped(nnz: int, fraction: float) -> int:
         >>> count_dropped(180, 0.15), count_dropped(3, 0.3)
         (27, 0)
     """
-    if not 0 <= fraction <= 1:
-        raise SparsityError(
-            f"`fraction` must be in [0, 1], got {fraction}. It is the share of active weights to drop."
-        )
+    check_number("fraction", fraction, "[0, 1]", "It is the share of active weights to drop.")
     return math.floor(fraction * nnz)
 
 
-def drop_and_grow(mask: Tensor, drop_scores: Tensor, grow_scores: Tensor, fraction: float) -> Tensor:
+def drop_and_grow(
+    mask: Tensor,
+    drop_scores: Tensor,
+    grow_scores: Tensor,
+    fraction: float,
+    *,
+    pattern: Pattern = UNSTRUCTURED,
+) -> Tensor:
     """Drop the active weights that score lowest, then grow the highest of all that are not kept, as many.
 
     With ``|w|`` and ``|mean dense gradient|`` this is RigL. An active weight of value zero is active, and
@@ -60,6 +65,7 @@ def drop_and_grow(mask: Tensor, drop_scores: Tensor, grow_scores: Tensor, fracti
         drop_scores: Scores of the same shape; ``floor(fraction * nnz)`` of the active weights are dropped.
         grow_scores: Scores of the same shape, floating point.
         fraction: Share of the active weights to drop, in [0, 1].
+        pattern: Which sets of weights may be active, before and after.
 
     Returns:
         A new mask with as many True.
@@ -76,11 +82,16 @@ def drop_and_grow(mask: Tensor, drop_scores: Tensor, grow_scores: Tensor, fracti
     _check_mask(mask, drop_scores=drop_scores, grow_scores=grow_scores)
     support = positions_of(mask)
     active = drop_scores.reshape(-1).index_select(0, support)
-    return _grow_best(support, active, grow_scores, fraction).view(mask.shape)
+    return _grow_best(support, active, grow_scores, fraction, pattern)
 
 
 def drop_and_grow_at_random(
-    mask: Tensor, drop_scores: Tensor, fraction: float, generator: torch.Generator
+    mask: Tensor,
+    drop_scores: Tensor,
+    fraction: float,
+    generator: torch.Generator,
+    *,
+    pattern: Pattern = UNSTRUCTURED,
 ) -> Tensor:
     """Drop the active weights that score lowest, then grow any of all that are not kept, as many (SET).
 
@@ -91,6 +102,7 @@ def drop_and_grow_at_random(
         drop_scores: Scores of the same shape, ``|w|`` in SET; ranked as by ``drop_and_grow``.
         fraction: Share of the active weights to drop, in [0, 1].
         generator: Source of the draw, on any device.
+        pattern: Which sets of weights may be active, before and after.
 
     Returns:
         A new mask with as many True.
@@ -101,7 +113,7 @@ def drop_and_grow_at_random(
     _check_mask(mask, drop_scores=drop_scores)
     support = positions_of(mask)
     active = drop_scores.reshape(-1).index_select(0, support)
-    return _grow_any(support, active, mask.numel(), fraction, generator).view(mask.shape)
+    return _grow_any(support, active, mask.shape, fraction, generator, pattern)
 
 
 def draws_of(seed: int, step: int, name: str) -> torch.Generator:
@@ -116,14 +128,23 @@ def draws_of(seed: int, step: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def move_support(support: Tensor, drop_scores: Tensor, grow_scores: Tensor, fraction: float) -> Tensor:
+def move_support(
+    support: Tensor,
+    drop_scores: Tensor,
+    grow_scores: Tensor,
+    fraction: float,
+    *,
+    pattern: Pattern = UNSTRUCTURED,
+) -> Tensor:
     """Do as ``drop_and_grow``, from positions to positions.
 
     Args:
         support: Flat positions of the k active weights: integers, ascending.
         drop_scores: Their scores, ``(k,)``.
-        grow_scores: Scores of all N weights, of any shape, floating point.
+        grow_scores: Scores of all N weights, floating point, in the shape of the weight if the pattern goes
+            by it.
         fraction: Share of the active weights to drop, in [0, 1].
+        pattern: Which sets of weights may be active, before and after.
 
     Returns:
         The new k positions, ascending, in the dtype of ``support``.
@@ -132,20 +153,27 @@ def move_support(support: Tensor, drop_scores: Tensor, grow_scores: Tensor, frac
         ValueError: As from ``drop_and_grow``, or if ``support`` is not ascending or leaves the weight.
     """
     _check_support(support, drop_scores, grow_scores.numel())
-    return positions_of(_grow_best(support, drop_scores, grow_scores, fraction)).to(support.dtype)
+    return positions_of(_grow_best(support, drop_scores, grow_scores, fraction, pattern)).to(support.dtype)
 
 
 def move_support_at_random(
-    support: Tensor, drop_scores: Tensor, size: int, fraction: float, generator: torch.Generator
+    support: Tensor,
+    drop_scores: Tensor,
+    size: int | torch.Size,
+    fraction: float,
+    generator: torch.Generator,
+    *,
+    pattern: Pattern = UNSTRUCTURED,
 ) -> Tensor:
     """Do as ``drop_and_grow_at_random``, from positions to positions; the same seed gives the same draw.
 
     Args:
         support: Flat positions of the k active weights: integers, ascending.
         drop_scores: Their scores, ``(k,)``.
-        size: Number N of weights.
+        size: Number N of weights, or their shape if the pattern goes by it.
         fraction: Share of the active weights to drop, in [0, 1].
         generator: Source of the draw, on any device.
+        pattern: Which sets of weights may be active, before and after.
 
     Returns:
         The new k positions, ascending, in the dtype of ``support``.
@@ -153,36 +181,32 @@ def move_support_at_random(
     Raises:
         ValueError: As from ``move_support``.
     """
-    _check_support(support, drop_scores, size)
-    return positions_of(_grow_any(support, drop_scores, size, fraction, generator)).to(support.dtype)
+    shape = torch.Size([size]) if isinstance(size, int) else size
+    _check_support(support, drop_scores, shape.numel())
+    mask = _grow_any(support, drop_scores, shape, fraction, generator, pattern)
+    return positions_of(mask).to(support.dtype)
 
 
-def _grow_best(support: Tensor, drop_scores: Tensor, grow_scores: Tensor, fraction: float) -> Tensor:
-    """Return the new mask, flat: the survivors and the best of the others."""
+def _grow_best(
+    support: Tensor, drop_scores: Tensor, grow_scores: Tensor, fraction: float, pattern: Pattern
+) -> Tensor:
+    """Return the new mask: the survivors and the best of the others."""
     _check_finite(grow_scores, "grow_scores")
     kept = _survivors(support, drop_scores, fraction)
-    candidates = grow_scores.detach().reshape(-1).index_fill(0, kept, -math.inf)
-    return top_k_mask(candidates, len(support) - len(kept)).index_fill_(0, kept, True)
+    return pattern.filled(kept, grow_scores.detach(), len(support))
 
 
 def _grow_any(
-    support: Tensor, drop_scores: Tensor, size: int, fraction: float, generator: torch.Generator
+    support: Tensor,
+    drop_scores: Tensor,
+    shape: torch.Size,
+    fraction: float,
+    generator: torch.Generator,
+    pattern: Pattern,
 ) -> Tensor:
-    """Return the new mask, flat: the survivors and others drawn from the rest.
-
-    A draw that hits what is taken is made again. No free position is preferred by that, and unlike a
-    permutation it costs O(k). Only where free positions are hard to hit are they shuffled instead.
-    """
+    """Return the new mask: the survivors and others drawn from the rest."""
     kept = _survivors(support, drop_scores, fraction)
-    mask = torch.zeros(size, dtype=torch.bool, device=kept.device).index_fill_(0, kept, True)
-    if 2 * len(support) > size:
-        free = positions_of(~mask)
-        order = torch.randperm(len(free), generator=generator, device=generator.device).to(free.device)
-        return mask.index_fill_(0, free[order[: len(support) - len(kept)]], True)
-    while missing := len(support) - count_nonzero(mask):
-        drawn = torch.randint(size, (missing,), generator=generator, device=generator.device)
-        mask.index_fill_(0, drawn.to(mask.device), True)
-    return mask
+    return pattern.filled_at_random(kept, shape, len(support), generator)
 
 
 def _survivors(support: Tensor, drop_scores: Tensor, fraction: float) -> Tensor:
@@ -190,13 +214,6 @@ def _survivors(support: Tensor, drop_scores: Tensor, fraction: float) -> Tensor:
     _check_finite(drop_scores, "drop_scores")
     kept = top_k_mask(drop_scores, len(support) - count_dropped(len(support), fraction))
     return support.index_select(0, positions_of(kept)).long()
-
-
-def positions_of(mask: Tensor) -> Tensor:
-    """Return the flat positions that are True, ascending; on the CPU by numpy, several times as fast."""
-    if mask.device.type != "cpu":
-        return mask.reshape(-1).nonzero().squeeze(1)
-    return torch.from_numpy(np.flatnonzero(mask.numpy()))
 
 
 def _check_mask(mask: Tensor, **scores: Tensor) -> None:

@@ -1,15 +1,31 @@
-"""Pruning methods by name: ``METHODS["erk"]()`` is ``Random(allocation="erk")``."""
+"""Pruning methods by name: ``METHODS["erk"]()`` is ``Random(allocation="erk")``.
 
-from collections.abc import Callable
-from typing import Literal, TypeAlias, get_args
+A method is a file of its own here: its score as a function, and its options as a class that registers itself.
+"""
 
-from lightning_sparse.checks import SparsityError
-from lightning_sparse.functional.saliency.base import PruningMethod, PruningProblem, Ranking
-from lightning_sparse.functional.saliency.force import FORCE, IterativeSNIP
-from lightning_sparse.functional.saliency.grasp import GraSP
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from lightning_sparse.checks import SparsityError, check_choice
+from lightning_sparse.functional.allocation import ALLOCATIONS
+from lightning_sparse.functional.saliency.base import (
+    METHODS,
+    PruningMethod,
+    PruningProblem,
+    Ranking,
+    register_method,
+)
+from lightning_sparse.registry import modules_in
+
+# Methods are listed to users in the order of these imports; those of other files come last.
+# isort: off
+from lightning_sparse.functional.saliency.random import Random
+from lightning_sparse.functional.saliency.magnitude import Magnitude
 from lightning_sparse.functional.saliency.snip import SNIP
+from lightning_sparse.functional.saliency.iterative_snip import IterativeSNIP
+from lightning_sparse.functional.saliency.force import FORCE
+from lightning_sparse.functional.saliency.grasp import GraSP
 from lightning_sparse.functional.saliency.synflow import SynFlow
-from lightning_sparse.functional.saliency.weights import Magnitude, Random
+# isort: on
 
 __all__ = [
     "FORCE",
@@ -25,40 +41,28 @@ __all__ = [
     "Ranking",
     "SynFlow",
     "method_from_name",
+    "register_method",
 ]
 
-MethodName: TypeAlias = Literal[
-    "random",
-    "uniform",
-    "erk",
-    "epl",
-    "epf",
-    "magnitude",
-    "snip",
-    "iterative_snip",
-    "force",
-    "grasp",
-    "synflow",
-]
+modules_in(__name__, __path__)
+
+# Whatever was found is exported as those above are.
+_FOUND = {method.__name__: method for method in METHODS.values() if isinstance(method, type)}
+globals().update(_FOUND)
+__all__ += sorted(_FOUND.keys() - set(__all__))
+
+if TYPE_CHECKING:
+    MethodName: TypeAlias = str
+else:
+    MethodName = Literal[tuple(METHODS)]
 """Names of the methods with their default options."""
-
-METHODS: dict[MethodName, Callable[[], PruningMethod]] = {
-    "random": Random,
-    "uniform": lambda: Random("uniform"),
-    "erk": lambda: Random("erk"),
-    "epl": lambda: Random("epl"),
-    "epf": lambda: Random("epf"),
-    "magnitude": Magnitude,
-    "snip": SNIP,
-    "iterative_snip": IterativeSNIP,
-    "force": FORCE,
-    "grasp": GraSP,
-    "synflow": SynFlow,
-}
 
 
 def method_from_name(method: MethodName | PruningMethod) -> PruningMethod:
     """Return the method of that name, or the method itself.
+
+    Args:
+        method: A name in `METHODS`, that of an allocation (drawn at random within its budgets), or an object.
 
     Raises:
         ValueError: If there is no such name.
@@ -72,6 +76,5 @@ def method_from_name(method: MethodName | PruningMethod) -> PruningMethod:
         raise SparsityError(
             f"`method` must be a name or an object, got the class; write {method.__name__}()."
         )
-    if not isinstance(method, str) or method not in METHODS:
-        raise SparsityError(f"`method` must be one of {', '.join(get_args(MethodName))}, got {method!r}.")
-    return METHODS[method]()
+    check_choice("method", method, dict.fromkeys([*METHODS, *ALLOCATIONS]))
+    return METHODS[method]() if method in METHODS else Random(method)

@@ -3,24 +3,26 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, final
 
 import torch
 from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError, check_choice
-from lightning_sparse.functional.allocation import ALLOCATIONS, AllocationName, total_budget
+from lightning_sparse.functional.allocation import ALLOCATIONS, AllocationName
+from lightning_sparse.functional.saliency.iterative import PAPER, Arithmetic, PathName
+from lightning_sparse.registry import add_row
 from lightning_sparse.types import Loss, Masks, Scores
 
 __all__ = [
+    "METHODS",
     "Average",
     "Conformance",
     "PruningMethod",
     "PruningProblem",
-    "PublishedMethod",
     "Ranking",
     "one_process",
-    "rounded_down",
+    "register_method",
 ]
 
 Ranking: TypeAlias = AllocationName | Literal["global"]
@@ -88,8 +90,16 @@ class PruningMethod(ABC):
     """Whether it asks for losses; what cannot give any is then refused before data is touched."""
     needs_forward: ClassVar[bool] = False
     """Whether it calls the module itself, not only its loss."""
+    reference: ClassVar[Arithmetic] = PAPER
+    """How the authors' code rounds."""
     conformance: Conformance = "paper"
+    """Whether it rounds as the paper says, or as the authors' code does."""
     num_batches: int = 1
+    """How many batches it looks at in one iteration."""
+    iterations: int = 1
+    """How often weights are scored and pruned."""
+    schedule: PathName = "exponential"
+    """How the density falls from iteration to iteration."""
 
     def __init__(self, allocation: Ranking = "global") -> None:
         check_choice("allocation", allocation, ("global", *ALLOCATIONS))
@@ -99,13 +109,19 @@ class PruningMethod(ABC):
     def scores(self, problem: PruningProblem) -> Scores:
         """Return a score for each of the problem's weights."""
 
+    @final
     def path(self, density: float) -> list[float]:
         """Return the densities to prune to, one after the other; scores are taken anew for each."""
-        return [density]
+        return self._arithmetic.path(density, self.iterations, self.schedule)
 
+    @final
     def budget(self, num_weights: int, density: float) -> int:
         """Return how many of ``num_weights`` a density keeps."""
-        return total_budget(num_weights, density)
+        return self._arithmetic.budget(num_weights, density)
+
+    @property
+    def _arithmetic(self) -> Arithmetic:
+        return PAPER if self.conformance == "paper" else self.reference
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
@@ -118,27 +134,24 @@ class PruningMethod(ABC):
         return hash(repr(self))
 
 
-def rounded_up(num_weights: int, density: float) -> int:
-    """Round as Synaptic-Flow's code does, which removes ``int((1 - d) N)`` weights."""
-    return num_weights - int((1 - density) * num_weights)
+METHODS: dict[str, Callable[[], PruningMethod]] = {}
+"""Every method with a name, as what makes it with its default options."""
+
+_Maker = TypeVar("_Maker", bound=Callable[[], PruningMethod])
 
 
-def rounded_down(num_weights: int, density: float) -> int:
-    """Round as FORCE's code does."""
-    return int(num_weights * density)
+def register_method(name: str) -> Callable[[_Maker], _Maker]:
+    """Give a method a name; a decorator of its class, or of a function that makes one.
 
+    Args:
+        name: From then on good wherever a method is asked for.
 
-class PublishedMethod(PruningMethod):
-    """What the published methods share: a paper, and code that rounds in its own way."""
+    Raises:
+        ValueError: If another method has that name.
+    """
 
-    _reference_budget = staticmethod(rounded_up)
+    def register(maker: _Maker) -> _Maker:
+        add_row(METHODS, name, maker)
+        return maker
 
-    def __init__(self, allocation: Ranking, conformance: Conformance) -> None:
-        super().__init__(allocation)
-        check_choice("conformance", conformance, ("paper", "reference"))
-        self.conformance = conformance
-
-    def budget(self, num_weights: int, density: float) -> int:
-        """Return how many weights a density keeps, in the authors' rounding if that is asked for."""
-        rounded = total_budget if self.conformance == "paper" else self._reference_budget
-        return rounded(num_weights, density)
+    return register

@@ -1,24 +1,70 @@
 """GraSP: the weights that carry the gradient flow."""
 
-from contextlib import nullcontext
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import SparsityError, check_number
 from lightning_sparse.functional.saliency.base import (
+    Average,
     Conformance,
     PruningProblem,
     Ranking,
+    one_process,
+    register_method,
 )
-from lightning_sparse.functional.saliency.gradients import cooled, grasp
-from lightning_sparse.functional.saliency.snip import Mode, _OneShot, _over_their_sum, _scoring
+from lightning_sparse.functional.saliency.gradients import gradients_of, mean_gradients, operations_of
+from lightning_sparse.functional.saliency.published import OneShot
+from lightning_sparse.functional.saliency.scoring import Mode, over_their_sum, scoring
 from lightning_sparse.selection import SPARSE_LAYERS
-from lightning_sparse.types import Scores
+from lightning_sparse.types import Loss, Scores
 
-__all__ = ["GraSP"]
+__all__ = ["GraSP", "cooled", "grasp"]
 
 
-class GraSP(_OneShot):
+def grasp(weights: Mapping[str, Tensor], losses: Sequence[Loss], average: Average = one_process) -> Scores:
+    """Return ``w * Hg``, signed: what is highest is kept, since removing it would hurt the gradient flow.
+
+    Args:
+        weights: The weights scored.
+        losses: Every batch is used twice, for the gradient g and for the product of the Hessian H with it.
+        average: Takes the mean over processes.
+
+    Raises:
+        ValueError: If an operation of the net has no second derivative.
+
+    Source:
+        Wang et al., "Picking Winning Tickets Before Training by Preserving Gradient Flow", ICLR 2020
+        (arXiv:2002.07376), equation 8; the sign is that of the weight's benefit.
+    """
+    gradients = mean_gradients(weights, losses, average)
+
+    def gradient_flow(loss: Loss) -> Tensor:
+        """Return <g, dL/dw> with g held fixed; its gradient is H g."""
+        loss_value = loss()
+        inner = gradients_of(loss_value, list(weights.values()), create_graph=True)
+        pairs = zip(gradients.values(), inner, strict=True)
+        flow = torch.stack(
+            [loss_value.new_zeros(()), *((g * d).sum() for g, d in pairs if d is not None)]
+        ).sum()
+        _refuse_once_differentiable(loss_value, flow)
+        return flow
+
+    flows = [partial(gradient_flow, loss) for loss in losses]
+    with sdpa_kernel(SDPBackend.MATH), _second_derivatives():
+        hessian_gradient = mean_gradients(weights, flows, average)
+    return {name: hessian_gradient[name].mul_(weight.detach()) for name, weight in weights.items()}
+
+
+@register_method("grasp")
+class GraSP(OneShot):
     """Keep the weights that carry the gradient flow: the highest ``w * Hg``, signed.
 
     Args:
@@ -44,22 +90,46 @@ class GraSP(_OneShot):
         conformance: Conformance = "paper",
     ) -> None:
         super().__init__(num_batches, scoring_mode, allocation, conformance)
-        if temperature is not None and not (isinstance(temperature, int | float) and temperature > 0):
-            raise SparsityError(
-                f"`temperature` must be above 0, got {temperature!r}. `None` switches it off."
-            )
+        if temperature is not None:
+            check_number("temperature", temperature, "(0, inf)", "`None` switches it off.")
         self.temperature = temperature
 
     def scores(self, problem: PruningProblem) -> Scores:
         """Return ``w * Hg``; of sums over batches, and divided by their sum, in the reference's way."""
         temperature = self.temperature if problem.cools else None
         cooling = nullcontext() if temperature is None else cooled(_last_layer(problem.module), temperature)
-        with _scoring(problem, self._trains()), cooling:
+        with scoring(problem, self._trains()), cooling:
             losses = problem.losses(self.num_batches)
             scores = grasp(problem.weights, losses, problem.average)
         if self.conformance == "paper":
             return scores
-        return _over_their_sum({n: s * len(losses) ** 2 for n, s in scores.items()}, epsilon=1e-10)
+        return over_their_sum({n: s * len(losses) ** 2 for n, s in scores.items()}, epsilon=1e-10)
+
+
+@contextmanager
+def cooled(layer: nn.Module, temperature: float) -> Iterator[None]:
+    """Divide the output of a layer, the net's last, by ``temperature`` for a while.
+
+    Warns:
+        UserWarning: If the layer is not called meanwhile, so that nothing was divided.
+    """
+    called = []
+
+    def divide(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        called.append(True)
+        return output / temperature
+
+    handle = layer.register_forward_hook(divide)
+    try:
+        yield
+    finally:
+        handle.remove()
+    if not called:
+        warnings.warn(
+            f"`temperature` {temperature} divided nothing: the last trained layer of the module is not "
+            "called by its loss. Set it to None, or register the layer that makes the logits last.",
+            stacklevel=4,
+        )
 
 
 def _last_layer(module: nn.Module) -> nn.Module:
@@ -69,3 +139,28 @@ def _last_layer(module: nn.Module) -> nn.Module:
     if not trained:
         raise SparsityError("`temperature` needs a trained linear or convolutional layer; set it to None.")
     return trained[-1]
+
+
+@contextmanager
+def _second_derivatives() -> Iterator[None]:
+    """Explain torch's errors about what cannot be differentiated twice; they name the operation."""
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        if "derivative" not in str(error):
+            raise
+        raise _no_second_derivative(str(error).splitlines()[0].rstrip(".")) from error
+
+
+def _refuse_once_differentiable(loss: Tensor, flow: Tensor) -> None:
+    """Raise ValueError where ``autograd.grad`` is silent: it leaves out what was marked so."""
+    if any(node.name() == "torch::autograd::Error" for node in operations_of(flow)):
+        own = {node.name() for node in operations_of(loss) if isinstance(node, BackwardCFunction)}
+        raise _no_second_derivative(f"{', '.join(sorted(own))} (marked once_differentiable)")
+
+
+def _no_second_derivative(reason: str) -> SparsityError:
+    return SparsityError(
+        f"GraSP needs second derivatives, and an operation of the net has none: {reason}. Use another "
+        "implementation of it, or another method (`snip`, `synflow`)."
+    )

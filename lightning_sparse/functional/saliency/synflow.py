@@ -15,14 +15,23 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lightning_sparse.checks import SparsityError, check_choice, check_count
 from lightning_sparse.functional.isolation import left_as_found
-from lightning_sparse.functional.masks import in_pieces
-from lightning_sparse.functional.saliency.base import Conformance, PruningProblem, PublishedMethod, Ranking
-from lightning_sparse.functional.saliency.iterative import PathName, density_path
+from lightning_sparse.functional.ranking import in_pieces
+from lightning_sparse.functional.saliency.base import Conformance, PruningProblem, Ranking, register_method
+from lightning_sparse.functional.saliency.iterative import Arithmetic, PathName, density_path, rounded_up
+from lightning_sparse.functional.saliency.published import PublishedMethod
 from lightning_sparse.types import Masks, Scores
 
 __all__ = ["SynFlow", "synflow"]
 
 
+def _path_of_the_code(density: float, steps: int, schedule: PathName) -> list[float]:
+    """Return the densities in the arithmetic of the authors' code, whose last bits its rounding shows."""
+    if schedule == "exponential":
+        return density_path(density, steps)
+    return [1 - (1 - density) * ((step + 1) / steps) for step in range(steps)]
+
+
+@register_method("synflow")
 class SynFlow(PublishedMethod):
     """Keep what carries the flow through the net, iteratively and without data.
 
@@ -41,6 +50,7 @@ class SynFlow(PublishedMethod):
     """
 
     needs_forward = True
+    reference = Arithmetic(rounded_up, _path_of_the_code)
 
     def __init__(
         self,
@@ -60,13 +70,6 @@ class SynFlow(PublishedMethod):
         self.iterations = iterations
         self.input_shape = None if input_shape is None else list(input_shape)
         self.schedule = schedule
-
-    def path(self, density: float) -> list[float]:
-        """Return the densities of all iterations."""
-        if self.conformance == "paper" or self.schedule == "exponential":
-            return density_path(density, self.iterations, self.schedule)
-        # In the authors' arithmetic, whose last bits their rounding shows.
-        return [1 - (1 - density) * ((step + 1) / self.iterations) for step in range(self.iterations)]
 
     def scores(self, problem: PruningProblem) -> Scores:
         """Return ``|dR/dw * w|`` of the net so far."""

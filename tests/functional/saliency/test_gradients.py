@@ -14,8 +14,12 @@ from lightning_sparse import FORCE, SNIP, GraSP, IterativeSNIP, PruningProblem
 from lightning_sparse.functional.isolation import left_as_found
 from lightning_sparse.functional.masks import count_kept, global_masks
 from lightning_sparse.functional.pruning import prune_along
-from lightning_sparse.functional.saliency.connection import check_connected
-from lightning_sparse.functional.saliency.gradients import force, grasp, iterative_snip, mean_gradients, snip
+from lightning_sparse.functional.saliency.connection import check_connected, items_differ
+from lightning_sparse.functional.saliency.force import force
+from lightning_sparse.functional.saliency.gradients import mean_gradients
+from lightning_sparse.functional.saliency.grasp import grasp
+from lightning_sparse.functional.saliency.iterative_snip import iterative_snip
+from lightning_sparse.functional.saliency.snip import snip
 
 ONESHOT = ["oneshot_mlp_fresh", "oneshot_conv_fresh", "oneshot_conv_warm"]
 ITERATED = ["force_mlp_fresh", "force_conv_warm"]
@@ -317,3 +321,19 @@ def test_a_silent_branch_is_no_cut():
     masks["stem.weight"] = masks["b.weight"]
     with pytest.raises(ValueError, match=r"cut through: no signal passes what is kept of stem.weight"):
         check_connected(replace(problem, masks=masks), 1, weights, strict=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_rounding_is_no_difference_between_items(dtype):
+    """Some kernels add up the last rows of a batch in another order than the first."""
+    rows = torch.tensor([[0.5, -3.0]]).repeat(4, 1).to(dtype)
+    assert not items_differ(rows)
+    ulp = torch.finfo(dtype).eps
+    off_by_two = rows.double()
+    off_by_two[3] *= 1 + 2 * ulp
+    assert not items_differ(off_by_two.to(dtype))
+    faint = rows.double()
+    faint[2, 0] += 100 * ulp
+    assert items_differ(faint.to(dtype))
+    assert items_differ(torch.tensor([[0.0], [1e-30]]))  # beside nothing it is a signal
+    assert not items_differ(torch.zeros(4, 2, dtype=dtype))

@@ -10,12 +10,8 @@ from torch.nn import functional as F
 from lightning_sparse import SynFlow
 from lightning_sparse.functional.masks import global_masks
 from lightning_sparse.functional.pruning import prune_along
-from lightning_sparse.functional.saliency.iterative import (
-    Judge,
-    count_telling,
-    density_path,
-    left_before_pruned,
-)
+from lightning_sparse.functional.saliency.iterative import density_path
+from lightning_sparse.functional.saliency.score_check import ScoreCheck, count_nonzero_scores, pruned_last
 from lightning_sparse.functional.saliency.synflow import synflow
 
 NAMES = ["synflow_mlp_fresh", "synflow_conv_fresh", "synflow_conv_warm"]
@@ -174,26 +170,26 @@ def test_pruned_weights_score_nothing():
 def test_density_path():
     assert density_path(0.1, 1) == [0.1]
     assert density_path(0.5, 2, "linear") == [0.75, 0.5]
-    with pytest.raises(ValueError, match="`iterations` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`steps` must be an integer of at least 1, got 0"):
         density_path(0.1, 0)
 
 
-def test_telling_scores_are_counted():
-    assert count_telling(torch.tensor([[0.0, -1.0], [2.0, -torch.inf]]), "w") == 3
+def test_nonzero_scores_are_counted():
+    assert count_nonzero_scores(torch.tensor([[0.0, -1.0], [2.0, -torch.inf]]), "w") == 3
     long = torch.zeros(3, 2**17)  # looked at in pieces
     long[2, -1] = 1
-    assert count_telling(long, "w") == 1
+    assert count_nonzero_scores(long, "w") == 1
 
 
 def test_layers_that_may_keep_zeros_are_unclear():
-    judge = Judge(4)
+    check = ScoreCheck(4)
     scores = {"a": torch.tensor([1.0, 2.0, 3.0, 0.0]), "b": torch.tensor([0.0, 5.0]), "c": torch.zeros(3)}
     with pytest.warns(UserWarning, match="All scores of c are zero"):
-        judge.check(scores, 4)
-    assert judge.unclear(4, 0) == []
-    assert judge.unclear(4, 1) == ["c"]
-    assert judge.unclear(4, 2) == ["b", "c"]
-    assert judge.unclear(5, 0) == ["a", "b", "c"]
+        check.check(scores, 4)
+    assert check.unclear(4, 0) == []
+    assert check.unclear(4, 1) == ["c"]
+    assert check.unclear(4, 2) == ["b", "c"]
+    assert check.unclear(5, 0) == ["a", "b", "c"]
 
 
 @pytest.mark.filterwarnings("ignore:All scores of")
@@ -207,10 +203,10 @@ def test_masks_are_those_that_clear_layers_have_anyway(seed, min_weights):
         name: torch.rand(30, generator=generator) * mask * (torch.rand(30, generator=generator) < share)
         for (name, mask), share in zip(kept.items(), shares, strict=True)
     }
-    judge, k = Judge(0), max(12, sum(int(score.count_nonzero()) for score in scores.values()) - seed % 3)
-    judge.check(scores, k)
-    unclear = left_before_pruned({name: scores[name] for name in judge.unclear(k, min_weights)}, kept)
-    every = global_masks(left_before_pruned(scores, kept), k, min_weights=min_weights)
+    check, k = ScoreCheck(0), max(12, sum(int(score.count_nonzero()) for score in scores.values()) - seed % 3)
+    check.check(scores, k)
+    unclear = pruned_last({name: scores[name] for name in check.unclear(k, min_weights)}, kept)
+    every = global_masks(pruned_last(scores, kept), k, min_weights=min_weights)
     for name, mask in global_masks(scores | unclear, k, min_weights=min_weights).items():
         assert torch.equal(mask, every[name])
 
@@ -220,10 +216,10 @@ def test_scores_that_are_no_numbers(shape):
     scores = torch.ones(shape)
     scores.view(-1)[-1] = math.inf
     with pytest.raises(ValueError, match="1 scores of 'w' are not finite"):
-        count_telling(scores, "w")
+        count_nonzero_scores(scores, "w")
     scores.view(-1)[0] = math.nan
     with pytest.raises(ValueError, match="2 scores of 'w' are not finite"):
-        count_telling(scores, "w")
+        count_nonzero_scores(scores, "w")
 
 
 def of(nonzero, size=10):
@@ -232,31 +228,31 @@ def of(nonzero, size=10):
 
 def test_too_few_scores():
     with pytest.raises(ValueError, match="Only 0 scores are not zero, but 2"):
-        Judge(2).check(of(0), 2)
+        ScoreCheck(2).check(of(0), 2)
     with pytest.raises(ValueError, match="Only 1 scores are not zero, but 3"):
-        Judge(3).check(of(1), 9)
-    judge = Judge(2)
-    judge.check(of(4), 9)  # more are kept for now, but they may be zero from the start
-    judge.check(of(2), 8)
+        ScoreCheck(3).check(of(1), 9)
+    check = ScoreCheck(2)
+    check.check(of(4), 9)  # more are kept for now, but they may be zero from the start
+    check.check(of(2), 8)
     with pytest.raises(ValueError, match="Only 1 scores are not zero, but 4"):
-        judge.check(of(1), 7)
-    judge.check({"w": torch.tensor([-1.0, 0.0, 0.0])}, 2)
+        check.check(of(1), 7)
+    check.check({"w": torch.tensor([-1.0, 0.0, 0.0])}, 2)
     with pytest.warns(UserWarning, match="Only 1 scores are not zero, but 2 weights are kept"):
-        judge.sum_up()
+        check.sum_up()
 
 
 def test_nothing_but_finite_scores_asked_for():
-    judge = Judge(0)
-    judge.check(of(0), 9)
-    judge.check(of(0), 0)
-    judge.sum_up()
+    check = ScoreCheck(0)
+    check.check(of(0), 9)
+    check.check(of(0), 0)
+    check.sum_up()
     with pytest.raises(ValueError, match="not finite"):
-        judge.check({"w": torch.tensor([math.nan])}, 0)
+        check.check({"w": torch.tensor([math.nan])}, 0)
 
 
 def test_of_zero_scores_what_is_left_goes_first():
     scores, masks = {"w": torch.tensor([0.0, 2.0, 0.0])}, {"w": torch.tensor([False, False, True])}
-    assert left_before_pruned(scores, masks)["w"].tolist() == [-math.inf, 2.0, 0.0]
+    assert pruned_last(scores, masks)["w"].tolist() == [-math.inf, 2.0, 0.0]
 
 
 def test_two_weights_that_share_one_gradient():

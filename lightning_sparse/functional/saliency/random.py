@@ -1,13 +1,17 @@
-"""Scores that need no data: chance, and the size of the weights."""
+"""Chance: the baseline of every score."""
+
+from collections.abc import Callable
 
 import torch
 
-from lightning_sparse.functional.saliency.base import PruningMethod, PruningProblem
+from lightning_sparse.functional.allocation import ALLOCATIONS
+from lightning_sparse.functional.saliency.base import PruningMethod, PruningProblem, register_method
 from lightning_sparse.types import Scores
 
-__all__ = ["Magnitude", "Random"]
+__all__ = ["Random"]
 
 
+@register_method("random")
 class Random(PruningMethod):
     """Keep weights drawn at random, each with the same chance within what is ranked together.
 
@@ -25,17 +29,12 @@ class Random(PruningMethod):
         }
 
 
-class Magnitude(PruningMethod):
-    """Keep the weights that are largest in absolute value.
+def _drawn_by(allocation: str) -> Callable[[], Random]:
+    def make() -> Random:
+        return Random(allocation)
 
-    Args:
-        allocation: ``"global"`` ranks the weights of all layers together, else each layer keeps its largest.
+    return make
 
-    Source:
-        Han et al., "Learning both Weights and Connections", NeurIPS 2015 (arXiv:1506.02626), at
-        initialization.
-    """
 
-    def scores(self, problem: PruningProblem) -> Scores:
-        """Return ``|w|``."""
-        return {name: weight.detach().abs() for name, weight in problem.weights.items()}
+for _allocation in ALLOCATIONS:
+    register_method(_allocation)(_drawn_by(_allocation))

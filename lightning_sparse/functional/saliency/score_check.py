@@ -1,0 +1,105 @@
+"""Scores that cannot rank are refused: not finite, or mostly zero."""
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from lightning_sparse.checks import SparsityError
+from lightning_sparse.functional.ranking import count_nonzero, in_pieces
+from lightning_sparse.types import Masks, Scores
+
+__all__ = ["ScoreCheck", "count_nonzero_scores", "pruned_last"]
+
+
+class ScoreCheck:
+    """Looks at the scores of each iteration, and refuses those that cannot rank.
+
+    Some weights score zero in the dense net already, such as a kernel's corner that only ever sees padding.
+    So not all scores need to differ from zero. But as many as half of the weights that are kept at the end
+    must, and on the way half of those that did at first.
+
+    Args:
+        keep: Number of weights to keep at the end; 0 asks for nothing but finite scores.
+    """
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
+        self.nonzero_at_first: dict[str, int] = {}
+        self.nonzero: dict[str, int] = {}
+
+    def check(self, scores: Scores, keep: int) -> None:
+        """Look at the scores by which ``keep`` weights will be ranked.
+
+        Raises:
+            ValueError: If a score is NaN or positive infinity, or too few are not zero.
+
+        Warns:
+            UserWarning: If all scores of a layer are zero in the first iteration.
+        """
+        self.nonzero = {name: count_nonzero_scores(score, name) for name, score in scores.items()}
+        nonzero, at_first = sum(self.nonzero.values()), sum(self.nonzero_at_first.values())
+        needed = min(self.keep and keep, at_first) if self.nonzero_at_first else self.keep
+        if nonzero * 2 < needed:
+            raise SparsityError(
+                f"Only {nonzero} scores are not zero, but {needed} weights are to be kept: the net is cut "
+                "through, or starts with zeros. Raise `density`, or choose a random method (`erk`, `epl`)."
+            )
+        if not self.nonzero_at_first and self.keep:
+            _warn_of_silent_layers(scores)
+        self.nonzero_at_first = self.nonzero_at_first or self.nonzero
+
+    def unclear(self, keep: int, min_weights: int) -> list[str]:
+        """Return the layers of which a global ranking may keep weights that score zero."""
+        enough = sum(self.nonzero.values()) >= keep
+        return [name for name, nonzero in self.nonzero.items() if not enough or nonzero < min_weights]
+
+    def sum_up(self) -> None:
+        """Warn if in the last iteration fewer scores than weights to keep were not zero."""
+        nonzero = sum(self.nonzero.values())
+        if nonzero < self.keep:
+            warnings.warn(
+                f"Only {nonzero} scores are not zero, but {self.keep} weights are kept: the rest is chosen "
+                "by order.",
+                stacklevel=3,
+            )
+
+
+def pruned_last(scores: Scores, masks: Masks) -> Scores:
+    """Rank zeros of pruned weights below zeros of weights that are left: the former become -inf.
+
+    Both score 0, and without this a tie would be broken by position alone: pruned weights would return.
+    """
+    return {
+        name: score.masked_fill((score == 0) & ~masks[name], -torch.inf) for name, score in scores.items()
+    }
+
+
+def count_nonzero_scores(scores: Tensor, name: str) -> int:
+    """Count the scores of a layer that are not zero.
+
+    Raises:
+        ValueError: If a score is NaN or positive infinity.
+    """
+    nonzero = 0
+    for (piece,) in in_pieces(scores):
+        if not piece.amax() < torch.inf:  # false for NaN too, which is the maximum wherever it occurs
+            bad = int((scores.isnan() | (scores == torch.inf)).count_nonzero())
+            raise SparsityError(
+                f"{bad} scores of {name!r} are not finite. Look for an overflow in the loss or in half "
+                "precision."
+            )
+        nonzero += count_nonzero(piece)
+    return nonzero
+
+
+def _warn_of_silent_layers(scores: Scores) -> None:
+    """Warn of layers whose scores are all zero: what is kept of them is chosen by order."""
+    silent = [name for name, score in scores.items() if not score.any()]
+    if silent:
+        some = ", ".join(silent[:3]) + (", ..." if len(silent) > 3 else "")
+        warnings.warn(
+            f"All scores of {some} are zero ({len(silent)} layers): no signal comes to them or leaves them. "
+            "Leave them dense with `exclude`, or give them a density in `density_overrides`.",
+            stacklevel=4,
+        )
