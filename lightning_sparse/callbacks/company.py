@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.trainer.packages import (
@@ -62,8 +62,13 @@ class OurCallback(Callback, ABC):
     """A callback of this package; every rank has to have the same ones."""
 
     @abstractmethod
+    def shared_arguments(self) -> dict[str, Any]:
+        """Return the arguments that all ranks must share, as plain values by name."""
+
     def describe(self) -> str:
         """Return name and arguments on one line."""
+        given = {name: value for name, value in self.shared_arguments().items() if value is not None}
+        return f"{type(self).__name__}: {', '.join(f'{name}={value}' for name, value in given.items())}"
 
 
 class Neighbour(Protocol):
@@ -79,7 +84,7 @@ class Neighbour(Protocol):
 def announce_to_ranks(callback: OurCallback, trainer: Trainer) -> None:
     """Let the first of our callbacks tell the other ranks which there are."""
     if _is_first(callback, trainer):
-        announce(trainer, [other.describe() for other in _ours(trainer)])
+        announce(trainer, {type(other).__name__: other.shared_arguments() for other in _ours(trainer)})
 
 
 def compare_with_ranks(callback: OurCallback, trainer: Trainer) -> None:

@@ -38,9 +38,9 @@ class ExactResume(OurCallback):
         self._fitting = False
         self._resuming: dict[str, Any] | None = None
 
-    def describe(self) -> str:
-        """Return the name; there are no arguments."""
-        return "ExactResume"
+    def shared_arguments(self) -> dict[str, Any]:
+        """Return nothing: there are no arguments."""
+        return {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note whether this is a fit: test and predict load callback states too."""

@@ -40,9 +40,9 @@ class SparsityMonitor(OurCallback):
 
         self._shown = False
 
-    def describe(self) -> str:
-        """Return name and arguments on one line."""
-        return f"SparsityMonitor: every_n_epochs={self.every_n_epochs}, log_histograms={self.log_histograms}"
+    def shared_arguments(self) -> dict[str, Any]:
+        """Return the arguments that all ranks must share."""
+        return {"every_n_epochs": self.every_n_epochs}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Tell the other ranks of it."""

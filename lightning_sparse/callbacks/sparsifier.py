@@ -115,12 +115,9 @@ class Sparsifier(OurCallback, ABC):
         """What it does beside others: "converts", "moves" or "starts"."""
         return "converts" if self.converts else "moves" if self.moves else "starts"
 
-    def describe(self) -> str:
-        """Return name and arguments on one line."""
-        given = ", ".join(
-            f"{name}={value}" for name, value in self.full_config().items() if value is not None
-        )
-        return f"{type(self).__name__}: {given}"
+    def shared_arguments(self) -> Config:
+        """Return the arguments that all ranks must share: also whether everything is verified."""
+        return {**self.full_config(), "verify": self.verifies or None}
 
     def full_config(self) -> Config:
         """Return all arguments that a resumed run must share with the first, by name."""

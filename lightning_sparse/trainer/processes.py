@@ -1,10 +1,11 @@
 """One run, several processes: the same callbacks, masks and supports on all of them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -37,7 +38,11 @@ _announced: list[str] = []
 """What this process has written, stage by stage."""
 
 
-def announce(trainer: Trainer, callbacks: Sequence[str]) -> None:
+Arguments: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""Arguments of callbacks as plain values, by name of the callback and of the argument."""
+
+
+def announce(trainer: Trainer, callbacks: Arguments) -> None:
     """Write down which of our callbacks this rank has, and compare that with what others have written.
 
     Through the store by which ranks find each other, not by a collective: a rank without such callbacks takes
@@ -45,14 +50,14 @@ def announce(trainer: Trainer, callbacks: Sequence[str]) -> None:
 
     Args:
         trainer: Tells ranks, and how many there are.
-        callbacks: Name and arguments of each, in the order of the Trainer's list.
+        callbacks: Those of this rank, with the arguments that all ranks must share.
 
     Raises:
         SparsityError: If another rank has other callbacks, or the same with other arguments.
     """
     if (store := _store(trainer)) is None:
         return
-    _announced.append("\n".join(callbacks))
+    _announced.append(json.dumps(callbacks, default=str))
     store.set(_key(trainer.global_rank), _announced[-1])
     with suppress(RuntimeError):  # a rank that is late, or has none of these callbacks
         store.wait([_key(rank) for rank in range(trainer.world_size)], LATE)
@@ -139,20 +144,27 @@ def _compare(trainer: Trainer, store: Any, missing_is_none: bool) -> None:
     me, mine = trainer.global_rank, _announced[-1]
     for rank in range(trainer.world_size):
         known = store.check([_key(rank)])
-        theirs = store.get(_key(rank)).decode() if known else ""
+        theirs = store.get(_key(rank)).decode() if known else "{}"
         if (known or missing_is_none) and theirs != mine:
-            raise SparsityError(_unlike(me, mine, rank, theirs))
+            raise SparsityError(_unlike(me, json.loads(mine), rank, json.loads(theirs)))
 
 
-def _unlike(me: int, mine: str, rank: int, theirs: str) -> str:
+def _unlike(me: int, mine: Arguments, rank: int, theirs: Arguments) -> str:
     """Say what two ranks have, as far as it differs."""
-    here, there = mine.splitlines(), theirs.splitlines()
-    only_here = [line for line in here if line not in there] or ["none of these callbacks"]
-    only_there = [line for line in there if line not in here] or ["none of these callbacks"]
     return (
-        f"`callbacks` must be the same on every rank, got {'; '.join(only_here)} on rank {me} and "
-        f"{'; '.join(only_there)} on rank {rank}. Make them from the same arguments on all ranks."
+        f"`callbacks` must be the same on every rank, got {_apart(mine, theirs)} on rank {me} and "
+        f"{_apart(theirs, mine)} on rank {rank}. Make them from the same arguments on all ranks."
     )
+
+
+def _apart(here: Arguments, there: Arguments) -> str:
+    """Name the callbacks that only one rank has, and of others the arguments that differ."""
+    told = []
+    for name, arguments in here.items():
+        other = there.get(name)
+        differ = [f"{key}={value}" for key, value in arguments.items() if other and other.get(key) != value]
+        told += [f"{name}({', '.join(differ)})"] if differ else [name] if other is None else []
+    return ", ".join(told) or "no such callback"
 
 
 def _differing(weights: Sequence[SparseWeight]) -> str:
