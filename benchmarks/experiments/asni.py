@@ -101,7 +101,7 @@ def _arguments(
         overlay = {"D": "dense", "signs": "ticket_centroids"}.get(variant, "ticket")
         args += [f"--config={recipes}/overlays/{overlay}.yaml", *schedule.arguments(1)]
         args += [f"--trainer.callbacks.{n}={v}" for n, v in _start(variant, ticket).items()]
-    args += ["--trainer.callbacks+=benchmarks.watch.Watch", f"--seed_everything={seed}"]
+    args += ["--trainer.callbacks+=benchmarks.harness.watch.Watch", f"--seed_everything={seed}"]
     args += [f"--data={options.data}"] if options.data else []
     args += [f"--data.data_dir={options.data_dir}"] if options.data_dir else []
     args.append("--trainer.limit_val_batches=0")

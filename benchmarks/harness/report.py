@@ -35,7 +35,7 @@ class Report:
 
     Args:
         name: Name of the benchmark, and of its files of results.
-        options: Those of :func:`benchmarks.runner.parse`.
+        options: Those of :func:`benchmarks.harness.runner.parse`.
     """
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:

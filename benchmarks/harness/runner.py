@@ -8,11 +8,12 @@ at five rounds, where it goes from the lowest to the highest ratio, with 94%.
 """
 
 import argparse
+import contextlib
 import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,20 +94,30 @@ def turns(names: Sequence[str], number: int) -> list[str]:
     return order[::-1] if cycle % 2 else order
 
 
+@contextlib.contextmanager
+def short_collections() -> Iterator[None]:
+    """Let garbage collections leave out all that is there now; inside another such block nothing changes."""
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def interleave(
     alternatives: Mapping[str, Alternative], rounds: int, warmup: int = 1
 ) -> dict[str, list[Sample]]:
     """Let the alternatives take turns; return the samples of each, without those of the warm-up rounds."""
     samples: dict[str, list[Sample]] = {name: [] for name in alternatives}
-    gc.collect()
-    gc.freeze()  # so that the collections between the samples are short
-    try:
+    with short_collections():
         for number in range(rounds + warmup):
             for name in turns(list(alternatives), number):
                 gc.collect()  # nobody pays for what another has left behind
                 samples[name].append(alternatives[name]())
-    finally:
-        gc.unfreeze()
     return {name: taken[warmup:] for name, taken in samples.items()}
 
 
@@ -141,12 +152,12 @@ def parse(
     )
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch (default: 2)")
     parser.add_argument("--rounds", type=int, default=rounds, help=f"rounds (default: {rounds})")
-    parser.add_argument("--smoke", action="store_true", help="two small rounds, to see that it runs")
+    parser.add_argument("--smoke", action="store_true", help="one small round, to see that it runs")
     parser.add_argument("--results", type=Path, default=Path(__file__).parents[1] / "results", help="folder")
     add_own(parser)
     options = parser.parse_args(argv)
     if options.smoke:
-        options.rounds = 2
+        options.rounds = 1
     elif options.rounds < FEWEST_ROUNDS:
         parser.error(f"`--rounds` must be at least {FEWEST_ROUNDS}, got {options.rounds}.")
     torch.set_num_threads(options.threads)

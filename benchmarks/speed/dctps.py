@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 from benchmarks.experiments.dctps_growth import growth
+from benchmarks.harness.nets import cifar_resnet18
 from benchmarks.harness.report import Bar, Report, table
 from benchmarks.harness.runner import parse
 from benchmarks.speed.dctps_forms import (
@@ -39,7 +40,6 @@ from benchmarks.speed.dctps_forms import (
     net_forms,
     take_turns,
 )
-from benchmarks.speed.masked_training import cifar_resnet18
 from lightning_sparse.layers import NoOffset
 from lightning_sparse.models import LeNet300100
 

@@ -27,14 +27,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet18, resnet50
 
 from benchmarks.harness.memory import MIB, peak_extra
+from benchmarks.harness.nets import tiny_net, weights_of
 from benchmarks.harness.report import Bar, Report
 from benchmarks.harness.runner import Sample, interleave, parse, read_clocks, since, timed
 from benchmarks.harness.training import DENSITY, OPTIMIZERS, Empty, Task, bare_trainer, loader
-from benchmarks.speed.masked_training import Fit, cifar_resnet18, inside_all
-from benchmarks.speed.saliency import tiny_net, weights_of
+from benchmarks.speed.masked_training import FULL, SMOKE, Fit, Setting, inside_all
 from lightning_sparse import PruneAtInit, RigLCallback
 from lightning_sparse.functional.growth.moves import count_dropped, drop_and_grow, move_support, positions_of
 from lightning_sparse.functional.masks import top_k_mask
@@ -62,6 +61,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     report.finish()
 
 
+def nets(smoke: bool) -> dict[str, Callable[[], nn.Module]]:
+    """Return the nets whose layers are moved."""
+    if smoke:
+        return {"tiny": tiny_net}
+    from torchvision.models import resnet18, resnet50
+
+    return {"ResNet-18": resnet18, "ResNet-50": resnet50}
+
+
 class Layer(NamedTuple):
     """A weight under a mask and the gradient of all of it."""
 
@@ -74,8 +82,7 @@ class Layer(NamedTuple):
 
 def update(report: Report, options: argparse.Namespace) -> None:
     """Compare the ways to make new masks for all layers of a net."""
-    nets = {"tiny": tiny_net} if options.smoke else {"ResNet-18": resnet18, "ResNet-50": resnet50}
-    for name, make in nets.items():
+    for name, make in nets(options.smoke).items():
         for density in DENSITIES:
             torch.manual_seed(0)
             layers = [random_layer(weight, density) for weight in weights_of(make()).values()]
@@ -192,9 +199,8 @@ def compact_fit(side: int, density: float, steps: int) -> Fit:
 
 def share_of_training(report: Report, options: argparse.Namespace) -> None:
     """Compare a step with static masks and one with the callback's work, as if every 100th were an update."""
-    shape = (2, 3, 8, 8) if options.smoke else (32, 3, 32, 32)
     for name in OPTIMIZERS:
-        found = steps_in_turn(name, shape, options.rounds)
+        found = steps_in_turn(name, SMOKE if options.smoke else FULL, options.rounds)
         bars = [
             Bar("every 100th step", "static masks", SHARE_AT_MOST),
             Bar("work of an update", "static masks"),
@@ -204,10 +210,10 @@ def share_of_training(report: Report, options: argparse.Namespace) -> None:
         report.add(f"training, {name}", found, bars)
 
 
-def steps_in_turn(optimizer: str, shape: tuple[int, ...], rounds: int) -> dict[str, list[Sample]]:
+def steps_in_turn(optimizer: str, setting: Setting, rounds: int) -> dict[str, list[Sample]]:
     """Return the mean times of steps, and of what the callback does in them; a turn of RigL is a cycle."""
     names = ("static masks", "static again", "RigL")
-    fits = {name: fit(name == "RigL", optimizer, shape, CYCLE * (rounds + WARMUP)) for name in names}
+    fits = {name: fit(name == "RigL", optimizer, setting, CYCLE * (rounds + WARMUP)) for name in names}
     (callback,) = (c for c in fits["RigL"][0].callbacks if isinstance(c, RigLCallback))
     work = Work()
     work.clock(callback, "move_", "after_step")
@@ -237,12 +243,12 @@ def add_work(static: Sample, update: Sample, ordinary: Sample) -> Sample:
     return static.plus(update.plus(rest).per(EVERY))
 
 
-def fit(moves: bool, optimizer: str, shape: tuple[int, ...], steps: int) -> Fit:
+def fit(moves: bool, optimizer: str, setting: Setting, steps: int) -> Fit:
     """Return Trainer, module and data; both start from the same masks, RigL updates every fourth step."""
     torch.manual_seed(0)
-    task = Task(cifar_resnet18(), OPTIMIZERS[optimizer])
+    task = Task(setting.make(), OPTIMIZERS[optimizer])
     company = RigLCallback(every_n_steps=CYCLE, drop_fraction=DROPPED, stop_at=NEVER) if moves else Empty()
-    return bare_trainer([PruneAtInit("erk", DENSITY, seed=0), company]), task, loader(shape, steps)
+    return bare_trainer([PruneAtInit("erk", DENSITY, seed=0), company]), task, loader(setting.shape, steps)
 
 
 class Work:

@@ -19,12 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import resnet18, resnet50
 
 from benchmarks.harness.memory import MIB, peak_extra
+from benchmarks.harness.nets import cifar_resnet18, tiny_net, weights_of, wide_mlp
 from benchmarks.harness.report import Bar, Report
 from benchmarks.harness.runner import interleave, parse, timed
-from benchmarks.speed.masked_training import cifar_resnet18
 from lightning_sparse import FORCE, SynFlow
 from lightning_sparse.functional.masks import global_masks
 from lightning_sparse.functional.pruning import prune_along
@@ -51,8 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def rank(report: Report, options: argparse.Namespace) -> None:
     """Compare ranking over all layers with ``topk`` of their scores laid end to end, which makes no masks."""
-    nets = {"tiny": tiny_net} if options.smoke else {"11M": resnet18, "25M": resnet50}
-    for name, make in nets.items():
+    for name, make in nets_to_rank(options.smoke).items():
         scores = random_scores(make())
         size = sum(score.numel() for score in scores.values())
         for density in (0.1, 0.01):
@@ -60,6 +58,15 @@ def rank(report: Report, options: argparse.Namespace) -> None:
             turns = {"ours": partial(global_masks, scores, k), "topk": partial(_topk, [*scores.values()], k)}
             case = f"ranking {name}, density {density}"
             compare(report, options, case, turns, [Bar("ours", "topk", RANKING_AT_MOST)], EXTRA_MIB_AT_MOST)
+
+
+def nets_to_rank(smoke: bool) -> dict[str, Callable[[], nn.Module]]:
+    """Return the nets whose weights are ranked."""
+    if smoke:
+        return {"tiny": tiny_net}
+    from torchvision.models import resnet18, resnet50
+
+    return {"11M": resnet18, "25M": resnet50}
 
 
 def flow(report: Report, options: argparse.Namespace) -> None:
@@ -85,13 +92,14 @@ def flow_to_the_end(report: Report, options: argparse.Namespace) -> None:
     """Compare the time of all 100 iterations, ours and theirs in turn."""
     torch.manual_seed(0)
     net = tiny_net() if options.smoke else cifar_resnet18()
-    method, density = SynFlow(100, list(IMAGE)), 0.1 if options.smoke else 0.01
+    iterations, density = (5, 0.1) if options.smoke else (100, 0.01)
+    method = SynFlow(iterations, list(IMAGE))
     problem = PruningProblem(net, weights_of(net), torch.Generator())
     theirs = authors_synflow(deepcopy(net).double(), method.path(density)).__next__
     turns = {"ours": timed(prune(method, problem, density)), "theirs": timed(theirs)}
-    samples = interleave(turns, rounds=100, warmup=0)
+    samples = interleave(turns, rounds=iterations, warmup=0)
     ours, theirs_spent = (sum(sample.cpu for sample in samples[name]) for name in turns)
-    case, figure = "SynFlow, 100 iterations", "CPU time, ours / authors' in float64"
+    case, figure = f"SynFlow, {iterations} iterations", "CPU time, ours / authors' in float64"
     report.add_value(case, figure, ours / theirs_spent, SYNFLOW_AT_MOST)
 
 
@@ -211,24 +219,6 @@ def random_scores(net: nn.Module) -> Scores:
 def prunable(net: nn.Module) -> list[Any]:
     """Return the linear and convolutional layers."""
     return [layer for layer in net.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
-
-
-def weights_of(net: nn.Module) -> dict[str, Tensor]:
-    """Return their weights by name."""
-    return {name: parameter for name, parameter in net.named_parameters() if parameter.ndim > 1}
-
-
-def wide_mlp() -> nn.Module:
-    """Return three linear layers with 11 million weights."""
-    sizes = [(3072, 2048), (2048, 2048), (2048, 512), (512, 10)]
-    layers = [layer for size in sizes for layer in (nn.Linear(*size), nn.ReLU())]
-    return nn.Sequential(nn.Flatten(), *layers[:-1])
-
-
-def tiny_net() -> nn.Module:
-    """Return a small net for smoke runs."""
-    convolution = nn.Conv2d(3, 8, 3, 4, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
 
 
 def _topk(scores: Sequence[Tensor], k: int) -> Tensor:

@@ -7,10 +7,10 @@ from itertools import pairwise
 import pytest
 import torch
 
+from benchmarks.harness.nets import tiny_net, weights_of
 from benchmarks.harness.runner import Sample
 from benchmarks.speed import rigl
-from benchmarks.speed.masked_training import inside_all
-from benchmarks.speed.saliency import tiny_net, weights_of
+from benchmarks.speed.masked_training import SMOKE, inside_all
 from lightning_sparse.layers import compact_layers
 from lightning_sparse.weights.state import state_of
 
@@ -45,7 +45,7 @@ def test_all_ways_make_the_same_masks(density):
 
 def test_every_fourth_step_of_the_fit_is_an_update():
     """From the masks that the static fit has; the work that is clocked belongs to the steps in turn."""
-    fits = {name: rigl.fit(name == "RigL", "SGD+momentum", (2, 3, 8, 8), 4) for name in ("static", "RigL")}
+    fits = {name: rigl.fit(name == "RigL", "SGD+momentum", SMOKE, 4) for name in ("static", "RigL")}
     masks = {name: [] for name in fits}
 
     def advance(steps):
