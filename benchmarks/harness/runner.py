@@ -78,13 +78,18 @@ def timed(function: Callable[[], Any], calls: int = 1, clocks: Clocks = read_clo
 def timed_at_length(
     function: Callable[[], Any], seconds: float = 0.02, clocks: Clocks = read_clocks
 ) -> Alternative:
-    """Return an alternative that calls ``function`` as often as takes about so many seconds of wall clock.
+    """Return an alternative that calls ``function`` as often as takes about so many seconds of wall clock."""
+    return timed(function, calls_to_fill(seconds, function, clocks), clocks)
+
+
+def calls_to_fill(seconds: float, function: Callable[[], Any], clocks: Clocks = read_clocks) -> int:
+    """Return how many calls take about so many seconds of wall clock, one at least.
 
     It is called four times here: once for what happens only once, and three times to see what a call takes.
     """
     function()
     shortest = min(timed(function, clocks=clocks)().wall for _ in range(3))
-    return timed(function, max(1, math.ceil(seconds / shortest)), clocks)
+    return max(1, math.ceil(seconds / shortest))
 
 
 def turns(names: Sequence[str], number: int) -> list[str]:

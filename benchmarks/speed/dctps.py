@@ -27,8 +27,9 @@ from torch.optim import Adam, Optimizer
 
 from benchmarks.experiments.dctps_growth import growth
 from benchmarks.harness.nets import cifar_resnet18
-from benchmarks.harness.report import Bar, Report, table
+from benchmarks.harness.report import Bar, Report
 from benchmarks.harness.runner import parse
+from benchmarks.harness.tables import table
 from benchmarks.speed.dctps_forms import (
     AUTHORS,
     Case,

@@ -23,7 +23,16 @@ from torch import nn
 
 from benchmarks.harness.nets import cifar_resnet18, tiny_net
 from benchmarks.harness.report import Bar, Report
-from benchmarks.harness.runner import Alternative, Sample, interleave, parse, read_clocks, since, timed
+from benchmarks.harness.runner import (
+    Alternative,
+    Clocks,
+    Sample,
+    interleave,
+    parse,
+    read_clocks,
+    since,
+    timed,
+)
 from benchmarks.harness.training import OPTIMIZERS, Empty, Task, bare_trainer, bars, contenders, loader
 from lightning_sparse.weights.state import SparseState, state_of
 
@@ -108,10 +117,12 @@ class Masking:
 
     Args:
         state: The state whose methods are to be clocked.
+        clocks: What tells the time.
     """
 
-    def __init__(self, state: SparseState) -> None:
+    def __init__(self, state: SparseState, clocks: Clocks = read_clocks) -> None:
         self.samples: list[Sample] = []
+        self.clocks = clocks
         self._spent = Sample(0, 0)
         for name in ("mask_gradients_", "mask_weights_"):
             setattr(state, name, self._clocked(getattr(state, name)))
@@ -129,9 +140,9 @@ class Masking:
 
     def _clocked(self, method: Callable[..., None]) -> Callable[..., None]:
         def clocked(*arguments: Any) -> None:
-            start = read_clocks()
+            start = self.clocks()
             method(*arguments)
-            self._spent = self._spent.plus(since(start))
+            self._spent = self._spent.plus(since(start, self.clocks))
 
         return clocked
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from benchmarks.harness.memory import MIB, peak_extra
 from benchmarks.harness.nets import tiny_net, weights_of
 from benchmarks.harness.report import Bar, Report
-from benchmarks.harness.runner import Sample, interleave, parse, read_clocks, since, timed
+from benchmarks.harness.runner import Clocks, Sample, interleave, parse, read_clocks, since, timed
 from benchmarks.harness.training import DENSITY, OPTIMIZERS, Empty, Task, bare_trainer, loader
 from benchmarks.speed.masked_training import FULL, SMOKE, Fit, Setting, inside_all
 from lightning_sparse import PruneAtInit, RigLCallback
@@ -86,7 +86,7 @@ def update(report: Report, options: argparse.Namespace) -> None:
         for density in DENSITIES:
             torch.manual_seed(0)
             layers = [random_layer(weight, density) for weight in weights_of(make()).values()]
-            turns = {way: timed(partial(_each, function, layers)) for way, function in WAYS.items()}
+            turns = {way: timed(partial(each, function, layers)) for way, function in WAYS.items()}
             at_most = UPDATE_AT_MOST if options.smoke or (name, density) == UPDATE_BAR_HOLDS_FOR else None
             bars = [
                 Bar(ours, theirs, at_most if theirs == "topk" else None)
@@ -150,7 +150,7 @@ def _first_of_sorted(scores: Tensor, count: int, size: int) -> Tensor:
     return torch.zeros(size).scatter(0, order, (torch.arange(size) < count).float())
 
 
-def _each(way: Callable[[Layer], Tensor], layers: Sequence[Layer]) -> list[Tensor]:
+def each(way: Callable[[Layer], Tensor], layers: Sequence[Layer]) -> list[Tensor]:
     return [way(layer) for layer in layers]
 
 
@@ -214,10 +214,7 @@ def steps_in_turn(optimizer: str, setting: Setting, rounds: int) -> dict[str, li
     """Return the mean times of steps, and of what the callback does in them; a turn of RigL is a cycle."""
     names = ("static masks", "static again", "RigL")
     fits = {name: fit(name == "RigL", optimizer, setting, CYCLE * (rounds + WARMUP)) for name in names}
-    (callback,) = (c for c in fits["RigL"][0].callbacks if isinstance(c, RigLCallback))
-    work = Work()
-    work.clock(callback, "move_", "after_step")
-    work.clock(state_of(fits["RigL"][1]), "mask_weights_")
+    work = clocked_work(fits["RigL"])
     samples: dict[str, list[Sample]] = {}
 
     def take_turns(steps: dict[str, Callable[[], None]]) -> None:
@@ -226,12 +223,35 @@ def steps_in_turn(optimizer: str, setting: Setting, rounds: int) -> dict[str, li
         samples.update(interleave(turns, rounds, WARMUP))
 
     inside_all(fits, take_turns)
-    after, ordinary, before, update = (work.steps[i::CYCLE][WARMUP:] for i in range(CYCLE))
-    updates = [a.plus(b).plus(c) for a, b, c in zip(after, before, update, strict=True)]
     taken = {name: samples[name] for name in names[:2]}
-    amortised = [add_work(*step) for step in zip(taken["static masks"], updates, ordinary, strict=True)]
-    works = {"work of an update": updates, "work of an ordinary step": ordinary}
-    return {**taken, "every 100th step": amortised, **works}
+    return {**taken, **shares(taken["static masks"], work.steps)}
+
+
+def clocked_work(fit: Fit, clocks: Clocks = read_clocks) -> "Work":
+    """Let the clocks run inside what the callback does and the masking of weights that a move brings on."""
+    trainer, module, _ = fit
+    (callback,) = (c for c in trainer.callbacks if isinstance(c, RigLCallback))
+    work = Work(clocks)
+    work.clock(callback, "move_", "after_step")
+    work.clock(state_of(module), "mask_weights_")
+    return work
+
+
+def shares(static: list[Sample], steps: list[Sample]) -> dict[str, list[Sample]]:
+    """Return, round by round, the work of an update, of an ordinary step, and a step with its share of both.
+
+    Args:
+        static: Mean steps with static masks.
+        steps: The callback's work, step by step, those of the warm-up cycles included.
+    """
+    after, ordinary, before, update = (steps[i::CYCLE][WARMUP:] for i in range(CYCLE))
+    updates = [a.plus(b).plus(c) for a, b, c in zip(after, before, update, strict=True)]
+    amortised = [add_work(*step) for step in zip(static, updates, ordinary, strict=True)]
+    return {
+        "every 100th step": amortised,
+        "work of an update": updates,
+        "work of an ordinary step": ordinary,
+    }
 
 
 def add_work(static: Sample, update: Sample, ordinary: Sample) -> Sample:
@@ -254,11 +274,15 @@ def fit(moves: bool, optimizer: str, setting: Setting, steps: int) -> Fit:
 class Work:
     """Clocks what methods do in a step, while they do it; none of them may call another.
 
+    Args:
+        clocks: What tells the time.
+
     Attributes:
         steps: What they took together, step by step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clocks: Clocks = read_clocks) -> None:
+        self.clocks = clocks
         self.steps: list[Sample] = []
         self._spent = Sample(0, 0)
 
@@ -274,9 +298,9 @@ class Work:
         self.steps.append(self._spent)
 
     def _clocked(self, method: Callable[..., Any], *arguments: Any) -> Any:
-        start = read_clocks()
+        start = self.clocks()
         result = method(*arguments)
-        self._spent = self._spent.plus(since(start))
+        self._spent = self._spent.plus(since(start, self.clocks))
         return result
 
 

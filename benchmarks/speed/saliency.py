@@ -55,9 +55,14 @@ def rank(report: Report, options: argparse.Namespace) -> None:
         size = sum(score.numel() for score in scores.values())
         for density in (0.1, 0.01):
             k = int(density * size)
-            turns = {"ours": partial(global_masks, scores, k), "topk": partial(_topk, [*scores.values()], k)}
+            turns = ranking_turns(scores, k)
             case = f"ranking {name}, density {density}"
             compare(report, options, case, turns, [Bar("ours", "topk", RANKING_AT_MOST)], EXTRA_MIB_AT_MOST)
+
+
+def ranking_turns(scores: Scores, k: int) -> dict[str, Turn]:
+    """Return what ranks all scores: ours, and ``topk`` of them laid end to end."""
+    return {"ours": partial(global_masks, scores, k), "topk": partial(_topk, [*scores.values()], k)}
 
 
 def nets_to_rank(smoke: bool) -> dict[str, Callable[[], nn.Module]]:
@@ -79,13 +84,19 @@ def flow(report: Report, options: argparse.Namespace) -> None:
         density = 0.1 if options.smoke else 0.01
         path = method.path(density)
         masks = random_masks(net, path[0]) if which == "last" else None
-        problem = PruningProblem(net, weights_of(net), torch.Generator(), masks)
-        turns = {
-            "ours": prune(method, problem, density),
-            "authors' in float64": authors_synflow(deepcopy(net).double(), path, masks).__next__,
-            "authors' in float32": authors_synflow(deepcopy(net), path, masks).__next__,
-        }
+        turns = synflow_turns(net, method, density, masks)
         compare(report, options, f"SynFlow, {which} iterations", turns, bars)
+
+
+def synflow_turns(net: nn.Module, method: SynFlow, density: float, masks: Masks | None) -> dict[str, Turn]:
+    """Return what makes the next masks: our way, and the authors' in either precision."""
+    problem = PruningProblem(net, weights_of(net), torch.Generator(), masks)
+    path = method.path(density)
+    return {
+        "ours": prune(method, problem, density),
+        "authors' in float64": authors_synflow(deepcopy(net).double(), path, masks).__next__,
+        "authors' in float32": authors_synflow(deepcopy(net), path, masks).__next__,
+    }
 
 
 def flow_to_the_end(report: Report, options: argparse.Namespace) -> None:
@@ -113,16 +124,18 @@ def push(report: Report, options: argparse.Namespace) -> None:
             torch.randn(4 if options.smoke else 128, *IMAGE),
             torch.randint(10, (4 if options.smoke else 128,)),
         )
-        method = FORCE(60, num_batches=1)
-        losses = partial(_cross_entropy, net, batch)
-        problem = PruningProblem(
-            net, weights_of(net), torch.Generator(), losses=lambda _, loss=losses: [loss]
-        )
-        turns = {
-            "ours": prune(method, problem, 0.1),
-            "authors'": authors_force(deepcopy(net), batch, method.path(0.1)).__next__,
-        }
+        turns = force_turns(net, batch)
         compare(report, options, f"FORCE, {name}", turns, [Bar("ours", "authors'", FORCE_AT_MOST)])
+
+
+def force_turns(net: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Turn]:
+    """Return what makes the next masks of 60 steps, our way and the authors'."""
+    method, losses = FORCE(60, num_batches=1), [partial(_cross_entropy, net, batch)]
+    problem = PruningProblem(net, weights_of(net), torch.Generator(), losses=lambda _: losses)
+    return {
+        "ours": prune(method, problem, 0.1),
+        "authors'": authors_force(deepcopy(net), batch, method.path(0.1)).__next__,
+    }
 
 
 def compare(
@@ -161,7 +174,7 @@ def authors_synflow(
         signs = {name: value.sign() for name, value in net.state_dict().items()}
         for value in net.state_dict().values():
             value.abs_()
-        net(torch.ones(1, *IMAGE, dtype=layers[0].weight.dtype)).sum().backward()
+        net(layers[0].weight.new_ones(1, *IMAGE)).sum().backward()
         scores = [(layer.weight.grad * layer.weight).detach().abs_() for layer in layers]
         for layer in layers:
             layer.weight.grad.zero_()
@@ -208,12 +221,12 @@ class Stretch(SynFlow):
 
 def random_masks(net: nn.Module, density: float) -> Masks:
     """Return masks that keep a little more than ``density``, for the next iteration to prune."""
-    return {name: torch.rand(w.shape) < 1.05 * density for name, w in weights_of(net).items()}
+    return {name: torch.rand_like(w) < 1.05 * density for name, w in weights_of(net).items()}
 
 
 def random_scores(net: nn.Module) -> Scores:
     """Return ``|w * g|`` of each weight and a random gradient."""
-    return {name: (w.detach() * torch.randn(w.shape)).abs() for name, w in weights_of(net).items()}
+    return {name: (w.detach() * torch.randn_like(w)).abs() for name, w in weights_of(net).items()}
 
 
 def prunable(net: nn.Module) -> list[Any]:
