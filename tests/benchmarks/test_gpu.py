@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.harness.device import peak_on, tf32, timed_on
+from benchmarks.harness import device as on_device
+from benchmarks.harness.device import by_events, peak_on, tf32, timed_on
 from benchmarks.harness.runner import Sample
-from benchmarks.speed.gpu import layers, numerics, sections, suite, table
+from benchmarks.speed.gpu import layers, numerics, rows, sections, suite, table
 from benchmarks.speed.gpu.__main__ import main
 from benchmarks.speed.gpu.passes import Cell, Passes
 from benchmarks.speed.gpu.rows import Bench, row_of, share_row, value_row
@@ -150,10 +151,10 @@ def test_the_script_tells_a_failure_after_all_have_run(tmp_path):
 
 def test_a_wrong_result_fails_the_numerics(monkeypatch):
     monkeypatch.setattr(numerics, "errors_of", lambda *_: numerics.Errors(1e-9, 1e-9, float("nan"), 1e-9))
-    rows = []
+    found = []
     with pytest.raises(AssertionError, match=r"above their bars: 24 -> 17, materialize, fp32"):
-        rows.extend(numerics.measure(Bench(CPU, True, 1, time.monotonic() + 60)))
-    assert [row.verdict for row in rows].count("met") == 2  # the masks
+        found.extend(numerics.measure(Bench(CPU, True, 1, time.monotonic() + 60)))
+    assert [row.verdict for row in found].count("met") == 2  # the masks
 
 
 def test_errors_are_found(monkeypatch):
@@ -230,6 +231,61 @@ def test_tf32_is_put_back():
     with tf32():
         assert torch.get_float32_matmul_precision() == "high"
     assert torch.get_float32_matmul_precision() == before
+
+
+def test_events_are_milliseconds_for_all_calls(monkeypatch):
+    done = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = len(done)
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, end):
+            return 8.0 * (end.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append("settled"))
+    sample = by_events(lambda: done.append("call"), calls=4)()
+    assert done == ["settled", *["call"] * 4]
+    assert sample.wall == pytest.approx(8e-3)
+
+
+def test_peak_memory_of_a_gpu_is_above_what_was_held(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 100)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 350)
+    assert peak_on(torch.device("cuda"), lambda: None) == 250
+
+
+def test_the_driver_is_named_where_there_is_one(monkeypatch):
+    answer = SimpleNamespace(stdout="580.159.04\n")
+    monkeypatch.setattr(on_device.subprocess, "run", lambda *_, **__: answer)
+    assert on_device.driver_version() == "580.159.04"
+
+    def missing(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(on_device.subprocess, "run", missing)
+    assert on_device.driver_version() == "unknown"
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(1, 9), (1.1, 5)])
+def test_slow_calls_have_fewer_rounds(monkeypatch, factor, expected):
+    monkeypatch.setattr(rows, "timed_on", lambda *_: lambda: Sample(rows.SLOW * factor, 0))
+    assert len(Bench(CPU, False, 9, 0.0).in_turn({"it": lambda: None})["it"]) == expected
+
+
+def test_the_tests_to_run_are_there():
+    paths = [a for run in suite.FULL + suite.SMOKE for a in run.arguments if a.startswith("tests/")]
+    assert paths
+    assert all((suite.ROOT / path).exists() for path in paths)
 
 
 def test_clocks_and_memory_of_the_cpu():

@@ -23,7 +23,7 @@ from lightning_sparse.layers.transformed import Transformed
 
 DENSITIES = (0.001, 0.0001, 0.01)
 SHAPES = ((4096, 4096), (8192, 4096), (1024, 4096), (4096, 128), (16384, 4096))
-SMOKE_SHAPES = ((16, 3),)
+SMOKE_SHAPES, SMOKE_DENSITIES = ((16, 3),), (0.1, 0.02)
 
 Turns = dict[str, Callable[[], Any]]
 
@@ -34,7 +34,7 @@ def measure(bench: Bench) -> Iterator[Row]:
         torch.manual_seed(0)
         xs = inputs_in_turn((rows, features), bench.device, torch.float32)
         size = f"{features}^2, {rows} rows"
-        for number, density in enumerate((0.1,) if bench.smoke else DENSITIES):
+        for number, density in enumerate(SMOKE_DENSITIES if bench.smoke else DENSITIES):
             layer = linear_forms(features, density, bench.device)["transform"]
             dense = dense_turns(features, xs)
             if not number:

@@ -10,7 +10,9 @@ import torch
 
 from benchmarks.harness.device import timed_on
 from benchmarks.harness.report import verdict
-from benchmarks.harness.runner import Ratio, Sample, interleave, paired_ratio
+from benchmarks.harness.runner import FEWEST_ROUNDS, Ratio, Sample, interleave, paired_ratio
+
+SLOW = 0.25  # seconds of a call
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,15 @@ class Bench:
     def in_turn(
         self, turns: Mapping[str, Callable[[], Any]], seconds: float = 0.01
     ) -> dict[str, list[Sample]]:
-        """Return samples of all, taken in turn, each of as many calls as take about so many seconds."""
+        """Return samples of all, taken in turn, each of as many calls as take about so many seconds.
+
+        Where a call of one takes long, there are as few rounds as an interval needs.
+        """
         length = 0.0 if self.smoke else seconds
         alternatives = {name: timed_on(self.device, turn, length) for name, turn in turns.items()}
-        return interleave(alternatives, self.rounds)
+        slowest = max(alternative().wall for alternative in alternatives.values())
+        rounds = self.rounds if slowest <= SLOW else min(self.rounds, FEWEST_ROUNDS)
+        return interleave(alternatives, rounds, warmup=0)
 
 
 def row_of(

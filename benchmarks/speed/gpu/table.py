@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,14 @@ def read(path: Path, name: str) -> dict[str, Any]:
 def shown(sections: Sequence[dict[str, Any]]) -> list[str]:
     """Return the lines of the table, and below it how each section ended."""
     rows = [cells(section["section"], row) for section in sections for row in section["rows"]]
-    ends = [(s["section"], f"{s['seconds']:.0f} s", s["status"]) for s in sections]
-    return [*table([HEADER, *rows]), "", *table([("section", "took", "ended"), *ends])]
+    ends = [(s["section"], f"{s['seconds']:.0f} s", s["status"], verdicts(s["rows"])) for s in sections]
+    return [*table([HEADER, *rows]), "", *table([("section", "took", "ended", "bars"), *ends])]
+
+
+def verdicts(rows: Sequence[dict[str, Any]]) -> str:
+    """Return how many bars are met, missed, and open."""
+    counts = Counter(row["verdict"] for row in rows if row["at_most"] is not None)
+    return ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
 
 
 def cells(section: str, row: dict[str, Any]) -> Sequence[str]:
