@@ -29,6 +29,7 @@ class Run(NamedTuple):
     share: float = 1.0
 
 
+MARKED = ("tests/functional", "tests/layers", "tests/callbacks/test_every_callback.py")
 CALLBACKS = (
     "tests/callbacks/test_prune_at_init.py",
     "tests/callbacks/test_dctps.py",
@@ -36,7 +37,7 @@ CALLBACKS = (
     "tests/callbacks/test_every_callback.py",
 )
 FULL = (
-    Run("marked gpu", ("-m", "gpu", "tests/functional", "tests/layers", "tests/callbacks"), 0.6),
+    Run("marked gpu", ("-m", "gpu", *MARKED), 0.6),
     Run("callbacks", ("-m", "not gpu", *CALLBACKS)),
 )
 SMOKE = (Run("smoke", ("tests/functional/test_packing.py",)),)
