@@ -9,7 +9,6 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -70,13 +69,12 @@ class Record:
 
     def take(self, rows: Iterator[Row], bench: Bench) -> str:
         """Write down the rows as they come, until the time is up; return how it ended."""
-        with closing(rows):
-            for row in rows:
-                ratio = None if row.ratio is None else row.ratio._asdict()
-                self.content["rows"].append({**asdict(row), "ratio": ratio})
-                self.write("stopped")
-                if bench.seconds_left <= 0:
-                    return f"out of time after {len(self.content['rows'])} rows"
+        for row in rows:
+            ratio = None if row.ratio is None else row.ratio._asdict()
+            self.content["rows"].append({**asdict(row), "ratio": ratio})
+            self.write("stopped")
+            if bench.seconds_left <= 0:
+                return f"out of time after {len(self.content['rows'])} rows"
         return DONE
 
     def write(self, status: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.harness.device import tf32
+from benchmarks.harness.runner import Sample
 from benchmarks.speed.dctps_forms import choice_of
 from benchmarks.speed.gpu.passes import Cell, Passes, inputs_in_turn, linear_forms
 from benchmarks.speed.gpu.rows import Bench, Row, row_of
@@ -88,7 +89,9 @@ class InTF32:
             self.turn()
 
 
-def against_dense(cell: Cell, precision: str, name: str, chosen: str, samples: dict[str, list]) -> Row:
+def against_dense(
+    cell: Cell, precision: str, name: str, chosen: str, samples: dict[str, list[Sample]]
+) -> Row:
     """Return the row of one backend."""
     what = f"{cell}, {precision}, {name}"
     bar = BARS.get((precision, *cell)) if name == "transform" else None

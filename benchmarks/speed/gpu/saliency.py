@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.harness.nets import cifar_resnet18, tiny_net
-from benchmarks.harness.runner import interleave
+from benchmarks.harness.runner import Sample, interleave
 from benchmarks.speed.gpu.rows import Bench, Row, row_of
 from benchmarks.speed.gpu.training import FULL, SMOKE, sample_of
 from benchmarks.speed.saliency import (
@@ -63,6 +63,6 @@ def push(bench: Bench) -> Iterator[Row]:
     yield row_of("FORCE, steps", samples, "ours", "authors'", FORCE_AT_MOST)
 
 
-def one_each(bench: Bench, turns: dict[str, Turn]) -> dict[str, list]:
+def one_each(bench: Bench, turns: dict[str, Turn]) -> dict[str, list[Sample]]:
     """Return samples of one call each: no two calls do the same."""
     return interleave({name: sample_of(bench, turn) for name, turn in turns.items()}, bench.rounds)

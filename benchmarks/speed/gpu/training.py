@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import nn
 
@@ -24,7 +25,7 @@ from lightning_sparse.weights.state import state_of
 
 OPTIMIZER = "SGD+momentum"
 MASKED_AT_MOST, RIGL_AT_MOST = 1.02, 1.005
-CALLBACKS: dict[str, Callable[[], list[object]]] = {
+CALLBACKS: dict[str, Callable[[], list[pl.Callback]]] = {
     "dense": list,
     "dense again": list,
     "masked": lambda: [PruneAtInit("erk", DENSITY, seed=0)],
