@@ -118,11 +118,11 @@ def _start(variant: str, ticket: Path) -> dict[str, Any]:
     if variant == "D":
         return {}
     if variant == "signs":
-        return {"mask_path": _with_kaiming_scale(ticket)}
+        return {"method.file": _with_kaiming_scale(ticket)}
     if variant == "ERK":
         found = load_ticket(ticket).provenance
-        return {"mask_path": "null", "method": "erk", "density": found["kept"] / found["alive_at_start"]}
-    return {"mask_path": ticket, **({"mask_ablation": "reinit"} if variant == "new init" else {})}
+        return {"method": "erk", "density": found["kept"] / found["alive_at_start"]}
+    return {"method.file": ticket, **({"mask_ablation": "reinit"} if variant == "new init" else {})}
 
 
 def _with_kaiming_scale(ticket: Path) -> Path:
