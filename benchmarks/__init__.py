@@ -1,1 +1,1 @@
-"""Timings side by side, each with its bar: ``python -m benchmarks.<name>``."""
+"""Timings side by side, each with its bar: ``python -m benchmarks.speed.<name>``."""

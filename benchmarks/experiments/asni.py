@@ -101,7 +101,7 @@ def _arguments(
         overlay = {"D": "dense", "signs": "ticket_centroids"}.get(variant, "ticket")
         args += [f"--config={recipes}/overlays/{overlay}.yaml", *schedule.arguments(1)]
         args += [f"--trainer.callbacks.{n}={v}" for n, v in _start(variant, ticket).items()]
-    args += ["--trainer.callbacks+=benchmarks.watch.Watch", f"--seed_everything={seed}"]
+    args += ["--trainer.callbacks+=benchmarks.harness.watch.Watch", f"--seed_everything={seed}"]
     args += [f"--data={options.data}"] if options.data else []
     args += [f"--data.data_dir={options.data_dir}"] if options.data_dir else []
     args.append("--trainer.limit_val_batches=0")
@@ -118,11 +118,11 @@ def _start(variant: str, ticket: Path) -> dict[str, Any]:
     if variant == "D":
         return {}
     if variant == "signs":
-        return {"mask_path": _with_kaiming_scale(ticket)}
+        return {"method.file": _with_kaiming_scale(ticket)}
     if variant == "ERK":
         found = load_ticket(ticket).provenance
-        return {"mask_path": "null", "method": "erk", "density": found["kept"] / found["alive_at_start"]}
-    return {"mask_path": ticket, **({"mask_ablation": "reinit"} if variant == "new init" else {})}
+        return {"method": "erk", "density": found["kept"] / found["alive_at_start"]}
+    return {"method.file": ticket, **({"mask_ablation": "reinit"} if variant == "new init" else {})}
 
 
 def _with_kaiming_scale(ticket: Path) -> Path:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.harness.runner import Ratio, Sample, paired_ratio
+from benchmarks.harness.tables import table
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Report:
 
     Args:
         name: Name of the benchmark, and of its files of results.
-        options: Those of :func:`benchmarks.runner.parse`.
+        options: Those of :func:`benchmarks.harness.runner.parse`.
     """
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
@@ -167,11 +168,3 @@ def cpu_model() -> str:
 def rounded_load() -> str:
     """Return how many processes wanted a core, on average over 1, 5 and 15 minutes."""
     return " ".join(f"{load:.2f}" for load in os.getloadavg())
-
-
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table, its columns aligned."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]

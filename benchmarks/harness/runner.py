@@ -8,11 +8,12 @@ at five rounds, where it goes from the lowest to the highest ratio, with 94%.
 """
 
 import argparse
+import contextlib
 import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,13 +78,18 @@ def timed(function: Callable[[], Any], calls: int = 1, clocks: Clocks = read_clo
 def timed_at_length(
     function: Callable[[], Any], seconds: float = 0.02, clocks: Clocks = read_clocks
 ) -> Alternative:
-    """Return an alternative that calls ``function`` as often as takes about so many seconds of wall clock.
+    """Return an alternative that calls ``function`` as often as takes about so many seconds of wall clock."""
+    return timed(function, calls_to_fill(seconds, function, clocks), clocks)
+
+
+def calls_to_fill(seconds: float, function: Callable[[], Any], clocks: Clocks = read_clocks) -> int:
+    """Return how many calls take about so many seconds of wall clock, one at least.
 
     It is called four times here: once for what happens only once, and three times to see what a call takes.
     """
     function()
     shortest = min(timed(function, clocks=clocks)().wall for _ in range(3))
-    return timed(function, max(1, math.ceil(seconds / shortest)), clocks)
+    return max(1, math.ceil(seconds / shortest))
 
 
 def turns(names: Sequence[str], number: int) -> list[str]:
@@ -93,20 +99,30 @@ def turns(names: Sequence[str], number: int) -> list[str]:
     return order[::-1] if cycle % 2 else order
 
 
+@contextlib.contextmanager
+def short_collections() -> Iterator[None]:
+    """Let garbage collections leave out all that is there now; inside another such block nothing changes."""
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def interleave(
     alternatives: Mapping[str, Alternative], rounds: int, warmup: int = 1
 ) -> dict[str, list[Sample]]:
     """Let the alternatives take turns; return the samples of each, without those of the warm-up rounds."""
     samples: dict[str, list[Sample]] = {name: [] for name in alternatives}
-    gc.collect()
-    gc.freeze()  # so that the collections between the samples are short
-    try:
+    with short_collections():
         for number in range(rounds + warmup):
             for name in turns(list(alternatives), number):
                 gc.collect()  # nobody pays for what another has left behind
                 samples[name].append(alternatives[name]())
-    finally:
-        gc.unfreeze()
     return {name: taken[warmup:] for name, taken in samples.items()}
 
 
@@ -141,12 +157,12 @@ def parse(
     )
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch (default: 2)")
     parser.add_argument("--rounds", type=int, default=rounds, help=f"rounds (default: {rounds})")
-    parser.add_argument("--smoke", action="store_true", help="two small rounds, to see that it runs")
+    parser.add_argument("--smoke", action="store_true", help="one small round, to see that it runs")
     parser.add_argument("--results", type=Path, default=Path(__file__).parents[1] / "results", help="folder")
     add_own(parser)
     options = parser.parse_args(argv)
     if options.smoke:
-        options.rounds = 2
+        options.rounds = 1
     elif options.rounds < FEWEST_ROUNDS:
         parser.error(f"`--rounds` must be at least {FEWEST_ROUNDS}, got {options.rounds}.")
     torch.set_num_threads(options.threads)

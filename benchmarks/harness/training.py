@@ -44,10 +44,10 @@ class Task(pl.LightningModule):
 class Batches(Dataset[tuple[Tensor, Tensor]]):
     """Eight random batches over and over, made beforehand: loading costs next to nothing."""
 
-    def __init__(self, shape: tuple[int, ...], steps: int) -> None:
+    def __init__(self, shape: tuple[int, ...], steps: int, device: torch.device | str = "cpu") -> None:
         generator = torch.Generator().manual_seed(0)
-        self.images = torch.randn(8, *shape, generator=generator)
-        self.labels = torch.randint(10, (8, shape[0]), generator=generator)
+        self.images = torch.randn(8, *shape, generator=generator).to(device)
+        self.labels = torch.randint(10, (8, shape[0]), generator=generator).to(device)
         self.steps = steps
 
     def __len__(self) -> int:
@@ -107,19 +107,24 @@ def bars(at_most: float) -> list[Bar]:
     ]
 
 
-def loader(shape: tuple[int, ...], steps: int) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Return batches of this shape."""
-    return DataLoader(Batches(shape, steps), batch_size=None)
+def loader(
+    shape: tuple[int, ...], steps: int, device: torch.device | str = "cpu"
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Return batches of this shape that lie on a device."""
+    return DataLoader(Batches(shape, steps, device), batch_size=None)
 
 
-def bare_trainer(callbacks: list[pl.Callback]) -> pl.Trainer:
-    """Return a Trainer for one epoch on the CPU that logs, shows and saves nothing."""
+def bare_trainer(
+    callbacks: list[pl.Callback], accelerator: str = "cpu", precision: Any = "32-true"
+) -> pl.Trainer:
+    """Return a Trainer for one epoch that logs, shows and saves nothing."""
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     for package in ("pytorch_lightning", "lightning.pytorch"):
         logging.getLogger(package).setLevel(logging.ERROR)
     return pl.Trainer(
-        accelerator="cpu",
+        accelerator=accelerator,
         devices=1,
+        precision=precision,
         max_epochs=1,
         callbacks=callbacks,
         logger=False,

@@ -26,8 +26,10 @@ from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 from benchmarks.experiments.dctps_growth import growth
-from benchmarks.harness.report import Bar, Report, table
+from benchmarks.harness.nets import cifar_resnet18
+from benchmarks.harness.report import Bar, Report
 from benchmarks.harness.runner import parse
+from benchmarks.harness.tables import table
 from benchmarks.speed.dctps_forms import (
     AUTHORS,
     Case,
@@ -39,7 +41,6 @@ from benchmarks.speed.dctps_forms import (
     net_forms,
     take_turns,
 )
-from benchmarks.speed.masked_training import cifar_resnet18
 from lightning_sparse.layers import NoOffset
 from lightning_sparse.models import LeNet300100
 

@@ -9,7 +9,7 @@ callbacks, a stopwatch with empty hooks and the one that is compared; for the de
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -21,7 +21,16 @@ from lightning_sparse.models import LeNet300100
 
 AT_MOST = 1.10
 SHAPE = (60, 1, 28, 28)
-UNCOUNTED = 20
+
+
+class Length(NamedTuple):
+    """Steps of a fit that are not counted, and those that are."""
+
+    uncounted: int
+    counted: int
+
+
+FULL, SMOKE = Length(20, 500), Length(1, 2)
 
 
 class Stopwatch(Empty):
@@ -43,20 +52,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     options = parse(__doc__, argv, rounds=15)
     report = Report("lenet_loop", options)
-    steps = UNCOUNTED + (10 if options.smoke else 500)
+    length = SMOKE if options.smoke else FULL
     for optimizer in OPTIMIZERS:
-        fits = {name: partial(fit, name, optimizer, steps) for name in contenders(nn.Identity())}
+        fits = {name: partial(fit, name, optimizer, length) for name in contenders(nn.Identity())}
         report.add(optimizer, interleave(fits, options.rounds), bars(AT_MOST))
     report.finish()
 
 
-def fit(name: str, optimizer: str, steps: int) -> Sample:
+def fit(name: str, optimizer: str, length: Length) -> Sample:
     """Train a fresh net, and return the mean time of a step."""
     torch.manual_seed(0)
     task = Task(LeNet300100(), OPTIMIZERS[optimizer])
-    stopwatch = Stopwatch(UNCOUNTED - 1, steps - 1)
+    stopwatch = Stopwatch(length.uncounted - 1, sum(length) - 1)
     trainer = bare_trainer([stopwatch, contenders(task.net)[name]])
-    trainer.fit(task, loader(SHAPE, steps))
+    trainer.fit(task, loader(SHAPE, sum(length)))
     return stopwatch.per_step
 
 

@@ -15,15 +15,24 @@ would have its own OpenMP team and its own memory arena, which are costs of thei
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from torch import nn
-from torchvision.models import resnet18
 
+from benchmarks.harness.nets import cifar_resnet18, tiny_net
 from benchmarks.harness.report import Bar, Report
-from benchmarks.harness.runner import Alternative, Sample, interleave, parse, read_clocks, since, timed
+from benchmarks.harness.runner import (
+    Alternative,
+    Clocks,
+    Sample,
+    interleave,
+    parse,
+    read_clocks,
+    since,
+    timed,
+)
 from benchmarks.harness.training import OPTIMIZERS, Empty, Task, bare_trainer, bars, contenders, loader
 from lightning_sparse.weights.state import SparseState, state_of
 
@@ -35,24 +44,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     options = parse(__doc__, argv, rounds=30)
     report = Report("masked_training", options)
-    shape = (2, 3, 8, 8) if options.smoke else (32, 3, 32, 32)
+    setting = SMOKE if options.smoke else FULL
     bar = Bar("masking alone", "dense", AT_MOST - 1)
     for name in OPTIMIZERS:
-        report.add(name, measure(name, shape, options.rounds), [*bars(AT_MOST), bar])
+        report.add(name, measure(name, setting, options.rounds), [*bars(AT_MOST), bar])
     report.finish()
 
 
-def cifar_resnet18() -> nn.Module:
-    """Return ResNet-18 for images of 32 x 32: a 3 x 3 stem, no pooling after it."""
-    net = resnet18(num_classes=10)
-    net.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-    net.maxpool = nn.Identity()
-    return net
+class Setting(NamedTuple):
+    """A net and the shape of its batches."""
+
+    make: Callable[[], nn.Module]
+    shape: tuple[int, ...]
 
 
-def measure(optimizer: str, shape: tuple[int, ...], rounds: int) -> dict[str, list[Sample]]:
+FULL, SMOKE = Setting(cifar_resnet18, (32, 3, 32, 32)), Setting(tiny_net, (2, 3, 32, 32))
+
+
+def measure(optimizer: str, setting: Setting, rounds: int) -> dict[str, list[Sample]]:
     """Return the times of the steps, after two to warm up."""
-    fits = {name: prepare(name, optimizer, shape, rounds + 2) for name in contenders(nn.Identity())}
+    fits = {name: prepare(name, optimizer, setting, rounds + 2) for name in contenders(nn.Identity())}
     masking = Masking(state_of(fits["PruneAtInit"][1]))
     samples: dict[str, list[Sample]] = {}
 
@@ -65,11 +76,11 @@ def measure(optimizer: str, shape: tuple[int, ...], rounds: int) -> dict[str, li
     return {**samples, "masking alone": masking.samples[-rounds:]}
 
 
-def prepare(name: str, optimizer: str, shape: tuple[int, ...], steps: int) -> Fit:
+def prepare(name: str, optimizer: str, setting: Setting, steps: int) -> Fit:
     """Return Trainer, module and data of one alternative; all start from the same weights."""
     torch.manual_seed(0)
-    task = Task(cifar_resnet18(), OPTIMIZERS[optimizer])
-    return bare_trainer([Empty(), contenders(task.net)[name]]), task, loader(shape, steps)
+    task = Task(setting.make(), OPTIMIZERS[optimizer])
+    return bare_trainer([Empty(), contenders(task.net)[name]]), task, loader(setting.shape, steps)
 
 
 def inside_all(fits: dict[str, Fit], then: Callable[[dict[str, Callable[[], None]]], None]) -> None:
@@ -106,10 +117,12 @@ class Masking:
 
     Args:
         state: The state whose methods are to be clocked.
+        clocks: What tells the time.
     """
 
-    def __init__(self, state: SparseState) -> None:
+    def __init__(self, state: SparseState, clocks: Clocks = read_clocks) -> None:
         self.samples: list[Sample] = []
+        self.clocks = clocks
         self._spent = Sample(0, 0)
         for name in ("mask_gradients_", "mask_weights_"):
             setattr(state, name, self._clocked(getattr(state, name)))
@@ -127,9 +140,9 @@ class Masking:
 
     def _clocked(self, method: Callable[..., None]) -> Callable[..., None]:
         def clocked(*arguments: Any) -> None:
-            start = read_clocks()
+            start = self.clocks()
             method(*arguments)
-            self._spent = self._spent.plus(since(start))
+            self._spent = self._spent.plus(since(start, self.clocks))
 
         return clocked
 

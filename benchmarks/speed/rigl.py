@@ -27,14 +27,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet18, resnet50
 
 from benchmarks.harness.memory import MIB, peak_extra
+from benchmarks.harness.nets import tiny_net, weights_of
 from benchmarks.harness.report import Bar, Report
-from benchmarks.harness.runner import Sample, interleave, parse, read_clocks, since, timed
+from benchmarks.harness.runner import Clocks, Sample, interleave, parse, read_clocks, since, timed
 from benchmarks.harness.training import DENSITY, OPTIMIZERS, Empty, Task, bare_trainer, loader
-from benchmarks.speed.masked_training import Fit, cifar_resnet18, inside_all
-from benchmarks.speed.saliency import tiny_net, weights_of
+from benchmarks.speed.masked_training import FULL, SMOKE, Fit, Setting, inside_all
 from lightning_sparse import PruneAtInit, RigLCallback
 from lightning_sparse.functional.growth.moves import count_dropped, drop_and_grow, move_support, positions_of
 from lightning_sparse.functional.masks import top_k_mask
@@ -62,6 +61,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     report.finish()
 
 
+def nets(smoke: bool) -> dict[str, Callable[[], nn.Module]]:
+    """Return the nets whose layers are moved."""
+    if smoke:
+        return {"tiny": tiny_net}
+    from torchvision.models import resnet18, resnet50
+
+    return {"ResNet-18": resnet18, "ResNet-50": resnet50}
+
+
 class Layer(NamedTuple):
     """A weight under a mask and the gradient of all of it."""
 
@@ -74,12 +82,11 @@ class Layer(NamedTuple):
 
 def update(report: Report, options: argparse.Namespace) -> None:
     """Compare the ways to make new masks for all layers of a net."""
-    nets = {"tiny": tiny_net} if options.smoke else {"ResNet-18": resnet18, "ResNet-50": resnet50}
-    for name, make in nets.items():
+    for name, make in nets(options.smoke).items():
         for density in DENSITIES:
             torch.manual_seed(0)
             layers = [random_layer(weight, density) for weight in weights_of(make()).values()]
-            turns = {way: timed(partial(_each, function, layers)) for way, function in WAYS.items()}
+            turns = {way: timed(partial(each, function, layers)) for way, function in WAYS.items()}
             at_most = UPDATE_AT_MOST if options.smoke or (name, density) == UPDATE_BAR_HOLDS_FOR else None
             bars = [
                 Bar(ours, theirs, at_most if theirs == "topk" else None)
@@ -143,7 +150,7 @@ def _first_of_sorted(scores: Tensor, count: int, size: int) -> Tensor:
     return torch.zeros(size).scatter(0, order, (torch.arange(size) < count).float())
 
 
-def _each(way: Callable[[Layer], Tensor], layers: Sequence[Layer]) -> list[Tensor]:
+def each(way: Callable[[Layer], Tensor], layers: Sequence[Layer]) -> list[Tensor]:
     return [way(layer) for layer in layers]
 
 
@@ -192,9 +199,8 @@ def compact_fit(side: int, density: float, steps: int) -> Fit:
 
 def share_of_training(report: Report, options: argparse.Namespace) -> None:
     """Compare a step with static masks and one with the callback's work, as if every 100th were an update."""
-    shape = (2, 3, 8, 8) if options.smoke else (32, 3, 32, 32)
     for name in OPTIMIZERS:
-        found = steps_in_turn(name, shape, options.rounds)
+        found = steps_in_turn(name, SMOKE if options.smoke else FULL, options.rounds)
         bars = [
             Bar("every 100th step", "static masks", SHARE_AT_MOST),
             Bar("work of an update", "static masks"),
@@ -204,14 +210,11 @@ def share_of_training(report: Report, options: argparse.Namespace) -> None:
         report.add(f"training, {name}", found, bars)
 
 
-def steps_in_turn(optimizer: str, shape: tuple[int, ...], rounds: int) -> dict[str, list[Sample]]:
+def steps_in_turn(optimizer: str, setting: Setting, rounds: int) -> dict[str, list[Sample]]:
     """Return the mean times of steps, and of what the callback does in them; a turn of RigL is a cycle."""
     names = ("static masks", "static again", "RigL")
-    fits = {name: fit(name == "RigL", optimizer, shape, CYCLE * (rounds + WARMUP)) for name in names}
-    (callback,) = (c for c in fits["RigL"][0].callbacks if isinstance(c, RigLCallback))
-    work = Work()
-    work.clock(callback, "move_", "after_step")
-    work.clock(state_of(fits["RigL"][1]), "mask_weights_")
+    fits = {name: fit(name == "RigL", optimizer, setting, CYCLE * (rounds + WARMUP)) for name in names}
+    work = clocked_work(fits["RigL"])
     samples: dict[str, list[Sample]] = {}
 
     def take_turns(steps: dict[str, Callable[[], None]]) -> None:
@@ -220,12 +223,35 @@ def steps_in_turn(optimizer: str, shape: tuple[int, ...], rounds: int) -> dict[s
         samples.update(interleave(turns, rounds, WARMUP))
 
     inside_all(fits, take_turns)
-    after, ordinary, before, update = (work.steps[i::CYCLE][WARMUP:] for i in range(CYCLE))
-    updates = [a.plus(b).plus(c) for a, b, c in zip(after, before, update, strict=True)]
     taken = {name: samples[name] for name in names[:2]}
-    amortised = [add_work(*step) for step in zip(taken["static masks"], updates, ordinary, strict=True)]
-    works = {"work of an update": updates, "work of an ordinary step": ordinary}
-    return {**taken, "every 100th step": amortised, **works}
+    return {**taken, **shares(taken["static masks"], work.steps)}
+
+
+def clocked_work(fit: Fit, clocks: Clocks = read_clocks) -> "Work":
+    """Let the clocks run inside what the callback does and the masking of weights that a move brings on."""
+    trainer, module, _ = fit
+    (callback,) = (c for c in trainer.callbacks if isinstance(c, RigLCallback))
+    work = Work(clocks)
+    work.clock(callback, "move_", "after_step")
+    work.clock(state_of(module), "mask_weights_")
+    return work
+
+
+def shares(static: list[Sample], steps: list[Sample]) -> dict[str, list[Sample]]:
+    """Return, round by round, the work of an update, of an ordinary step, and a step with its share of both.
+
+    Args:
+        static: Mean steps with static masks.
+        steps: The callback's work, step by step, those of the warm-up cycles included.
+    """
+    after, ordinary, before, update = (steps[i::CYCLE][WARMUP:] for i in range(CYCLE))
+    updates = [a.plus(b).plus(c) for a, b, c in zip(after, before, update, strict=True)]
+    amortised = [add_work(*step) for step in zip(static, updates, ordinary, strict=True)]
+    return {
+        "every 100th step": amortised,
+        "work of an update": updates,
+        "work of an ordinary step": ordinary,
+    }
 
 
 def add_work(static: Sample, update: Sample, ordinary: Sample) -> Sample:
@@ -237,22 +263,26 @@ def add_work(static: Sample, update: Sample, ordinary: Sample) -> Sample:
     return static.plus(update.plus(rest).per(EVERY))
 
 
-def fit(moves: bool, optimizer: str, shape: tuple[int, ...], steps: int) -> Fit:
+def fit(moves: bool, optimizer: str, setting: Setting, steps: int) -> Fit:
     """Return Trainer, module and data; both start from the same masks, RigL updates every fourth step."""
     torch.manual_seed(0)
-    task = Task(cifar_resnet18(), OPTIMIZERS[optimizer])
+    task = Task(setting.make(), OPTIMIZERS[optimizer])
     company = RigLCallback(every_n_steps=CYCLE, drop_fraction=DROPPED, stop_at=NEVER) if moves else Empty()
-    return bare_trainer([PruneAtInit("erk", DENSITY, seed=0), company]), task, loader(shape, steps)
+    return bare_trainer([PruneAtInit("erk", DENSITY, seed=0), company]), task, loader(setting.shape, steps)
 
 
 class Work:
     """Clocks what methods do in a step, while they do it; none of them may call another.
 
+    Args:
+        clocks: What tells the time.
+
     Attributes:
         steps: What they took together, step by step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clocks: Clocks = read_clocks) -> None:
+        self.clocks = clocks
         self.steps: list[Sample] = []
         self._spent = Sample(0, 0)
 
@@ -268,9 +298,9 @@ class Work:
         self.steps.append(self._spent)
 
     def _clocked(self, method: Callable[..., Any], *arguments: Any) -> Any:
-        start = read_clocks()
+        start = self.clocks()
         result = method(*arguments)
-        self._spent = self._spent.plus(since(start))
+        self._spent = self._spent.plus(since(start, self.clocks))
         return result
 
 

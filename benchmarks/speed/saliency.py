@@ -19,12 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import resnet18, resnet50
 
 from benchmarks.harness.memory import MIB, peak_extra
+from benchmarks.harness.nets import cifar_resnet18, tiny_net, weights_of, wide_mlp
 from benchmarks.harness.report import Bar, Report
 from benchmarks.harness.runner import interleave, parse, timed
-from benchmarks.speed.masked_training import cifar_resnet18
 from lightning_sparse import FORCE, SynFlow
 from lightning_sparse.functional.masks import global_masks
 from lightning_sparse.functional.pruning import prune_along
@@ -51,15 +50,28 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def rank(report: Report, options: argparse.Namespace) -> None:
     """Compare ranking over all layers with ``topk`` of their scores laid end to end, which makes no masks."""
-    nets = {"tiny": tiny_net} if options.smoke else {"11M": resnet18, "25M": resnet50}
-    for name, make in nets.items():
+    for name, make in nets_to_rank(options.smoke).items():
         scores = random_scores(make())
         size = sum(score.numel() for score in scores.values())
         for density in (0.1, 0.01):
             k = int(density * size)
-            turns = {"ours": partial(global_masks, scores, k), "topk": partial(_topk, [*scores.values()], k)}
+            turns = ranking_turns(scores, k)
             case = f"ranking {name}, density {density}"
             compare(report, options, case, turns, [Bar("ours", "topk", RANKING_AT_MOST)], EXTRA_MIB_AT_MOST)
+
+
+def ranking_turns(scores: Scores, k: int) -> dict[str, Turn]:
+    """Return what ranks all scores: ours, and ``topk`` of them laid end to end."""
+    return {"ours": partial(global_masks, scores, k), "topk": partial(_topk, [*scores.values()], k)}
+
+
+def nets_to_rank(smoke: bool) -> dict[str, Callable[[], nn.Module]]:
+    """Return the nets whose weights are ranked."""
+    if smoke:
+        return {"tiny": tiny_net}
+    from torchvision.models import resnet18, resnet50
+
+    return {"11M": resnet18, "25M": resnet50}
 
 
 def flow(report: Report, options: argparse.Namespace) -> None:
@@ -72,26 +84,33 @@ def flow(report: Report, options: argparse.Namespace) -> None:
         density = 0.1 if options.smoke else 0.01
         path = method.path(density)
         masks = random_masks(net, path[0]) if which == "last" else None
-        problem = PruningProblem(net, weights_of(net), torch.Generator(), masks)
-        turns = {
-            "ours": prune(method, problem, density),
-            "authors' in float64": authors_synflow(deepcopy(net).double(), path, masks).__next__,
-            "authors' in float32": authors_synflow(deepcopy(net), path, masks).__next__,
-        }
+        turns = synflow_turns(net, method, density, masks)
         compare(report, options, f"SynFlow, {which} iterations", turns, bars)
+
+
+def synflow_turns(net: nn.Module, method: SynFlow, density: float, masks: Masks | None) -> dict[str, Turn]:
+    """Return what makes the next masks: our way, and the authors' in either precision."""
+    problem = PruningProblem(net, weights_of(net), torch.Generator(), masks)
+    path = method.path(density)
+    return {
+        "ours": prune(method, problem, density),
+        "authors' in float64": authors_synflow(deepcopy(net).double(), path, masks).__next__,
+        "authors' in float32": authors_synflow(deepcopy(net), path, masks).__next__,
+    }
 
 
 def flow_to_the_end(report: Report, options: argparse.Namespace) -> None:
     """Compare the time of all 100 iterations, ours and theirs in turn."""
     torch.manual_seed(0)
     net = tiny_net() if options.smoke else cifar_resnet18()
-    method, density = SynFlow(100, list(IMAGE)), 0.1 if options.smoke else 0.01
+    iterations, density = (5, 0.1) if options.smoke else (100, 0.01)
+    method = SynFlow(iterations, list(IMAGE))
     problem = PruningProblem(net, weights_of(net), torch.Generator())
     theirs = authors_synflow(deepcopy(net).double(), method.path(density)).__next__
     turns = {"ours": timed(prune(method, problem, density)), "theirs": timed(theirs)}
-    samples = interleave(turns, rounds=100, warmup=0)
+    samples = interleave(turns, rounds=iterations, warmup=0)
     ours, theirs_spent = (sum(sample.cpu for sample in samples[name]) for name in turns)
-    case, figure = "SynFlow, 100 iterations", "CPU time, ours / authors' in float64"
+    case, figure = f"SynFlow, {iterations} iterations", "CPU time, ours / authors' in float64"
     report.add_value(case, figure, ours / theirs_spent, SYNFLOW_AT_MOST)
 
 
@@ -105,16 +124,18 @@ def push(report: Report, options: argparse.Namespace) -> None:
             torch.randn(4 if options.smoke else 128, *IMAGE),
             torch.randint(10, (4 if options.smoke else 128,)),
         )
-        method = FORCE(60, num_batches=1)
-        losses = partial(_cross_entropy, net, batch)
-        problem = PruningProblem(
-            net, weights_of(net), torch.Generator(), losses=lambda _, loss=losses: [loss]
-        )
-        turns = {
-            "ours": prune(method, problem, 0.1),
-            "authors'": authors_force(deepcopy(net), batch, method.path(0.1)).__next__,
-        }
+        turns = force_turns(net, batch)
         compare(report, options, f"FORCE, {name}", turns, [Bar("ours", "authors'", FORCE_AT_MOST)])
+
+
+def force_turns(net: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Turn]:
+    """Return what makes the next masks of 60 steps, our way and the authors'."""
+    method, losses = FORCE(60, num_batches=1), [partial(_cross_entropy, net, batch)]
+    problem = PruningProblem(net, weights_of(net), torch.Generator(), losses=lambda _: losses)
+    return {
+        "ours": prune(method, problem, 0.1),
+        "authors'": authors_force(deepcopy(net), batch, method.path(0.1)).__next__,
+    }
 
 
 def compare(
@@ -153,7 +174,7 @@ def authors_synflow(
         signs = {name: value.sign() for name, value in net.state_dict().items()}
         for value in net.state_dict().values():
             value.abs_()
-        net(torch.ones(1, *IMAGE, dtype=layers[0].weight.dtype)).sum().backward()
+        net(layers[0].weight.new_ones(1, *IMAGE)).sum().backward()
         scores = [(layer.weight.grad * layer.weight).detach().abs_() for layer in layers]
         for layer in layers:
             layer.weight.grad.zero_()
@@ -200,35 +221,17 @@ class Stretch(SynFlow):
 
 def random_masks(net: nn.Module, density: float) -> Masks:
     """Return masks that keep a little more than ``density``, for the next iteration to prune."""
-    return {name: torch.rand(w.shape) < 1.05 * density for name, w in weights_of(net).items()}
+    return {name: torch.rand_like(w) < 1.05 * density for name, w in weights_of(net).items()}
 
 
 def random_scores(net: nn.Module) -> Scores:
     """Return ``|w * g|`` of each weight and a random gradient."""
-    return {name: (w.detach() * torch.randn(w.shape)).abs() for name, w in weights_of(net).items()}
+    return {name: (w.detach() * torch.randn_like(w)).abs() for name, w in weights_of(net).items()}
 
 
 def prunable(net: nn.Module) -> list[Any]:
     """Return the linear and convolutional layers."""
     return [layer for layer in net.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
-
-
-def weights_of(net: nn.Module) -> dict[str, Tensor]:
-    """Return their weights by name."""
-    return {name: parameter for name, parameter in net.named_parameters() if parameter.ndim > 1}
-
-
-def wide_mlp() -> nn.Module:
-    """Return three linear layers with 11 million weights."""
-    sizes = [(3072, 2048), (2048, 2048), (2048, 512), (512, 10)]
-    layers = [layer for size in sizes for layer in (nn.Linear(*size), nn.ReLU())]
-    return nn.Sequential(nn.Flatten(), *layers[:-1])
-
-
-def tiny_net() -> nn.Module:
-    """Return a small net for smoke runs."""
-    convolution = nn.Conv2d(3, 8, 3, 4, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
 
 
 def _topk(scores: Sequence[Tensor], k: int) -> Tensor:

@@ -234,7 +234,10 @@ def allocate(
         >>> allocate(shapes, 0.5, "uniform", fixed={"fc2": 0.25})
         {'fc1': 33, 'fc2': 3}
     """
-    _check_arguments(shapes, allocation, min_weights)
+    check_choice("allocation", allocation, ALLOCATIONS)
+    check_count("min_weights", min_weights, 0)
+    if not shapes:
+        raise SparsityError("`shapes` must hold at least one layer, got none. Check `include` and `exclude`.")
     total = total_budget(sum(map(math.prod, shapes.values())), density)
     taken = _fixed_budgets(shapes, fixed or {}, min_weights)
     free = [name for name in shapes if name not in taken]
@@ -257,13 +260,6 @@ def _fixed_budgets(shapes: Shapes, fixed: Mapping[str, float], min_weights: int)
         check_number(f"density_overrides[{name!r}]", density, "(0, 1]", way_out)
         budgets[name] = layer_budget(math.prod(shapes[name]), density, min_weights)
     return budgets
-
-
-def _check_arguments(shapes: Shapes, allocation: str, min_weights: int) -> None:
-    if not shapes:
-        raise SparsityError("`shapes` must hold at least one layer, got none. Check `include` and `exclude`.")
-    check_choice("allocation", allocation, ALLOCATIONS)
-    check_count("min_weights", min_weights, 0)
 
 
 def _proportion(allocation: str, shape: torch.Size) -> int:

@@ -229,10 +229,10 @@ def test_peak_memory_is_that_of_the_turn():
 def test_nested_fits_train_as_fits_do():
     """Steps taken in turn, inside each other's Trainers, end in the weights of fits one after the other."""
     nested = {
-        name: masked_training.prepare(name, "SGD+momentum", (2, 3, 8, 8), 3)
+        name: masked_training.prepare(name, "SGD+momentum", masked_training.SMOKE, 3)
         for name in ("dense", "PruneAtInit")
     }
-    alone = {name: masked_training.prepare(name, "SGD+momentum", (2, 3, 8, 8), 3) for name in nested}
+    alone = {name: masked_training.prepare(name, "SGD+momentum", masked_training.SMOKE, 3) for name in nested}
 
     def alternate(steps):
         for _ in range(3):
@@ -249,8 +249,9 @@ def test_nested_fits_train_as_fits_do():
 
 def test_pruning_is_the_same_for_both():
     """Lightning's callback is applied once, at the start, to the weights and the density that ours has."""
+    setting = masked_training.FULL._replace(shape=(2, 3, 8, 8))
     fits = {
-        name: masked_training.prepare(name, "SGD+momentum", (2, 3, 8, 8), 2)
+        name: masked_training.prepare(name, "SGD+momentum", setting, 2)
         for name in ("PruneAtInit", "ModelPruning")
     }
     kept = {}

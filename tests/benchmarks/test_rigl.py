@@ -7,10 +7,10 @@ from itertools import pairwise
 import pytest
 import torch
 
+from benchmarks.harness.nets import tiny_net, weights_of
 from benchmarks.harness.runner import Sample
 from benchmarks.speed import rigl
-from benchmarks.speed.masked_training import inside_all
-from benchmarks.speed.saliency import tiny_net, weights_of
+from benchmarks.speed.masked_training import SMOKE, inside_all
 from lightning_sparse.layers import compact_layers
 from lightning_sparse.weights.state import state_of
 
@@ -45,7 +45,7 @@ def test_all_ways_make_the_same_masks(density):
 
 def test_every_fourth_step_of_the_fit_is_an_update():
     """From the masks that the static fit has; the work that is clocked belongs to the steps in turn."""
-    fits = {name: rigl.fit(name == "RigL", "SGD+momentum", (2, 3, 8, 8), 4) for name in ("static", "RigL")}
+    fits = {name: rigl.fit(name == "RigL", "SGD+momentum", SMOKE, 4) for name in ("static", "RigL")}
     masks = {name: [] for name in fits}
 
     def advance(steps):
@@ -90,11 +90,9 @@ def test_one_update_in_a_hundred_steps_is_added():
     assert mean == pytest.approx((3.47, 1.2))
 
 
-def test_work_is_what_the_clocked_methods_spend(monkeypatch):
+def test_work_is_what_the_clocked_methods_spend():
     """Reading the clocks moves them on by a second: two calls in the first step, none in the second."""
     ticks = iter(range(100))
-    monkeypatch.setattr(rigl, "read_clocks", lambda: Sample(next(ticks), 0))
-    monkeypatch.setattr(rigl, "since", lambda start: Sample(next(ticks) - start.wall, 0))
 
     class Owner:
         calls = 0
@@ -102,7 +100,7 @@ def test_work_is_what_the_clocked_methods_spend(monkeypatch):
         def count(self, by):
             self.calls += by
 
-    owner, work = Owner(), rigl.Work()
+    owner, work = Owner(), rigl.Work(lambda: Sample(next(ticks), 0))
     work.clock(owner, "count")
     work.step(lambda: [owner.count(2), owner.count(3)])
     work.step(lambda: None)

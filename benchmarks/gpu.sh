@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# What runs on a GPU, in under nine minutes: bash benchmarks/gpu.sh [--smoke] [--results FOLDER] [SECTION ...]
+# Without a section all of them; --smoke tries them on the CPU, on tiny shapes.
+# Prints one table, writes one JSON file and the table beside it. Exit status 1: a section failed; the others ran.
+set -uo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+results=$root/benchmarks/results smoke='' wanted=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --smoke) smoke=--smoke ;;
+    --results) results=$(realpath -m "$2") && shift ;;
+    -*) sed -n '2,4s/^# //p' "$0" >&2 && exit 2 ;;
+    *) wanted+=("$1") ;;
+  esac
+  shift
+done
+cd "$root" || exit 2
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+whole=520 # seconds of all together: if earlier ones overrun, later ones get less, or do not run
+sections=(card=15 numerics=35 suite=95 layers=110 products=50 memory=20 training=60 moves=20 saliency=35)
+[ ${#wanted[@]} -gt 0 ] || wanted=("${sections[@]%=*}")
+
+run() { # seconds at most, then sections
+  local limit=$1 left=$((whole - SECONDS)) && shift
+  [ "$limit" -lt "$left" ] || limit=$left
+  [ "$limit" -gt 0 ] || return
+  printf '\n== %s (%ss)\n' "$*" "$SECONDS"
+  timeout --kill-after=5 "$limit" python3 -m benchmarks.speed.gpu "$@" $smoke --results "$work"
+}
+
+if [ -n "$smoke" ]; then
+  run "$whole" "${wanted[@]}" # in one process: imports take longer than all else
+else
+  for section in "${sections[@]}"; do # a process each: one that breaks the device leaves the others alone
+    [[ " ${wanted[*]} " != *" ${section%=*} "* ]] ||
+      run $((${section#*=} + 20)) "$section" # 20 for imports and for the row that is being measured
+  done
+fi
+printf '\n== table (%ss)\n' "$SECONDS"
+python3 -m benchmarks.speed.gpu.table "$work" "${wanted[@]}" --results "$results"

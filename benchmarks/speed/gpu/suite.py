@@ -1,0 +1,109 @@
+"""The tests of the suite that say something on a GPU, in processes of their own, within the section's time.
+
+First those marked ``gpu``; then the callbacks' tests, which train where
+``LIGHTNING_SPARSE_TEST_ACCELERATOR`` says, as many as there is time for.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+from benchmarks.speed.gpu.rows import Bench, Row, value_row
+
+ROOT = Path(__file__).parents[3]
+WORKERS, SECONDS_TO_END = 8, 10
+
+
+class Run(NamedTuple):
+    """A run of pytest, and how much of the time that is left it may take."""
+
+    name: str
+    arguments: tuple[str, ...]
+    share: float = 1.0
+
+
+MARKED = ("tests/functional", "tests/layers", "tests/callbacks/test_every_callback.py")
+CALLBACKS = (
+    "tests/callbacks/test_prune_at_init.py",
+    "tests/callbacks/test_dctps.py",
+    "tests/callbacks/moving",
+    "tests/callbacks/test_every_callback.py",
+)
+FULL = (
+    Run("marked gpu", ("-m", "gpu", *MARKED), 0.6),
+    Run("callbacks", ("-m", "not gpu", *CALLBACKS)),
+)
+SMOKE = (Run("smoke", ("tests/functional/test_packing.py",)),)
+
+
+def measure(bench: Bench) -> Iterator[Row]:
+    """Yield how many tests fail, run by run.
+
+    Raises:
+        AssertionError: At the end, if any did, or if a run had nothing to report.
+    """
+    failed: list[str] = []
+    for run in SMOKE if bench.smoke else FULL:
+        outcome = outcome_of(run.arguments, max(1.0, run.share * bench.seconds_left), bench.device.type)
+        failed += outcome.failed
+        note = f"{outcome.passed} passed, {outcome.skipped} skipped{'' if outcome.ended else ', time was up'}"
+        yield value_row(f"tests, {run.name}", len(outcome.failed), "failed", 0, note)
+    if failed:
+        raise AssertionError(f"{len(failed)} tests failed: {', '.join(failed[:20])}")
+
+
+class Outcome(NamedTuple):
+    """What became of the tests of a run, and whether all of them ran."""
+
+    passed: int
+    skipped: int
+    failed: list[str]
+    ended: bool
+
+
+def outcome_of(arguments: Sequence[str], seconds: float, device: str) -> Outcome:
+    """Run pytest, interrupt it when its time is up, and read what it reports."""
+    accelerator = {"LIGHTNING_SPARSE_TEST_ACCELERATOR": "cpu" if device == "cpu" else "gpu"}
+    parallel = ["-n", str(WORKERS)] if device != "cpu" and find_spec("xdist") is not None else []
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "junit.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        command += [*parallel, *arguments]
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **accelerator})
+        ended = wait(process, seconds)
+        return read(report, ended) if report.exists() else Outcome(0, 0, ["pytest left no report"], ended)
+
+
+def wait(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Wait for a process, interrupt it when the time is up, and tell whether it ended by itself."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)  # it then reports on what it has done
+        try:
+            process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        return False
+    return True
+
+
+def read(report: Path, ended: bool) -> Outcome:
+    """Read pytest's report."""
+    passed, skipped, failed = 0, 0, []
+    for case in ElementTree.parse(report).iter("testcase"):
+        if case.find("failure") is not None or case.find("error") is not None:
+            failed.append(f"{case.get('classname')}::{case.get('name')}")
+        elif case.find("skipped") is not None:
+            skipped += 1
+        else:
+            passed += 1
+    return Outcome(passed, skipped, failed if passed + len(failed) else ["no test has run"], ended)
