@@ -1,5 +1,6 @@
 """The one base of all callbacks that own masks: who makes and takes them over, what is in checkpoints."""
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -74,6 +75,7 @@ class SparsityCallback(Sparsifier, ABC):
         super().__init__(density, **selection)
         check_flag("verify", verify)
         self.verify = verify
+        self._module: weakref.ReferenceType[LightningModule] | None = None
         self._brought = _Brought()
         self.reset()
 
@@ -138,6 +140,7 @@ class SparsityCallback(Sparsifier, ABC):
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse what cannot work; what a checkpoint brought to another stage is forgotten."""
+        self._module = weakref.ref(module)
         if self._brought.source == "checkpoint":
             self._brought = _Brought()
         if self.moves:

@@ -51,8 +51,8 @@ NOT_BOTH = {
     ("moves", "moves"): "both change masks during training. Use one of them.",
     ("converts", "converts"): "both replace layers. Use one of them.",
     ("converts", "starts"): (
-        "cannot run together: the sparse part of a converted layer is zero at the start, so scores are "
-        "undefined. Use one of them; a conversion draws its supports by `density` and `allocation`."
+        "cannot run together: S is zero at the start, so scores are undefined. Use one of them; the support "
+        "of S is drawn by `density` and `allocation`."
     ),
 }
 """What two callbacks of a Trainer may not do both, by their roles in alphabetical order, and the way out."""
@@ -232,4 +232,4 @@ def _ours(trainer: Trainer) -> list[OurCallback]:
 
 
 def _is_first(callback: OurCallback, trainer: Trainer) -> bool:
-    return next(iter(_ours(trainer))) is callback
+    return next(iter(_ours(trainer)), None) is callback

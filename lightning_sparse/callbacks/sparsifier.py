@@ -1,6 +1,5 @@
 """What masks and converted layers have in common: arguments that select weights, and Lightning's hooks."""
 
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -77,7 +76,6 @@ class Sparsifier(OurCallback, ABC):
         self.density, self.density_overrides = density, density_overrides or {}
         self.include, self.exclude = include, exclude or []
         self.seed = seed
-        self._module: weakref.ReferenceType[LightningModule] | None = None
         self._leads = self._fitting = self._loading = False
 
     # What it would do, from arguments and shapes alone.
@@ -172,7 +170,6 @@ class Sparsifier(OurCallback, ABC):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work, before any batch is drawn."""
         self._fitting, self._loading = stage == "fit", True
-        self._module = weakref.ref(pl_module)
         name = type(self).__name__
         refuse_strategy(name, trainer)
         warn_of_spawned_processes(name, trainer, self.left_behind)
@@ -184,7 +181,7 @@ class Sparsifier(OurCallback, ABC):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up what was restored; let the leader keep pruned weights at zero from the first step on."""
-        self._leads, self._loading = sparsifiers(trainer)[0] is self, False
+        self._leads, self._loading = sparsifiers(trainer)[:1] == [self], False
         compare_with_ranks(self, trainer)
         self.begin_fit(trainer, pl_module)
         if self._leads:
@@ -231,7 +228,7 @@ class Sparsifier(OurCallback, ABC):
     ) -> None:
         """Refuse a checkpoint with a flipped bit; Lightning has read it by now, but changed no file."""
         self._loading = False
-        if sparsifiers(trainer)[0] is self:
+        if sparsifiers(trainer)[:1] == [self]:
             refuse_damaged_checkpoint(trainer.ckpt_path)
         if self._fitting:
             self.check_checkpoint(checkpoint)

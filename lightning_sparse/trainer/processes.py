@@ -130,7 +130,7 @@ def leave_out_of_broadcasts_(module: nn.Module, supports: Sequence[str]) -> None
 
 def _store(trainer: Trainer) -> Any:
     """Return the store of the default process group, None in a single process."""
-    if trainer.world_size == 1 or not (dist.is_available() and dist.is_initialized()):
+    if not (dist.is_available() and dist.is_initialized()) or trainer.world_size == 1:
         return None
     return dist.distributed_c10d._get_default_store()
 

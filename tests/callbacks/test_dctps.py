@@ -466,7 +466,7 @@ def test_modules_on_the_meta_device(tmp_path):
 @pytest.mark.parametrize("first", [True, False])
 def test_scores_of_zeros_are_refused(tmp_path, first):
     pair = [converter(), PruneAtInit("magnitude", 0.1)]
-    with pytest.raises(ValueError, match=r"cannot run with PruneAtInit: S is zero .* scores are undefined"):
+    with pytest.raises(ValueError, match=r"cannot run together: S is zero .* scores are undefined"):
         trainer(tmp_path, *pair[:: 1 if first else -1]).fit(make_toy(), loader())
 
 

@@ -119,5 +119,5 @@ def test_the_table_follows_the_model_summary(tmp_path, capsys, summary, count):
 
 
 def test_wrong_interval():
-    with pytest.raises(ValueError, match="`every_n_epochs` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`every_n_epochs` must be an integer of at least 1, got 0"):
         SparsityMonitor(every_n_epochs=0)

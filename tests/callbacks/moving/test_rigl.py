@@ -718,10 +718,10 @@ def test_an_update_holds_one_gradient_of_the_layer_it_ranks(tmp_path, monkeypatc
     """On a compact layer that is the memory which counts; the ranking needs another one."""
     alive = []
 
-    def ranks(positions, drop_scores, grow_scores, fraction):
+    def ranks(positions, drop_scores, grow_scores, fraction, **options):
         others = (t for t in gc.get_objects() if type(t) is torch.Tensor and t.is_floating_point())
         alive.append(len({t.data_ptr() for t in others if t.shape == grow_scores.shape}))
-        return move_support(positions, drop_scores, grow_scores, fraction)
+        return move_support(positions, drop_scores, grow_scores, fraction, **options)
 
     monkeypatch.setattr("lightning_sparse.functional.growth.base.move_support", ranks)
     toy = NoNorm()
@@ -861,9 +861,9 @@ def test_checkpoints_hold_bits_of_masks_and_nothing_in_the_size_of_compact_weigh
         fit(tmp_path, make_toy(), company(stored), rigl, checkpoint, enable_checkpointing=True)
         saved = torch.load(tmp_path / stored / "last.ckpt", "cpu", weights_only=True)
         state = saved["callbacks"]["RigLCallback"]
-        assert sum(bits.nbytes for bits in state["ever"].values()) == size
+        assert sum(bits.nbytes for bits in state["history"]["ever"].values()) == size
         assert state["sums"] == {}
-        values = sum(len(positions) for positions in state["initial"].values())
+        values = sum(len(positions) for positions in state["history"]["initial"].values())
         assert values == (127 if stored == "masked" else 203)
 
 
