@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 
-from lightning_sparse import data
+from lightning_sparse import callbacks, data
+from lightning_sparse.callbacks.sparsifier import Sparsifier
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.cli.errors import check_ckpt_path, refusal_in, shorten
 from lightning_sparse.cli.main import _has_test_set, main
@@ -282,3 +284,20 @@ def test_a_test_set_made_in_setup_is_found():
 
 def test_shorten_keeps_what_it_does_not_know():
     assert shorten("something else") == "something else"
+
+
+SPARSIFIERS = [name for name in callbacks.__all__ if issubclass(getattr(callbacks, name), Sparsifier)]
+
+
+@pytest.mark.parametrize("name", [name for name in SPARSIFIERS if name != "SparsityCallback"])
+def test_every_argument_has_a_type_a_default_and_a_text_in_the_help(name):
+    """Also those that a child hands on to its base as ``**arguments``."""
+    parser = ArgumentParser()
+    parser.add_class_arguments(getattr(callbacks, name), "x")
+    actions = {action.dest.removeprefix("x."): action for action in parser._actions if action.dest != "help"}
+    assert {"density", "include", "exclude", "density_overrides"} <= set(actions)
+    for argument, action in actions.items():
+        text = action.help or ""
+        assert len(text) > 20, argument
+        assert "Any" not in str(getattr(action, "_typehint", "")), argument
+        assert "`SparsityCallback` has" not in text, argument

@@ -42,7 +42,8 @@ class EpochPruning(SparsityCallback, ABC):
             linear and convolutional layers.
         exclude: Patterns of weights to leave dense; they do not count towards the density.
         density_overrides: Density at the end by pattern, for single layers; the others share the rest.
-        verify: As `SparsityCallback` has it.
+        verify: After every step, check that pruned weights are zero, every count is exact, the optimizer has
+            gathered nothing for pruned weights, and all processes have the same masks.
     """
 
     moves = True

@@ -10,18 +10,25 @@ from torch.optim import Optimizer
 
 from lightning_sparse.callbacks.base import SparsityCallback
 from lightning_sparse.callbacks.company import refuse_missing_support, refuse_second_density
+from lightning_sparse.callbacks.moving.checks import (
+    check_matched,
+    check_schedule,
+    matches_any,
+    warn_of_raw_steps,
+    warn_of_rest,
+)
 from lightning_sparse.callbacks.moving.clock import Clock, last_step_of
 from lightning_sparse.callbacks.moving.gradients import add_gradients_
 from lightning_sparse.callbacks.moving.history import History
 from lightning_sparse.callbacks.sparsifier import Config, sparsifiers
-from lightning_sparse.checks import SparsityError, check_choice, check_count, check_flag, check_number
+from lightning_sparse.checks import SparsityError, check_choice, check_flag
 from lightning_sparse.functional.allocation import ALLOCATIONS, AllocationName
 from lightning_sparse.functional.growth import ActiveWeights, GrowthRule, move
 from lightning_sparse.functional.growth.moves import draws_of
 from lightning_sparse.functional.pruning import plan_budgets, random_masks
-from lightning_sparse.functional.schedules import DROP_SCHEDULES, DropScheduleName, drop_fraction
-from lightning_sparse.selection import match_overrides, matches, parameters_by_name
-from lightning_sparse.trainer.packages import LightningModule, Trainer, rank_zero_warn
+from lightning_sparse.functional.schedules import DropScheduleName, drop_fraction
+from lightning_sparse.selection import match_overrides, parameters_by_name
+from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.parts import unscale_gradients_
 from lightning_sparse.trainer.processes import assert_ranks_agree, seed_of_rank_zero
 from lightning_sparse.types import Budgets, Masks, Shapes
@@ -89,7 +96,7 @@ class MovingConnections(SparsityCallback, ABC):
         grad_average: int = 1,
         **selection: Any,
     ) -> None:
-        _check_schedule(every_n_steps, drop_fraction, drop_schedule, stop_at, grad_average)
+        check_schedule(every_n_steps, drop_fraction, drop_schedule, stop_at, grad_average)
         check_flag("skip_step_on_update", skip_step_on_update)
         check_choice("allocation", allocation, ALLOCATIONS)
         check_flag("dense_first_layer", dense_first_layer)
@@ -167,7 +174,7 @@ class MovingConnections(SparsityCallback, ABC):
             last_step_of(trainer, self.stop_at),
         )
         if self.every_n_steps >= self._clock.last_step and trainer.max_steps == -1:  # not cut short
-            _warn_of_rest(self)
+            warn_of_rest(type(self).__name__, self.every_n_steps, self._clock.last_step)
         if self._draw_seed is None and self.rule.needs_draws:
             self._draw_seed = seed_of_rank_zero(trainer, self.seed)
 
@@ -205,7 +212,7 @@ class MovingConnections(SparsityCallback, ABC):
     def after_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
         """Count the step, and look ahead: gradients are asked for before the first backward of a step."""
         if self._clock.has_missed(trainer, optimizer) and self._weights(module, optimizer):
-            _warn_of_raw_steps(self)
+            warn_of_raw_steps(type(self).__name__)
         self._clock.count(trainer, optimizer)
         self._ask(trainer, module, optimizer)
 
@@ -228,15 +235,11 @@ class MovingConnections(SparsityCallback, ABC):
     ) -> None:
         fraction = drop_fraction(self.drop_schedule, step, self._clock.last_step, self.drop_fraction)
         for weight in weights:
-            in_use = (
-                weight.parameter.grad is not None
-            )  # else it is frozen, or not called: what grew would stay 0
-            if self.rule.needs_gradient and weight.name not in self._sums:
-                in_use = False
-            positions = self._moved(weight, fraction, step) if in_use else None
-            self._sums.pop(weight.name, None)
-            if positions is not None:
+            in_use = weight.parameter.grad is not None  # else frozen, or not called: what grew would stay 0
+            if in_use and (weight.name in self._sums or not self.rule.needs_gradient):
+                positions = self._moved(weight, fraction, step)
                 self._history.record(weight, weight.move_(positions, trainer.optimizers))
+            self._sums.pop(weight.name, None)
         self._history.fraction = fraction
         assert_ranks_agree(trainer, module)
 
@@ -278,66 +281,18 @@ class MovingConnections(SparsityCallback, ABC):
         return [
             weight
             for name, weight in sparse_weights(module).items()
-            if (self.include is None or _matches_any(name, self.include))
-            and not _matches_any(name, self.exclude)
+            if (self.include is None or matches_any(name, self.include))
+            and not matches_any(name, self.exclude)
             and (held is None or id(weight.parameter) in held)
         ]
 
     def _check_patterns(self, module: LightningModule) -> None:
         """Refuse patterns that match nothing that can move; `exclude` may name what is dense anyway."""
         there = list(sparse_weights(module))
-        _check_matched("include", self.include or [], there)
-        _check_matched("exclude", self.exclude, [*there, *parameters_by_name(module)])
+        check_matched("include", self.include or [], there)
+        check_matched("exclude", self.exclude, [*there, *parameters_by_name(module)])
 
 
 def _ask_all(weights: Sequence[SparseWeight]) -> None:
     for weight in weights:
         weight.ask_for_gradient()
-
-
-def _matches_any(name: str, patterns: Sequence[str]) -> bool:
-    return any(matches(name, pattern) for pattern in patterns)
-
-
-def _check_matched(argument: str, patterns: Sequence[str], names: Sequence[str]) -> None:
-    for pattern in patterns:
-        if not any(matches(name, pattern) for name in names):
-            raise SparsityError(
-                f"`{argument}` pattern {pattern!r} matches nothing that can move. Names here: "
-                f"{', '.join(names[:3])}."
-            )
-
-
-def _check_schedule(
-    every_n_steps: object, drop_fraction: object, drop_schedule: object, stop_at: object, grad_average: object
-) -> None:
-    check_count("every_n_steps", every_n_steps)
-    check_number("drop_fraction", drop_fraction, "[0, 1]", "It is the share of active weights to drop.")
-    check_choice("drop_schedule", drop_schedule, DROP_SCHEDULES)
-    whole = isinstance(stop_at, int) and not isinstance(stop_at, bool) and stop_at >= 1
-    if not whole and not (isinstance(stop_at, float) and 0 < stop_at <= 1):
-        raise SparsityError(
-            f"`stop_at` must be a number of steps, or a share of all steps in (0, 1], got {stop_at!r}. "
-            "Write steps without a decimal point."
-        )
-    check_count("grad_average", grad_average)
-    if grad_average > every_n_steps:  # type: ignore[operator]
-        raise SparsityError(
-            f"`grad_average` must be at most `every_n_steps`, {every_n_steps}, got {grad_average}. Before "
-            "that, connections were others."
-        )
-
-
-def _warn_of_rest(callback: MovingConnections) -> None:
-    rank_zero_warn(
-        f"{type(callback).__name__} moves nothing: `every_n_steps` is {callback.every_n_steps}, and "
-        f"connections rest from step {callback._clock.last_step} on. Lower it, or raise `stop_at`."
-    )
-
-
-def _warn_of_raw_steps(callback: MovingConnections) -> None:
-    """Warn that an update was missed, as only Lightning's optimizers tell of a step before it is made."""
-    rank_zero_warn(
-        f"{type(callback).__name__} moves nothing in steps that Lightning does not see, and one of an update "
-        "was such. Step `self.optimizers()`, not those of `use_pl_optimizer=False`."
-    )

@@ -1,0 +1,62 @@
+"""What callbacks that move connections refuse, or warn of, with the way out."""
+
+from collections.abc import Sequence
+
+from lightning_sparse.checks import SparsityError, check_choice, check_count, check_number
+from lightning_sparse.functional.schedules import DROP_SCHEDULES
+from lightning_sparse.selection import matches
+from lightning_sparse.trainer.packages import rank_zero_warn
+
+__all__ = ["check_matched", "check_schedule", "matches_any", "warn_of_raw_steps", "warn_of_rest"]
+
+
+def matches_any(name: str, patterns: Sequence[str]) -> bool:
+    """Tell whether a weight's name matches one of these patterns."""
+    return any(matches(name, pattern) for pattern in patterns)
+
+
+def check_matched(argument: str, patterns: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse patterns that match none of the names."""
+    for pattern in patterns:
+        if not any(matches(name, pattern) for name in names):
+            raise SparsityError(
+                f"`{argument}` pattern {pattern!r} matches nothing that can move. Names here: "
+                f"{', '.join(names[:3])}."
+            )
+
+
+def check_schedule(
+    every_n_steps: object, drop_fraction: object, drop_schedule: object, stop_at: object, grad_average: object
+) -> None:
+    """Refuse arguments unless updates come every so many steps, of a share of weights, until a step."""
+    check_count("every_n_steps", every_n_steps)
+    check_number("drop_fraction", drop_fraction, "[0, 1]", "It is the share of active weights to drop.")
+    check_choice("drop_schedule", drop_schedule, DROP_SCHEDULES)
+    whole = isinstance(stop_at, int) and not isinstance(stop_at, bool) and stop_at >= 1
+    if not whole and not (isinstance(stop_at, float) and 0 < stop_at <= 1):
+        raise SparsityError(
+            f"`stop_at` must be a number of steps, or a share of all steps in (0, 1], got {stop_at!r}. "
+            "Write steps without a decimal point."
+        )
+    check_count("grad_average", grad_average)
+    if grad_average > every_n_steps:  # type: ignore[operator]
+        raise SparsityError(
+            f"`grad_average` must be at most `every_n_steps`, {every_n_steps}, got {grad_average}. Before "
+            "that, connections were others."
+        )
+
+
+def warn_of_rest(callback: str, every_n_steps: int, last_step: int) -> None:
+    """Warn that connections come to rest before they have moved."""
+    rank_zero_warn(
+        f"{callback} moves nothing: `every_n_steps` is {every_n_steps}, and connections rest from step "
+        f"{last_step} on. Lower it, or raise `stop_at`."
+    )
+
+
+def warn_of_raw_steps(callback: str) -> None:
+    """Warn that an update was missed, as only Lightning's optimizers tell of a step before it is made."""
+    rank_zero_warn(
+        f"{callback} moves nothing in steps that Lightning does not see, and one of an update "
+        "was such. Step `self.optimizers()`, not those of `use_pl_optimizer=False`."
+    )
