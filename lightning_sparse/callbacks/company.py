@@ -100,7 +100,7 @@ def explain_other_ranks(callback: OurCallback, trainer: Trainer, error: BaseExce
     try:
         compare_with_ranks(callback, trainer)
     except SparsityError as difference:
-        error.args = (str(difference),)
+        error.args = (f"{difference} It showed up as: {error}",)
     except RuntimeError:  # the other rank, and with it the store, is gone
         return
 

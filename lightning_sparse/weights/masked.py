@@ -54,7 +54,7 @@ class MaskedWeight(SparseWeight):
     @property
     def nnz(self) -> int:
         """Number of kept entries."""
-        return len(self.positions)
+        return int(self._mask.count_nonzero())
 
     @cached_property
     def positions(self) -> Tensor:
