@@ -1,19 +1,99 @@
-"""Every Python example in README and docs runs."""
+"""Every Python example in README and docs runs; every table of names holds those that the code has."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from lightning_sparse.export import EXPORT_FORMATS
+from lightning_sparse.functional import allocation
+from lightning_sparse.functional.allocation import ALLOCATIONS
+from lightning_sparse.functional.growth import GROWTH_RULES
+from lightning_sparse.functional.saliency import METHODS
+from lightning_sparse.layers.backends import BACKEND_ROWS, choose_backend
+from lightning_sparse.layers.offsets import OFFSETS
+from lightning_sparse.reporting import REPORT_PAGES
+from lightning_sparse.weights.found import STORAGES
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCKS = {page: re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL) for page in PAGES}
+TABLES = {
+    "METHODS": METHODS,
+    "ALLOCATIONS": ALLOCATIONS,
+    "OFFSETS": OFFSETS,
+    "BACKEND_ROWS": BACKEND_ROWS,
+    "GROWTH_RULES": GROWTH_RULES,
+    "STORAGES": STORAGES,
+    "EXPORT_FORMATS": EXPORT_FORMATS,
+    "REPORT_PAGES": REPORT_PAGES,
+}
+
+
+@pytest.fixture
+def tables_stay():
+    """Examples register what they define, for their whole process."""
+    tables = [*TABLES.values(), allocation._PROPORTIONS]
+    before = [dict(table) for table in tables]
+    yield
+    for table, rows in zip(tables, before, strict=True):
+        table.clear()
+        table.update(rows)
+    choose_backend.cache_clear()
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if BLOCKS[p]], ids=lambda page: page.stem)
+@pytest.mark.usefixtures("tables_stay")
 def test_examples_run(page, tmp_path, monkeypatch):
     """In order and in one namespace, as a reader would paste them."""
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "pasted"}
     for block in BLOCKS[page]:
         exec(compile(block, str(page), "exec"), namespace)
+
+
+def rows_under(page, heading):
+    """The cells of the table whose first line is ``heading``, row by row."""
+    lines = (ROOT / page).read_text().split("\n")
+    found = lines.index(heading) + 2
+    end = next(i for i in range(found, len(lines)) if not lines[i].startswith("|"))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[found:end]]
+
+
+def names_in(cells):
+    """Names in backticks, with or without quotes; calls such as ``Random(...)`` are none."""
+    return [name for cell in cells for name in re.findall(r'`"?([a-z_]+)"?`', cell)]
+
+
+def test_the_table_of_tables_names_what_they_hold():
+    rows = rows_under("docs/extending.md", "| table | import it from | names |")
+    named = {table.strip("`"): sorted(names_in([names])) for table, _, names in rows}
+    assert named == {name: sorted(table) for name, table in TABLES.items()}
+
+
+def test_the_table_of_tables_says_where_they_are():
+    for table, module, _ in rows_under("docs/extending.md", "| table | import it from | names |"):
+        assert getattr(import_module(module.strip("`")), table.strip("`")) is TABLES[table.strip("`")]
+
+
+@pytest.mark.parametrize(
+    ("page", "heading"),
+    [
+        ("README.md", "| method | keeps the weights | card |"),
+        ("docs/index.md", "| `method` | keeps | per layer |"),
+    ],
+)
+def test_tables_of_methods_are_complete(page, heading):
+    names = names_in(row[0] for row in rows_under(page, heading))
+    assert sorted(names) == sorted({*METHODS, *ALLOCATIONS})
+
+
+def test_the_table_of_allocations_is_complete():
+    rows = rows_under("docs/methods/allocation.md", "| name | proportion | so that |")
+    assert names_in(row[0] for row in rows) == list(ALLOCATIONS)
+
+
+def test_the_table_of_offsets_is_complete():
+    rows = rows_under("docs/methods/dctps.md", "| `offset` | C |")
+    assert names_in(row[0] for row in rows) == list(OFFSETS)

@@ -13,7 +13,7 @@ from lightning_sparse.checks import SparsityError, check_choice, check_count, ch
 from lightning_sparse.functional.allocation import ALLOCATIONS, AllocationName, allocate
 from lightning_sparse.layers import DCTOffset, convert_, materialize_
 from lightning_sparse.layers.alphas import Alpha, check_alpha, plain_alpha
-from lightning_sparse.layers.backends import BACKENDS, Backend
+from lightning_sparse.layers.backends import BACKEND_ROWS, Backend
 from lightning_sparse.layers.conversion import convertible_layers, unconverted_layers
 from lightning_sparse.layers.offsets import PatchOrder
 from lightning_sparse.selection import layer_name, match_overrides
@@ -83,7 +83,7 @@ class DCTpSConversion(Sparsifier):
     ) -> None:
         super().__init__(density, **selection)
         check_choice("allocation", allocation, ALLOCATIONS)
-        check_choice("backend", backend, BACKENDS)
+        check_choice("backend", backend, ("auto", *BACKEND_ROWS))
         check_count("min_weights_per_layer", min_weights_per_layer, 0)
         check_flag("alpha_requires_grad", alpha_requires_grad)
         check_alpha(alpha)

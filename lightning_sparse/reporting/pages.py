@@ -26,6 +26,7 @@ class ReportPage(ABC):
 
     Example:
         >>> from dataclasses import field
+        >>> from pathlib import Path
         >>> from lightning_sparse.reporting.runs import read_curves
         >>> @register_page
         ... @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class ReportPage(ABC):
         ...     metric: str = field(default="val/acc", metadata={"help": "what to count"})
         ...
         ...     def write(self, runs, out):
-        ...         return [f"{run}: {len(read_curves(run).get(self.metric, {}))}" for run in runs]
+        ...         return [f"{run}: {len(read_curves(Path(run)).get(self.metric, {}))}" for run in runs]
         >>> _ = REPORT_PAGES.pop("epochs")
     """
 
