@@ -97,3 +97,26 @@ def test_the_table_of_allocations_is_complete():
 def test_the_table_of_offsets_is_complete():
     rows = rows_under("docs/methods/dctps.md", "| `offset` | C |")
     assert names_in(row[0] for row in rows) == list(OFFSETS)
+
+
+def test_the_figure_shows_the_rooms_of_the_import_contract():
+    """Floor by floor, from top to bottom."""
+    contract = re.search(r"\nlayers = \[\n(.*?)\n\]", (ROOT / "pyproject.toml").read_text(), flags=re.DOTALL)
+    floors = re.findall(r'"(.*?)"', contract[1])
+    rooms = [sorted(re.findall(r"lightning_sparse\.(\w+)", floor)) for floor in floors]
+    figure = (ROOT / "docs" / "images" / "architecture.svg").read_text()
+    drawn = re.findall(r'<text class="name" x="[\d.]+" y="([\d.]+)">([a-z]+)</text>', figure)
+    heights = sorted({float(y) for y, _ in drawn})
+    assert [sorted(name for y, name in drawn if float(y) == height) for height in heights] == rooms
+
+
+def test_files_and_decorators_of_the_architecture_are_there():
+    rows = rows_under("docs/architecture.md", "| a new ... | file | it registers by | tests |")
+    for addition, files, registers, tests in rows:
+        for path in re.findall(r"`([\w/]+(?:/|\.py)|[\w/]+/)(?:<name>\.py)?`", files):
+            assert (ROOT / "lightning_sparse" / path).exists(), (addition, path)
+        for path in re.findall(r"`(tests/[\w/.]+)`", tests):
+            assert (ROOT / path).exists(), (addition, path)
+        for name in re.findall(r"`@?(\w+)", registers):
+            used = BLOCKS[ROOT / "docs" / "extending.md"]
+            assert name == "Pattern" or any(f"{name}(" in block or f"@{name}" in block for block in used)
