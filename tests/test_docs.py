@@ -1,11 +1,14 @@
 """Every Python example in README and docs runs; every table of names holds those that the code has."""
 
 import re
+from ast import literal_eval
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from jsonargparse import ArgumentParser
 
+import lightning_sparse
 from lightning_sparse.export import EXPORT_FORMATS
 from lightning_sparse.functional import allocation
 from lightning_sparse.functional.allocation import ALLOCATIONS
@@ -97,6 +100,28 @@ def test_the_table_of_allocations_is_complete():
 def test_the_table_of_offsets_is_complete():
     rows = rows_under("docs/methods/dctps.md", "| `offset` | C |")
     assert names_in(row[0] for row in rows) == list(OFFSETS)
+
+
+SHARED = [row[0] for row in rows_under("README.md", "| argument | default | meaning |")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["PruneAtInit", "DCTpSConversion", "RigLCallback", "ASNISigmoidPruner", "IterativeMagnitudePruning"],
+)
+def test_the_table_of_callbacks_has_their_arguments_and_defaults(name):
+    """Its own in its row, those that all share in the table below, but for what the row says is not there."""
+    rows = rows_under("README.md", "| callback | does | arguments and defaults |")
+    own, *missing = next(row[2] for row in rows if row[0] == f"`{name}`").split("; no ")
+    parser = ArgumentParser()
+    parser.add_class_arguments(getattr(lightning_sparse, name), "callback")
+    defaults = vars(parser.get_defaults().callback)
+    named = re.findall(r"`(\w+)(?:=(.+?))?`", own)
+    assert {argument: literal_eval(value) for argument, value in named if value} == {
+        argument: defaults[argument] for argument, value in named if value
+    }
+    shared = set(names_in(SHARED)) - set(names_in(missing))
+    assert {argument for argument, _ in named} | shared == set(defaults)
 
 
 def test_the_figure_shows_the_rooms_of_the_import_contract():
