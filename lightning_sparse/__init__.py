@@ -5,6 +5,7 @@ from importlib.metadata import version
 from lightning_sparse.callbacks import (
     ASNISigmoidPruner,
     DCTpSConversion,
+    DynamicSparsity,
     ExactResume,
     IterativeMagnitudePruning,
     PruneAtInit,
@@ -41,6 +42,7 @@ __all__ = [
     "SNIP",
     "ASNISigmoidPruner",
     "DCTpSConversion",
+    "DynamicSparsity",
     "ExactResume",
     "FromFile",
     "GraSP",

@@ -7,6 +7,7 @@ from lightning_sparse.callbacks.epochs.asni import ASNISigmoidPruner
 from lightning_sparse.callbacks.epochs.imp import IterativeMagnitudePruning
 from lightning_sparse.callbacks.exact_resume import ExactResume
 from lightning_sparse.callbacks.monitor import SparsityMonitor
+from lightning_sparse.callbacks.moving.by_rule import DynamicSparsity
 from lightning_sparse.callbacks.moving.rigl import RigLCallback
 from lightning_sparse.callbacks.moving.set import SETCallback
 from lightning_sparse.callbacks.prune_at_init import PruneAtInit
@@ -14,6 +15,7 @@ from lightning_sparse.callbacks.prune_at_init import PruneAtInit
 __all__ = [
     "ASNISigmoidPruner",
     "DCTpSConversion",
+    "DynamicSparsity",
     "ExactResume",
     "IterativeMagnitudePruning",
     "PruneAtInit",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_sparse.registry import add_row
 from lightning_sparse.types import Average
 
 __all__ = ["STORAGES", "SparseWeight", "storage"]
@@ -129,6 +130,10 @@ STORAGES: dict[str, type[SparseWeight]] = {}
 
 
 def storage(kind: _Storage) -> _Storage:
-    """Register a storage: from now on `sparse_weights` finds what is stored so."""
-    STORAGES[kind.storage_name] = kind
+    """Register a storage: from now on `sparse_weights` finds what is stored so.
+
+    Raises:
+        SparsityError: If another storage has that name.
+    """
+    add_row(STORAGES, kind.storage_name, kind)
     return kind

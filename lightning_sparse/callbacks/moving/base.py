@@ -126,6 +126,7 @@ class MovingConnections(SparsityCallback, ABC):
             "stop_at": self.stop_at,
             "skip_step_on_update": self.skip_step_on_update,
             "grad_average": self.grad_average,
+            "rule": repr(self.rule),
         }
 
     def select(self, module: LightningModule) -> dict[str, nn.Parameter]:

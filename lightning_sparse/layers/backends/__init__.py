@@ -34,5 +34,5 @@ BACKENDS: tuple[str, ...] = ("auto", *BACKEND_ROWS)
 if TYPE_CHECKING:
     Backend: TypeAlias = str
 else:
-    Backend = Literal[BACKENDS]
-    """Name of a backend that comes with the package, or ``"auto"``: what is faster."""
+    Backend = Literal[BACKENDS] | str
+    """Name of a backend that comes with the package, or ``"auto"``: what is faster; or a registered one."""

@@ -36,5 +36,5 @@ modules_in(__name__, __path__)
 if TYPE_CHECKING:
     OffsetName: TypeAlias = str
 else:
-    OffsetName = Literal[tuple(OFFSETS)]
-    """Name of an offset that comes with the package."""
+    OffsetName = Literal[tuple(OFFSETS)] | str
+    """Name of an offset: one that comes with the package, or a registered one."""

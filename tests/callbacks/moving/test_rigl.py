@@ -17,6 +17,7 @@ from toy import HoldsMasks, Rotate, Toy, assert_equal, loader, logged, make_toy,
 
 from lightning_sparse import (
     DCTpSConversion,
+    DynamicSparsity,
     ExactResume,
     PruneAtInit,
     RigLCallback,
@@ -921,3 +922,20 @@ def test_few_weights_of_a_layer_may_all_stay(tmp_path):
     toy = make_toy()
     fit(tmp_path, toy, RigLCallback(0.003, every_n_steps=2, stop_at=100), HoldsMasks())
     assert sum(int(mask.sum()) for mask in state_of(toy).masks.values()) == 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stored", STORED)
+def test_a_rule_by_name_moves_as_its_callback_does(tmp_path, kind, stored):
+    """A rule that is registered needs no callback of its own."""
+    options = {"every_n_steps": 2, "stop_at": 100, "seed": 3, "skip_step_on_update": True}
+    one = make_toy()
+    fit(tmp_path, one, company(stored), KINDS[kind](**options))
+    two = make_toy()  # seeds dropout anew
+    fit(tmp_path, two, company(stored), DynamicSparsity(kind, **options))
+    assert_equal(weights_of(one), weights_of(two))
+
+
+def test_a_rule_that_nobody_knows():
+    with pytest.raises(ValueError, match=r"`rule` must be one of rigl, set, got 'rgil'; did you mean rigl\?"):
+        DynamicSparsity("rgil", 0.1)
