@@ -90,7 +90,7 @@ def sparsify_(
         SparsityError: If an argument is out of range, a pattern matches nothing, the budget cannot be met,
             or a method lacks a loss or an input.
 
-    Example:
+    Examples:
         >>> net = nn.Sequential(nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 5))
         >>> masks = sparsify_(net, "erk", density=0.1)
         >>> {name: int(mask.sum()) for name, mask in masks.items()}
@@ -132,7 +132,7 @@ def masks_of(module: nn.Module) -> Masks:
     Args:
         module: One that `sparsify_`, `convert_` or a callback has made sparse in this process.
 
-    Example:
+    Examples:
         >>> net = nn.Sequential(nn.Linear(20, 10))
         >>> masks_of(net)
         {}
@@ -157,7 +157,7 @@ def keep_sparse_(module: nn.Module, *optimizers: Optimizer) -> None:
     Raises:
         SparsityError: If the module has no masks, or no optimizer is given.
 
-    Example:
+    Examples:
         >>> net = nn.Sequential(nn.Linear(20, 10))
         >>> optimizer = torch.optim.Adam(net.parameters())
         >>> _ = sparsify_(net, "magnitude", density=0.1)

@@ -1,53 +1,26 @@
 """Runs in processes of their own: killed and resumed, and two at a time."""
 
-import contextlib
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
+from forked import finish
 from toy import assert_equal
 
 SCRIPT = Path(__file__).parent / "scripts" / "train.py"
 COMPACT = {1568: "dctps", 3136: "dctps-twice"}  # values of 7,840 weights
 
 
-def start(out, *arguments):
+def start(out, *arguments, ranks=1, cold=False):
     out.mkdir(exist_ok=True)
-    # Fits in this process leave what describes its own process group; with it, runs wait for ranks of ours.
-    left = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
-    own = {name: value for name, value in os.environ.items() if name not in left}
-    environment = {**own, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, str(SCRIPT), str(out), *map(str, arguments)]
-    with (out / "output.txt").open("w") as said:
-        process = subprocess.Popen(
-            command, env=environment, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    return process, out / "output.txt"
+    arguments = [out, "--processes", ranks, *arguments]
+    return forked.start(SCRIPT, *arguments, output=out / "output.txt", ranks=ranks, cold=cold)
 
 
-def finish(started):
-    """Wait for rank 0, and for the others if all is well; one whose peer was killed may wait for ever."""
-    process, said = started
-    try:
-        process.wait(timeout=240)
-        end = time.monotonic() + (60 if process.returncode == 0 else 0)
-        with contextlib.suppress(ProcessLookupError):
-            while time.monotonic() < end:
-                os.killpg(process.pid, 0)
-                time.sleep(0.05)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, said.read_text()
-
-
-def run(out, *arguments):
-    code, output = finish(start(out, *arguments))
+def run(out, *arguments, **how):
+    code, output = finish(start(out, *arguments, **how))
     assert code == 0, output
 
 
@@ -91,21 +64,45 @@ def assert_same(a, b, ranks):
     ],
 )
 def test_killed_and_resumed_is_undisturbed(tmp_path, processes, where, row, workers):
+    kill_and_resume(tmp_path, where, row, workers, ranks=processes)
+
+
+def kill_and_resume(tmp_path, where, row, workers, ranks, cold=False):
     """Four epochs, killed in the third by SIGKILL and resumed: weights, masks, optimizer, generators."""
-    batches = 8 // processes
-    common = ["--row", row, "--workers", workers, "--processes", processes, "--dropout", 0.5, "--shuffle"]
+    batches = 8 // ranks
+    common = ["--row", row, "--workers", workers, "--dropout", 0.5, "--shuffle"]
     common += ["--stateful", "--own-sampler", "--save-every", batches + 1] if where == "mid-epoch" else []
-    whole = start(tmp_path / "whole", *common)
-    killed = start(tmp_path / "killed", *common, "--kill-at", 2 * batches + 3, 0)
+    kill = ["--kill-at", 2 * batches + 3, 0]
+    whole = start(tmp_path / "whole", *common, ranks=ranks)
+    killed = start(tmp_path / "killed", *common, *kill, ranks=ranks, cold=cold)
     assert finish(whole)[0] == 0
     code, output = finish(killed)
-    assert code != 0, output
+    assert code == -signal.SIGKILL, output
     saved = torch.load(tmp_path / "killed" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == (2 * batches + 2 if where == "mid-epoch" else 2 * batches)
     # Two processes shuffle by Lightning's sampler, which draws from the seed and the epoch alone.
-    seed = 99 if processes == 1 else 7
-    run(tmp_path / "killed", *common, "--resume", tmp_path / "killed" / "last.ckpt", "--seed", seed)
-    assert_same(tmp_path / "whole", tmp_path / "killed", processes)
+    resume = ["--resume", tmp_path / "killed" / "last.ckpt", "--seed", 99 if ranks == 1 else 7]
+    run(tmp_path / "killed", *common, *resume, ranks=ranks, cold=cold)
+    assert_same(tmp_path / "whole", tmp_path / "killed", ranks)
+
+
+def test_a_new_interpreter_killed_and_resumed_ends_where_a_fork_does(tmp_path):
+    kill_and_resume(tmp_path, "mid-epoch", "rigl", 0, ranks=1, cold=True)
+
+
+def test_lightnings_own_launcher_ends_where_two_forks_do(tmp_path):
+    common = ["--row", "rigl", "--rank-seeds", "--own-sampler"]
+    forks = start(tmp_path / "forks", *common, ranks=2)
+    run(tmp_path / "launched", *common, ranks=2, cold=True)
+    assert finish(forks)[0] == 0
+    assert_same(tmp_path / "forks", tmp_path / "launched", 2)
+
+
+def test_the_server_that_forks_has_one_thread(tmp_path):
+    """Those of others would be missing in its forks, with the locks that they held."""
+    script = tmp_path / "script.py"
+    script.write_text("import os, sys; print(len(os.listdir(f'/proc/{os.getppid()}/task')), sys.argv[1])")
+    assert forked.run(script, "said", output=tmp_path / "output.txt") == "1 said\n"
 
 
 @pytest.mark.parametrize("row", ["fixed", "moving"])
@@ -120,8 +117,7 @@ def test_a_new_process_tests_the_net_that_was_trained(tmp_path, row):
 )
 def test_two_processes_are_one_on_the_joint_batch(tmp_path, row):
     one = start(tmp_path / "one", "--row", row, "--batch-size", 16)
-    two = ["--batch-size", 8, "--processes", 2, "--rank-seeds", "--own-sampler"]
-    run(tmp_path / "two", "--row", row, *two)
+    run(tmp_path / "two", "--row", row, "--batch-size", 8, "--rank-seeds", "--own-sampler", ranks=2)
     assert finish(one)[0] == 0
     one, two = result(tmp_path / "one"), result(tmp_path / "two")
     assert_equal(one["masks"], two["masks"])
@@ -132,8 +128,8 @@ def test_two_processes_are_one_on_the_joint_batch(tmp_path, row):
 
 def test_what_processes_exchange_is_proportional_to_the_values(tmp_path):
     """Each collective of a step, with how many numbers it is about: no weight and no support among them."""
-    common = ["--processes", 2, "--rank-seeds", "--count-bytes", "--epochs", 1]
-    processes = {k: start(tmp_path / str(k), "--row", row, *common) for k, row in COMPACT.items()}
+    common = ["--rank-seeds", "--count-bytes", "--epochs", 1]
+    processes = {k: start(tmp_path / str(k), "--row", row, *common, ranks=2) for k, row in COMPACT.items()}
     for k, process in processes.items():
         assert finish(process)[0] == 0
         alphas_and_biases, buffer_of_the_toy = 2 + 44, 16
@@ -146,13 +142,13 @@ def test_what_processes_exchange_is_proportional_to_the_values(tmp_path):
 @pytest.mark.parametrize("row", ["random", "moving"])
 def test_ranks_with_seeds_of_their_own_have_the_same_masks(tmp_path, row):
     """The script compares them after every step."""
-    run(tmp_path, "--row", row, "--processes", 2, "--rank-seeds", "--dropout", 0.5)
+    run(tmp_path, "--row", row, "--rank-seeds", "--dropout", 0.5, ranks=2)
     assert_equal(result(tmp_path)["masks"], result(tmp_path, 1)["masks"])
 
 
 @pytest.mark.parametrize("row", ["unverified", "fixed"])
 def test_a_flipped_bit_on_one_rank_is_named(tmp_path, row):
-    code, output = finish(start(tmp_path, "--row", row, "--processes", 2, "--flip-at", 3, 1))
+    code, output = finish(start(tmp_path, "--row", row, "--flip-at", 3, 1, ranks=2))
     assert code != 0
     assert "net.4.weight" in output
     assert (
@@ -161,7 +157,7 @@ def test_a_flipped_bit_on_one_rank_is_named(tmp_path, row):
 
 
 def test_a_killed_rank_ends_the_run(tmp_path):
-    code, output = finish(start(tmp_path, "--processes", 2, "--kill-at", 3, 1))
+    code, output = finish(start(tmp_path, "--kill-at", 3, 1, ranks=2, cold=True))
     assert code != 0, output
 
 

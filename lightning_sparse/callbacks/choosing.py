@@ -18,8 +18,7 @@ class SparseCheckpoint(ModelCheckpoint):
     run, have a plain ``ModelCheckpoint(save_last=True)`` beside it, with a ``dirpath`` of its own. What
     ``save_last`` and ``save_on_exception`` save goes by no metric, and is not held back.
 
-    Args:
-        **arguments: Those of Lightning's ``ModelCheckpoint``; ``monitor`` is required.
+    Its arguments are those of Lightning's ``ModelCheckpoint``; ``monitor`` is required.
 
     Raises:
         SparsityError: When a stage starts, if there is no ``monitor``.
@@ -43,10 +42,8 @@ class SparseCheckpoint(ModelCheckpoint):
 class SparseEarlyStopping(EarlyStopping):
     """Lightning's ``EarlyStopping`` that begins to watch once the last weights are pruned.
 
-    If training starts once more after that, as ASNI's retraining does, it begins to watch then.
-
-    Args:
-        **arguments: Those of Lightning's ``EarlyStopping``.
+    If training starts once more after that, as ASNI's retraining does, it begins to watch then. Its arguments
+    are those of Lightning's ``EarlyStopping``.
     """
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -29,8 +29,9 @@ class ExactResume(OurCallback):
     things Lightning itself does not bring back: a validation that was due after the step of a mid-epoch
     checkpoint, with what its dataloader draws, and the batch that it fetches ahead from data without length.
 
-    >>> sorted(ExactResume().state_dict()["ranks"][0])
-    ['generators', 'loaders', 'rng']
+    Examples:
+        >>> sorted(ExactResume().state_dict()["ranks"][0])
+        ['generators', 'loaders', 'rng']
     """
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ class ExportFormat(ABC):
     A format is a frozen dataclass; its fields are its options, each with a default. The formats in this
     package are found by themselves; `register_format` adds one of your own.
 
-    Example:
+    Examples:
         >>> import io, json
         >>> @register_format
         ... class Names(ExportFormat):
@@ -90,7 +90,7 @@ def export(
             yet.
         ModuleNotFoundError: If a package that the format needs is not installed.
 
-    Example:
+    Examples:
         >>> import tempfile, torch
         >>> from lightning_sparse.layers import convert_
         >>> net = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))

@@ -48,7 +48,7 @@ def register_allocation(name: str, proportion: Proportion) -> None:
     Raises:
         ValueError: If another allocation has that name.
 
-    Example:
+    Examples:
         >>> register_allocation("per_input", lambda shape: shape[1])
         >>> allocate({"fc1": torch.Size([6, 10]), "fc2": torch.Size([2, 6])}, 0.25, "per_input")
         {'fc1': 11, 'fc2': 7}
@@ -71,7 +71,7 @@ def total_budget(num_weights: int, density: float) -> int:
     Raises:
         ValueError: If ``density`` is not in (0, 1].
 
-    Example:
+    Examples:
         >>> total_budget(266200, 0.01)
         2662
     """
@@ -93,7 +93,7 @@ def layer_budget(size: int, density: float, min_weights: int = 1) -> int:
     Raises:
         ValueError: If ``density`` is not in (0, 1].
 
-    Example:
+    Examples:
         >>> layer_budget(1000, 0.1), layer_budget(1000, 1e-4)
         (100, 1)
     """
@@ -114,7 +114,7 @@ def uniform(shapes: Shapes, density: float, *, min_weights: int = 1) -> Budgets:
     Raises:
         ValueError: If ``shapes`` is empty, ``density`` is not in (0, 1] or keeps too few for ``min_weights``.
 
-    Example:
+    Examples:
         >>> uniform({"fc1": torch.Size([6, 10]), "fc2": torch.Size([2, 6])}, 0.5)
         {'fc1': 30, 'fc2': 6}
     """
@@ -141,7 +141,7 @@ def erk(shapes: Shapes, density: float, *, min_weights: int = 1) -> Budgets:
     Source:
         Evci et al., "Rigging the Lottery", ICML 2020, section 3 (arXiv:1911.11134).
 
-    Example:
+    Examples:
         >>> erk({"fc1": torch.Size([6, 10]), "fc2": torch.Size([2, 6])}, 0.5)  # 36 shared as 16 : 8
         {'fc1': 24, 'fc2': 12}
     """
@@ -167,7 +167,7 @@ def epl(shapes: Shapes, density: float, *, min_weights: int = 1) -> Budgets:
     Source:
         Price and Tanner, "Dense for the Price of Sparse", ICML 2021 (arXiv:2102.07655).
 
-    Example:
+    Examples:
         >>> epl({"fc1": torch.Size([6, 10]), "fc2": torch.Size([2, 6])}, 0.5)  # fc2 is full
         {'fc1': 24, 'fc2': 12}
     """
@@ -194,7 +194,7 @@ def epf(shapes: Shapes, density: float, *, min_weights: int = 1) -> Budgets:
     Source:
         Price and Tanner, "Dense for the Price of Sparse", ICML 2021 (arXiv:2102.07655).
 
-    Example:
+    Examples:
         >>> epf({"fc1": torch.Size([6, 10]), "fc2": torch.Size([2, 6])}, 0.5)  # 4.5 per filter
         {'fc1': 27, 'fc2': 9}
     """
@@ -229,7 +229,7 @@ def allocate(
             leaves is less than the minimum or more than the size of the other layers, or if a proportion is
             no whole number of 1 or more.
 
-    Example:
+    Examples:
         >>> shapes = {"fc1": torch.Size([6, 10]), "fc2": torch.Size([2, 6])}
         >>> allocate(shapes, 0.5, "uniform", fixed={"fc2": 0.25})
         {'fc1': 33, 'fc2': 3}

@@ -27,7 +27,7 @@ def sparsity_path(epochs: int, alpha: float, beta: float = 0.5, gamma: float | N
         Damadi et al., "Amenable Sparse Network Investigator", 2021, algorithm 1, line 5. Epochs are counted
         from 0 and the last is left out, as in the authors' counts.
 
-    Example:
+    Examples:
         >>> [round(s, 1) for s in sparsity_path(5, alpha=98, gamma=1)]
         [7.4, 17.9, 37.0, 61.0]
     """
@@ -54,7 +54,7 @@ def sparsity_path_to(
     Raises:
         ValueError: If ``kept`` is out of range, or as from ``sparsity_path``.
 
-    Example:
+    Examples:
         >>> [round(s, 1) for s in sparsity_path_to(100, 1000, epochs=5, gamma=1)]
         [11.0, 26.4, 54.6, 90.0]
     """
@@ -95,7 +95,7 @@ def kept_path(
         github.com/sdamadi/image-classification at 91f7b48, ``main.py``. With ``min_increment=0.1`` the counts
         of the paper's table 2 come out.
 
-    Example:
+    Examples:
         >>> kept_path(1000, [10.0, 55.0, 55.04])
         [900, 450, 450]
         >>> kept_path(1000, [10.0, 55.0, 55.04], kept=449)
@@ -121,7 +121,7 @@ def target_sparsity(sparsity: float, alive: int, total: int) -> float:
     Returns:
         ``1 - (1 - s / 100) alive / total``, a fraction.
 
-    Example:
+    Examples:
         >>> target_sparsity(50.0, alive=500, total=1000)
         0.75
     """

@@ -33,7 +33,7 @@ def centroids(weights: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
     Source:
         Damadi et al., "Amenable Sparse Network Investigator", 2021, algorithm 1, lines 13 and 15.
 
-    Example:
+    Examples:
         >>> weight, mask = torch.tensor([1.0, 3.0, -4.0, 9.0]), torch.tensor([True, True, True, False])
         >>> centroids({"fc": weight}, {"fc": mask})["fc"]
         tensor([ 2., -4.])

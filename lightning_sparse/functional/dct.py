@@ -65,7 +65,7 @@ def dct_matrix(
     Source:
         Price and Tanner, "Dense for the Price of Sparse", ICML 2021 (arXiv:2102.07655), section 4.
 
-    Example:
+    Examples:
         >>> dct_matrix(1, 4)
         tensor([[0.5000, 0.5000, 0.5000, 0.5000]])
     """

@@ -25,7 +25,7 @@ def top_k_mask(scores: Tensor, k: int) -> Tensor:
     Raises:
         ValueError: If k is out of range or a score is NaN.
 
-    Example:
+    Examples:
         >>> import torch
         >>> top_k_mask(torch.tensor([[0.1, 0.5], [0.5, 0.5]]), 2)
         tensor([[False,  True],

@@ -25,7 +25,7 @@ def pack_bits(mask: Tensor) -> Tensor:
         uint8 tensor of length ``ceil(mask.numel() / 8)`` on the CPU; the first entry is the highest bit, as
         in ``numpy.packbits``, and unused bits of the last byte are 0.
 
-    Example:
+    Examples:
         >>> pack_bits(torch.tensor([True, False, False, False, False, False, True, True, True]))
         tensor([131, 128], dtype=torch.uint8)
     """

@@ -109,7 +109,7 @@ class NM(Pattern):
         "Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch", ICLR 2021
         (arXiv:2102.04010).
 
-    Example:
+    Examples:
         >>> NM(2, 4).best({"fc": torch.tensor([[4.0, 1.0, 2.0, 3.0], [0.0, 0.0, 0.0, 9.0]])}, 4)["fc"]
         tensor([[ True, False, False,  True],
                 [ True, False, False,  True]])

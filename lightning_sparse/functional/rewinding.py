@@ -36,7 +36,7 @@ def round_budgets(alive: int, kept: int, rounds: int) -> list[int]:
     Source:
         Frankle and Carbin, "The Lottery Ticket Hypothesis", ICLR 2019, section 2 (arXiv:1803.03635).
 
-    Example:
+    Examples:
         >>> round_budgets(1000, 125, 3)
         [500, 250, 125]
     """
@@ -65,7 +65,7 @@ def budgets_on_the_way(
         removed: Number of weights removed so far, over all layers.
         planned: Number of weights removed at the end.
 
-    Example:
+    Examples:
         >>> budgets_on_the_way({"a": 90}, {"a": 0.5}, {"a": torch.Size([10, 10])}, removed=20, planned=80)
         {'a': 80}
     """

@@ -40,7 +40,7 @@ def drop_fraction(schedule: DropScheduleName, step: float, total: float, initial
     Raises:
         ValueError: If the name is unknown, or as from the schedule.
 
-    Example:
+    Examples:
         >>> drop_fraction("linear", 10, 40, 0.5)
         0.375
     """
@@ -56,7 +56,7 @@ def is_due(step: int, every_n_steps: int, stop_at: int) -> bool:
         every_n_steps: Steps n between moves.
         stop_at: Step T from which on connections rest.
 
-    Example:
+    Examples:
         >>> [t for t in range(1, 60) if is_due(t, every_n_steps=10, stop_at=40)]
         [10, 20, 30]
     """
@@ -80,7 +80,7 @@ def cosine(step: float, total: float, initial: float) -> float:
     Source:
         Evci et al., "Rigging the Lottery", ICML 2020, section 3 (arXiv:1911.11134).
 
-    Example:
+    Examples:
         >>> [round(cosine(t, 40, 0.3), 3) for t in (0, 20, 40)]
         [0.3, 0.15, 0.0]
     """
@@ -130,7 +130,7 @@ def inverse_power(step: float, total: float, initial: float, power: float = 3.0)
         Evci et al., "Rigging the Lottery", ICML 2020, appendix (arXiv:1911.11134); in google-research/rigl,
         ``sparse_optimizers_base.py``, "exponential_k".
 
-    Example:
+    Examples:
         >>> inverse_power(20, 40, 0.4)
         0.05
     """
@@ -158,7 +158,7 @@ def exponential(step: float, total: float, final: float) -> float:
         NeurIPS 2020, algorithm 1 (arXiv:2006.05467); de Jorge et al., "Progressive Skeletonization",
         ICLR 2021 (arXiv:2006.09081).
 
-    Example:
+    Examples:
         >>> exponential(50, 100, 0.01)
         0.1
     """
@@ -183,7 +183,7 @@ def linear(step: float, total: float, final: float) -> float:
     Source:
         de Jorge et al., "Progressive Skeletonization", ICLR 2021 (arXiv:2006.09081).
 
-    Example:
+    Examples:
         >>> linear(1, 4, 0.5)
         0.875
     """
@@ -210,7 +210,7 @@ def cubic(step: float, total: float, final: float, initial: float = 1.0) -> floa
     Source:
         Zhu and Gupta, "To prune, or not to prune", 2017, equation 1 (arXiv:1710.01878), there for sparsity.
 
-    Example:
+    Examples:
         >>> cubic(5, 10, 0.5)
         0.5625
     """
@@ -238,7 +238,7 @@ def sigmoid(epoch: float, total: float, alpha: float, beta: float, gamma: float)
     Source:
         Damadi et al., "Amenable Sparse Network Investigator", 2021, algorithm 1, line 5.
 
-    Example:
+    Examples:
         >>> sigmoid(25, 50, alpha=98, beta=0.5, gamma=5)
         49.0
     """

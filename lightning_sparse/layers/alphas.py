@@ -50,7 +50,7 @@ def alpha_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
     Raises:
         ValueError: If ``weight_decay`` is negative or no finite number.
 
-    Example:
+    Examples:
         >>> from lightning_sparse.layers import convert_
         >>> net = nn.Sequential(nn.Linear(20, 10))
         >>> _ = convert_(net, 0.1)

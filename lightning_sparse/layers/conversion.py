@@ -83,7 +83,7 @@ def convert_(
     Source:
         Price and Tanner, "Dense for the Price of Sparse", ICML 2021 (arXiv:2102.07655), section 4.
 
-    Example:
+    Examples:
         >>> net = nn.Sequential(nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 10))
         >>> convert_(net, density=0.01)
         {'0.weight': 1191, '2.weight': 1191}
@@ -141,7 +141,7 @@ def to_dense_(module: nn.Module) -> list[str]:
     Raises:
         ValueError: If ``module`` itself is such a layer.
 
-    Example:
+    Examples:
         >>> net = nn.Sequential(nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 10))
         >>> _ = convert_(net, density=0.01)
         >>> to_dense_(net)

@@ -42,7 +42,7 @@ class DensePlusSparseLinear(DensePlusSparse):
     Source:
         Price and Tanner, "Dense for the Price of Sparse", ICML 2021 (arXiv:2102.07655), section 4.
 
-    Example:
+    Examples:
         >>> layer = DensePlusSparseLinear(784, 300, indices=torch.arange(100))
         >>> sum(p.numel() for p in layer.parameters()), layer.weight.shape
         (401, torch.Size([300, 784]))

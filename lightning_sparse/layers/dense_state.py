@@ -23,7 +23,7 @@ def dense_state_dict(module: nn.Module) -> dict[str, Any]:
     Raises:
         SparsityError: If a parameter or buffer is on the meta device and has no values yet.
 
-    Example:
+    Examples:
         >>> from lightning_sparse.layers import convert_
         >>> net = nn.Sequential(nn.Linear(4, 3))
         >>> _ = convert_(net, density=0.5)

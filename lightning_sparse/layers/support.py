@@ -58,7 +58,7 @@ def draw_support(size: int, k: int, generator: torch.Generator) -> Tensor:
     Raises:
         ValueError: If k is out of range, or the generator is not on the CPU.
 
-    Example:
+    Examples:
         >>> draw_support(10**12, 3, torch.Generator().manual_seed(0)).shape
         torch.Size([3])
     """

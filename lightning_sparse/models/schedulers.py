@@ -31,7 +31,7 @@ class TruncatedCosineLR(LRScheduler):
         Damadi et al., "Amenable Sparse Network Investigator", 2021, section 4.1; the formula printed there,
         ``eta_0 cos(pi e / (1 + delta) E)``, is negative in the second half.
 
-    Example:
+    Examples:
         >>> import torch
         >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.4)
         >>> scheduler = TruncatedCosineLR(optimizer, epochs=2, delta=0.5)

@@ -24,7 +24,7 @@ class ReportPage(ABC):
         [project.entry-points.lightning_sparse]
         epochs = "my_package.pages"
 
-    Example:
+    Examples:
         >>> from dataclasses import field
         >>> from pathlib import Path
         >>> from lightning_sparse.reporting.runs import read_curves

@@ -69,7 +69,7 @@ def summary(module: nn.Module) -> NetSummary:
     Args:
         module: Any module.
 
-    Example:
+    Examples:
         >>> from lightning_sparse import sparsify_
         >>> net = nn.Sequential(nn.Linear(20, 10), nn.Linear(10, 5))
         >>> _ = sparsify_(net, "erk", density=0.1)

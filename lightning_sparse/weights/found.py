@@ -20,7 +20,7 @@ def sparse_weights(module: nn.Module) -> dict[str, SparseWeight]:
     Returns:
         One `SparseWeight` per weight; of each storage in the order of masks or layers.
 
-    Example:
+    Examples:
         >>> from lightning_sparse.layers import convert_
         >>> net = nn.Sequential(nn.Linear(20, 10), nn.Linear(10, 5))
         >>> _ = convert_(net, 0.1, include=["0"])

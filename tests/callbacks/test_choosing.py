@@ -1,10 +1,8 @@
 """Nets chosen by a metric, among those that are sparse."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
@@ -182,15 +180,7 @@ def test_fixed_and_exchanged_masks_are_as_sparse_as_they_will_be(tmp_path):
 
 @pytest.mark.parametrize("package", ["pytorch_lightning", "lightning.pytorch"])
 def test_by_the_command_line_of_either_package(tmp_path, package):
-    done = subprocess.run(
-        [sys.executable, SCRIPT, package],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    forked.run(SCRIPT, package, output=tmp_path / "output.txt", cold=package == "lightning.pytorch")
     saved = torch.load(tmp_path / "best" / "epoch=1.ckpt", "cpu", weights_only=True)
     assert saved["callbacks"]["ASNISigmoidPruner"]["prunings"] == 2
     assert list(tmp_path.glob("best/*")) == [tmp_path / "best" / "epoch=1.ckpt"]

@@ -82,7 +82,7 @@ def move(
         ValueError: If ``fraction`` is out of range, positions are not ascending, or scores that count are not
             finite.
 
-    Example:
+    Examples:
         >>> from lightning_sparse.functional.growth import RigL
         >>> gradient = torch.tensor([[5.0, -9.0, 3.0, -6.0]])
         >>> active = ActiveWeights(

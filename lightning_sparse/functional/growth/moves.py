@@ -39,7 +39,7 @@ def count_dropped(nnz: int, fraction: float) -> int:
     Raises:
         ValueError: If ``fraction`` is not in [0, 1].
 
-    Example:
+    Examples:
         >>> count_dropped(180, 0.15), count_dropped(3, 0.3)
         (27, 0)
     """
@@ -74,7 +74,7 @@ def drop_and_grow(
         ValueError: If ``mask`` is not boolean, shapes differ, ``fraction`` is out of range, or if growth
             scores, or drop scores of active weights, are not finite.
 
-    Example:
+    Examples:
         >>> mask = torch.tensor([True, True, False, False])
         >>> drop_and_grow(mask, torch.tensor([0.1, 0.7, 0.0, 0.0]), torch.tensor([5.0, 9.0, 3.0, 6.0]), 0.5)
         tensor([False,  True, False,  True])

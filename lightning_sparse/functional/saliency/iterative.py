@@ -25,8 +25,9 @@ def density_path(density: float, steps: int, schedule: PathName = "exponential")
     Raises:
         ValueError: If an argument is out of range.
 
-    >>> [round(d, 4) for d in density_path(0.01, 4)]
-    [0.3162, 0.1, 0.0316, 0.01]
+    Examples:
+        >>> [round(d, 4) for d in density_path(0.01, 4)]
+        [0.3162, 0.1, 0.0316, 0.01]
     """
     check_count("steps", steps)
     check_choice("schedule", schedule, ("exponential", "linear"))

@@ -1,10 +1,9 @@
 """ASNI starts training once more, from two numbers per layer or as it was at first."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -146,16 +145,8 @@ def test_a_ticket_trains_in_another_process_to_the_same_losses(tmp_path):
     asni = ASNISigmoidPruner(density=0.3, ticket_path=str(tmp_path / "ticket.pt"), **SEARCH)
     whole = fit_asni(tmp_path, asni, toy=toy, epochs=4)
     torch.save(whole.rng[3], tmp_path / "rng.pt")
-    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, __file__, tmp_path],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines()[-1].split() == [loss.hex() for loss in whole.losses[12:]]
+    said = forked.run(Path(__file__), tmp_path, torch.get_num_threads(), output=tmp_path / "output.txt")
+    assert said.splitlines()[-1].split() == [loss.hex() for loss in whole.losses[12:]]
 
 
 def test_nothing_is_kept_that_nobody_needs(tmp_path):
@@ -242,5 +233,6 @@ def test_the_learning_rate_that_is_logged_is_the_one_that_is_used(tmp_path):
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
+    torch.set_num_threads(int(sys.argv[2]))
     found = from_ticket(folder, folder / "ticket.pt", torch.load(folder / "rng.pt"), epochs=1)
     print(*(loss.hex() for loss in found.losses))
