@@ -11,9 +11,9 @@ __all__ = ["DynamicSparsity"]
 class DynamicSparsity(MovingConnections):
     """Drop connections and grow as many others, every so many steps, by any `GrowthRule`.
 
-    `RigLCallback` and `SETCallback` are this with the rules ``"rigl"`` and ``"set"``; a rule that is registered
-    by `register_rule` is used by its name, without a callback of its own. How it starts, and what it logs:
-    `MovingConnections`.
+    `RigLCallback` and `SETCallback` are this with the rules ``"rigl"`` and ``"set"``; a rule of your own that
+    is registered by `register_rule` is used by its name, without another callback. How it starts, and what it
+    logs: `MovingConnections`.
 
     Args:
         rule: Name of a rule, or a rule with options of its own.
