@@ -165,3 +165,38 @@ def test_spawned_processes_warn_that_masks_stay_behind(tmp_path):
     code, output = finish(start(tmp_path, "--row", "unverified", "--processes", 2, "--strategy", "ddp_spawn"))
     assert code == 0, output
     assert "masks stay in the processes it starts" in output
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "named"),
+    [
+        ("rigl", "rigl later", ["RigLCallback(every_n_steps=3)", "RigLCallback(every_n_steps=4)"]),
+        ("verified", "rigl", ["RigLCallback(verify=True)", "RigLCallback(verify=None)"]),
+        ("rigl", "nothing", ["RigLCallback", "no such callback"]),
+        ("nothing", "rigl", ["RigLCallback", "no such callback"]),
+        ("erk", "set", ["PruneAtInit", "SETCallback"]),
+        ("erk and set", "erk", ["SETCallback", "no such callback"]),
+        ("dctps", "dctps sparser", ["DCTpSConversion(density=0.2)", "DCTpSConversion(density=0.1)"]),
+        ("dctps", "nothing", ["DCTpSConversion", "no such callback"]),
+        ("nothing", "dctps", ["DCTpSConversion", "no such callback"]),
+        ("monitor", "nothing", ["SparsityMonitor", "no such callback"]),
+        ("nothing", "resume", ["ExactResume", "no such callback"]),
+    ],
+)
+def test_ranks_that_have_other_callbacks_stop_in_the_first_seconds(tmp_path, here, there, named):
+    """A rank without callbacks of ours takes part in nothing of ours: the others must not wait for it."""
+    script = Path(__file__).parent / "scripts" / "unlike.py"
+    code, output = finish(forked.start(script, here, there, output=tmp_path / "output.txt", ranks=2))
+    assert code == 1, output
+    ends = [line.split(" | ") for line in output.splitlines() if line.startswith("rank ")]
+    told = [end for end in ends if "`callbacks` must be the same on every rank" in end[2]]
+    assert told, output
+    assert all(name in told[0][2] for name in named)
+    assert all(rank in told[0][2] for rank in ("on rank 0", "on rank 1"))
+    assert all(float(seconds) < 20 for _, seconds, _ in told)  # 3 to 4 on an idle machine
+
+
+def test_ranks_with_the_same_callbacks_fit(tmp_path):
+    script = Path(__file__).parent / "scripts" / "unlike.py"
+    output = forked.run(script, "erk and set", "erk and set", output=tmp_path / "output.txt", ranks=2)
+    assert output.count("| fitted") == 2

@@ -101,8 +101,6 @@ def explain_other_ranks(callback: OurCallback, trainer: Trainer, error: BaseExce
         compare_with_ranks(callback, trainer)
     except SparsityError as difference:
         error.args = (f"{difference} It showed up as: {error}",)
-    except RuntimeError:  # the other rank, and with it the store, is gone
-        return
 
 
 def refuse_strategy(callback: str, trainer: Trainer) -> None:

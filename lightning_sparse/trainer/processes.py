@@ -37,6 +37,9 @@ LATE = timedelta(seconds=3)
 _announced: list[str] = []
 """What this process has written, stage by stage."""
 
+_silent: list[int] = []
+"""Ranks that had written nothing when this process stopped waiting, in the last stage."""
+
 
 Arguments: TypeAlias = Mapping[str, Mapping[str, Any]]
 """Arguments of callbacks as plain values, by name of the callback and of the argument."""
@@ -62,6 +65,7 @@ def announce(trainer: Trainer, callbacks: Arguments) -> None:
     with suppress(RuntimeError):  # a rank that is late, or has none of these callbacks
         store.wait([_key(rank) for rank in range(trainer.world_size)], LATE)
     _compare(trainer, store, missing_is_none=False)
+    _silent[:] = [rank for rank in range(trainer.world_size) if not store.check([_key(rank)])]
 
 
 def compare_callbacks(trainer: Trainer) -> None:
@@ -70,8 +74,14 @@ def compare_callbacks(trainer: Trainer) -> None:
     Raises:
         SparsityError: If another rank has other callbacks, or none of these.
     """
-    if (store := _store(trainer)) is not None and _announced:
+    if (store := _store(trainer)) is None or not _announced:
+        return
+    try:
         _compare(trainer, store, missing_is_none=True)
+    except RuntimeError:  # the store went with the rank that kept it
+        if _silent:
+            mine = json.loads(_announced[-1])
+            raise SparsityError(_unlike(trainer.global_rank, mine, _silent[0], {})) from None
 
 
 def assert_ranks_agree(trainer: Trainer, module: nn.Module) -> None:
