@@ -11,12 +11,14 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_sparse.checks import (
     SparsityError,
+    check_callable,
     check_count,
     check_densities,
     check_density,
+    check_kind,
     check_patterns,
 )
-from lightning_sparse.files.from_file import FromFile
+from lightning_sparse.files.from_file import SAYS_WHAT, FromFile
 from lightning_sparse.functional.isolation import left_as_found
 from lightning_sparse.functional.pruning import prune_along
 from lightning_sparse.functional.saliency import (
@@ -28,6 +30,7 @@ from lightning_sparse.functional.saliency import (
 from lightning_sparse.selection import match_overrides, select_weights
 from lightning_sparse.types import Loss, Masks
 from lightning_sparse.weights.found import sparse_weights
+from lightning_sparse.weights.optimizers import parameters_of
 from lightning_sparse.weights.state import state_of
 
 __all__ = ["keep_sparse_", "masks_of", "release_", "sparsify_"]
@@ -58,7 +61,7 @@ def sparsify_(
     batches: Iterable[Any] | None = None,
     min_weights_per_layer: int | None = None,
     include: Sequence[str] | None = None,
-    exclude: Sequence[str] = (),
+    exclude: Sequence[str] | None = None,
     density_overrides: Mapping[str, float] | None = None,
     seed: int | None = None,
 ) -> Masks:
@@ -99,19 +102,17 @@ def sparsify_(
         17
     """
     method = method_from_name(method)
-    check_patterns("include", include)
-    check_patterns("exclude", exclude)
-    check_densities("density_overrides", density_overrides)
-    if min_weights_per_layer is not None:
-        check_count("min_weights_per_layer", min_weights_per_layer, 0)
+    _check_arguments(loss_fn, include, exclude, density_overrides, min_weights_per_layer, seed)
     if isinstance(method, FromFile):
+        chosen = (density, min_weights_per_layer, include, exclude, density_overrides)
+        method.refuse_beside(dict(zip(SAYS_WHAT, chosen, strict=True)))
         method.weights_of(module)  # refuses what does not fit
         masks = method.masks()
-        method.start_([module])
+        method.reinitialise_([module])
     else:
         check_density("density", density)
         assert density is not None
-        weights = select_weights(module, include, exclude)
+        weights = select_weights(module, include, exclude or ())
         draws = torch.Generator().manual_seed(torch.initial_seed() if seed is None else seed)
         problem = _problem(module, weights, draws, method, loss_fn, batches)
         least = min_weights_per_layer
@@ -147,7 +148,8 @@ def keep_sparse_(module: nn.Module, *optimizers: Optimizer) -> None:
     """Hold pruned weights at zero in every step of optimizers, in whatever loop they are used.
 
     Gradients of pruned weights are set to zero before a step, the weights after it, wherever anybody may have
-    changed them. For clipping by norm to see the sparse net's gradient, clip in a hook of the optimizer
+    changed them; what optimizers have gathered for them before, as well. Later calls add optimizers. For
+    clipping by norm to see the sparse net's gradient, clip in a hook of the optimizer
     (``optimizer.register_step_pre_hook``) that is registered after this call.
 
     Args:
@@ -168,16 +170,42 @@ def keep_sparse_(module: nn.Module, *optimizers: Optimizer) -> None:
         20
     """
     state = state_of(module)
-    if not state.masks:
+    if not state.weights:
         raise SparsityError("`module` must have masks, got none. Call `sparsify_` first.")
     if not optimizers:
         raise SparsityError("`optimizers` must be those that train the module, got none.")
-    state.attach(optimizers, masks_gradients=True)
+    held = {id(weight) for weight in state.weights.values()}
+    for optimizer in optimizers:
+        check_kind("optimizers", optimizer, Optimizer)
+        if not any(id(parameter) in held for parameter in parameters_of(optimizer)):
+            raise SparsityError(
+                f"`optimizers` must hold weights with masks, got {type(optimizer).__name__} without any. "
+                "Give those that train the module; with Fabric, as they were before `fabric.setup`."
+            )
+    state.attach([*dict.fromkeys([*state.attached, *optimizers])], masks_gradients=True)
 
 
 def release_(module: nn.Module) -> None:
     """Remove what `keep_sparse_` has put on optimizers; masks stay known, and weights as they are."""
     state_of(module).detach()
+
+
+def _check_arguments(
+    loss_fn: object,
+    include: object,
+    exclude: object,
+    density_overrides: object,
+    min_weights_per_layer: object,
+    seed: object,
+) -> None:
+    check_patterns("include", include)
+    check_patterns("exclude", exclude)
+    check_densities("density_overrides", density_overrides)
+    if loss_fn is not None:
+        check_callable("loss_fn", loss_fn)
+    for argument, value in (("min_weights_per_layer", min_weights_per_layer), ("seed", seed)):
+        if value is not None:
+            check_count(argument, value, 0)
 
 
 def _problem(

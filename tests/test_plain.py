@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from devices import NO_GPU
 from lightning_fabric import Fabric
 from torch import nn
 from toy import Toy, adamw, assert_equal, loader, sgd, trainer, weights_of
@@ -54,6 +55,11 @@ def steps(optimizer, module, backward=torch.Tensor.backward):
         optimizer.zero_grad()
         backward(loss_fn(module, batch))
         optimizer.step()
+
+
+def kept(net, *optimizers):
+    sparsify_(net, "erk", 0.1)
+    keep_sparse_(net, *optimizers)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -153,6 +159,69 @@ def test_gradients_are_masked_before_the_step():
     state_of(toy).verify(optimizer)
 
 
+def dense_steps(toy, optimizer, count=5):
+    for batch in list(loader())[:count] * 2:
+        optimizer.zero_grad()
+        loss_fn(toy, batch).backward()
+        optimizer.step()
+
+
+def alive(toy):
+    return sum(
+        int(weight[~masks_of(toy)[name]].count_nonzero())
+        for name, weight in toy.named_parameters()
+        if name in masks_of(toy)
+    )
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_what_optimizers_gathered_before_does_not_bring_weights_back(optimizer):
+    """Momentum of dense steps; of a dense net's state that is loaded; of weights pruned further."""
+    toy = make(optimizer)
+    steps_of = toy.configure_optimizers()
+    dense_steps(toy, steps_of)
+    dense_state = copy.deepcopy(steps_of.state_dict())
+    sparsify_(toy, "magnitude", 0.3)
+    keep_sparse_(toy, steps_of)
+    dense_steps(toy, steps_of)
+    assert alive(toy) == 0
+    steps_of.load_state_dict(dense_state)
+    dense_steps(toy, steps_of)
+    assert alive(toy) == 0
+    sparsify_(toy, "magnitude", 0.1)
+    dense_steps(toy, steps_of)
+    assert alive(toy) == 0
+    assert sum(int(mask.sum()) for mask in masks_of(toy).values()) == 102
+
+
+def test_optimizers_may_come_one_by_one():
+    toy = make()
+    sparsify_(toy, "erk", 0.1)
+    pair = [torch.optim.SGD([p], 0.1, momentum=0.9) for p in (toy.net[0].weight, toy.net[6].weight)]
+    for optimizer in pair:
+        keep_sparse_(toy, optimizer)
+    for batch in loader():
+        loss_fn(toy, batch).backward()
+        for optimizer in pair:
+            optimizer.step()
+    assert alive(toy) == 0
+
+
+@pytest.mark.gpu
+@NO_GPU
+def test_a_module_that_moves_takes_its_masks_along():
+    """As ``fabric.setup`` does after `keep_sparse_`."""
+    toy = make()
+    sparsify_(toy, "erk", 0.1)
+    optimizer = toy.configure_optimizers()
+    keep_sparse_(toy, optimizer)
+    toy.cuda()
+    for batch in loader():
+        loss_fn(toy, [part.cuda() for part in batch]).backward()
+        optimizer.step()
+    assert alive(toy) == 0
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -166,6 +235,22 @@ def test_gradients_are_masked_before_the_step():
         (lambda net: sparsify_(net, "erk", 0.1, include="net"), "`include` must be a list of patterns"),
         (lambda net: sparsify_(net, "erk", 0.1, include=["nothing"]), "`include` pattern 'nothing' matches"),
         (lambda net: keep_sparse_(net, torch.optim.SGD(net.parameters(), 0.1)), "`module` must have masks"),
+        (
+            lambda net: sparsify_(net, "erk", 0.1, seed=True),
+            "`seed` must be an integer of at least 0, got True",
+        ),
+        (lambda net: sparsify_(net, "erk", 0.1, seed=-1), "`seed` must be an integer of at least 0, got -1"),
+        (lambda net: sparsify_(net, "snip", 0.1, loss_fn=3), "`loss_fn` must be a function"),
+        (
+            lambda net: sparsify_(net, FromFile("a.pt"), 0.9),
+            "FromFile says what is kept, got `density` beside",
+        ),
+        (
+            lambda net: kept(net, torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)),
+            "must hold weights with masks",
+        ),
+        (lambda net: kept(net, "adam"), "`optimizers` must be an instance of Optimizer, got 'adam'"),
+        (lambda net: kept(net), "`optimizers` must be those that train the module, got none"),
     ],
 )
 def test_mistakes(call, message):

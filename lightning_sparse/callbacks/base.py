@@ -1,10 +1,11 @@
 """The one base of all callbacks that own masks: who makes and takes them over, what is in checkpoints."""
 
+import copy
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,8 @@ from torch.utils._pytree import tree_map_only
 
 from lightning_sparse.callbacks.company import refuse_averaging, refuse_late_start, warn_of_late_start
 from lightning_sparse.callbacks.sparsifier import Sparsifier, refuse_changed_config, sparsifiers
-from lightning_sparse.checks import check_flag
+from lightning_sparse.callbacks.stateful import Stateful
+from lightning_sparse.checks import SparsityError, check_flag
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.selection import parameters_by_name, prunes_nothing, select_weights
 from lightning_sparse.trainer.packages import LightningModule, Trainer, without_module
@@ -23,17 +25,6 @@ from lightning_sparse.types import Masks
 from lightning_sparse.weights.state import SparseState, state_of
 
 __all__ = ["SparsityCallback"]
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """What goes into a checkpoint as plain values of its own choice."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return plain values and tensors."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them back."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +55,12 @@ class SparsityCallback(Sparsifier, ABC):
     left_behind = (
         "masks stay in the processes it starts; after fit, this one has the sparse weights but no masks"
     )
-    fresh: ClassVar[Mapping[str, Callable[[], Any]]] = {}
+    run_state: ClassVar[Mapping[str, Callable[[], Any]]] = {}
     """What is counted in a run and goes into checkpoints: attributes, and how each is made afresh."""
     starts_late: ClassVar[bool] = True
     """Whether it may start in a fit that resumes from a checkpoint made without it."""
     remembers_when_tested: ClassVar[bool] = False
-    """Whether a test of a checkpoint also brings back what is ``fresh``, for a later fit to go on from."""
+    """Whether a test of a checkpoint also brings back ``run_state``, for a later fit to go on from."""
 
     def __init__(self, density: float, *, verify: bool = False, **selection: Any) -> None:
         super().__init__(density, **selection)
@@ -133,7 +124,7 @@ class SparsityCallback(Sparsifier, ABC):
 
     def reset(self) -> None:
         """Forget what was counted and gathered, before a new run."""
-        for name, make in self.fresh.items():
+        for name, make in self.run_state.items():
             setattr(self, name, make())
 
     # Masks, from one to the other.
@@ -141,6 +132,8 @@ class SparsityCallback(Sparsifier, ABC):
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse what cannot work; what a checkpoint brought to another stage is forgotten."""
         self._module = weakref.ref(module)
+        if self._fitting:
+            self.read_trainer(trainer)
         if self._brought.source == "checkpoint":
             self._brought = _Brought()
         if self.moves:
@@ -202,7 +195,7 @@ class SparsityCallback(Sparsifier, ABC):
         if self not in state.finished:
             return {}
         masks = state.masks if state.owner is self else {}
-        counted = {name.lstrip("_"): _plain(getattr(self, name)) for name in self.fresh}
+        counted = {name.lstrip("_"): _plain(getattr(self, name)) for name in self.run_state}
         return {"config": self.full_config(), "finished": True, "masks": pack_masks(masks), **counted}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -216,7 +209,10 @@ class SparsityCallback(Sparsifier, ABC):
         masks, done = unpack_masks(state_dict.get("masks", {})), bool(state_dict.get("finished", False))
         self._brought = _Brought(masks, done, "checkpoint")
         if state_dict and (self._fitting or self.remembers_when_tested):
-            for name in self.fresh:
+            _refuse_other_version(
+                type(self).__name__, [name.lstrip("_") for name in self.run_state], state_dict
+            )
+            for name in self.run_state:
                 _restore_(self, name, state_dict[name.lstrip("_")])
 
     def check_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
@@ -264,9 +260,19 @@ def _is_among(owner: object, callbacks: Sequence[Sparsifier]) -> bool:
     return any(callback is owner for callback in callbacks)
 
 
+def _refuse_other_version(callback: str, names: Sequence[str], saved: Mapping[str, Any]) -> None:
+    """Refuse a state in which something is missing."""
+    if missing := [name for name in names if name not in saved]:
+        raise SparsityError(
+            f"The checkpoint's state of {callback} lacks {missing[0]!r}: another version of this package "
+            "wrote it. Resume with that version, or load only the weights (`load_state_dict`) and start "
+            "a new run."
+        )
+
+
 def _plain(value: Any) -> Any:
     """Return what stands for a value in a checkpoint."""
-    return value.state_dict() if isinstance(value, Stateful) else value
+    return value.state_dict() if isinstance(value, Stateful) else copy.copy(value)
 
 
 def _restore_(callback: SparsityCallback, name: str, saved: Any) -> None:
@@ -275,4 +281,4 @@ def _restore_(callback: SparsityCallback, name: str, saved: Any) -> None:
     if isinstance(value, Stateful):
         value.load_state_dict(saved)
     else:
-        setattr(callback, name, saved)
+        setattr(callback, name, copy.copy(saved))

@@ -24,7 +24,7 @@ from lightning_sparse.weights.found import sparse_weights
 from lightning_sparse.weights.state import SparseState
 
 __all__ = [
-    "Neighbour",
+    "Member",
     "OurCallback",
     "announce_to_ranks",
     "compare_with_ranks",
@@ -71,14 +71,21 @@ class OurCallback(Callback, ABC):
         return f"{type(self).__name__}: {', '.join(f'{name}={value}' for name, value in given.items())}"
 
 
-class Neighbour(Protocol):
-    """What a callback shows to others that make the same net sparse."""
+class Member(Protocol):
+    """One of the callbacks that make a Trainer's net sparse, as the others see it."""
+
+    density: float
 
     @property
     def role(self) -> str:
         """What it does: "starts" (makes masks), "moves" (changes them) or "converts" (replaces layers)."""
 
-    density: float
+    @property
+    def verifies(self) -> bool:
+        """Whether everything is checked after every step."""
+
+    def start_(self, trainer: Trainer, module: LightningModule) -> None:
+        """Make the net sparse, unless it is."""
 
 
 def announce_to_ranks(callback: OurCallback, trainer: Trainer) -> None:
@@ -100,7 +107,7 @@ def explain_other_ranks(callback: OurCallback, trainer: Trainer, error: BaseExce
     try:
         compare_with_ranks(callback, trainer)
     except SparsityError as difference:
-        error.args = (f"{difference} It showed up as: {error}",)
+        error.args = (f"{error} This may be the reason: {difference}",)
 
 
 def refuse_strategy(callback: str, trainer: Trainer) -> None:
@@ -119,7 +126,7 @@ def warn_of_spawned_processes(callback: str, trainer: Trainer, left: str) -> Non
         rank_zero_warn(f"{callback}: {left}. Use `strategy='ddp'`, or go on from a checkpoint.")
 
 
-def refuse_company(callback: Neighbour, callbacks: Sequence[Neighbour]) -> None:
+def refuse_company(callback: Member, callbacks: Sequence[Member]) -> None:
     """Refuse two callbacks of a Trainer that would do the same, or cannot follow each other.
 
     Two of one class never get here: the Trainer refuses them, as they would share a key in the checkpoint.
@@ -203,7 +210,7 @@ def warn_of_late_start(callback: str, step: int) -> None:
     rank_zero_warn(f"{callback} found no masks of its own in the checkpoint, and starts at step {step}.")
 
 
-def refuse_missing_support(callback: Neighbour, callbacks: Sequence[Neighbour]) -> None:
+def refuse_missing_support(callback: Member, callbacks: Sequence[Member]) -> None:
     """Refuse to move connections that nobody has made, or is going to."""
     if not any(other is not callback and other.role != "moves" for other in callbacks):
         raise SparsityError(
@@ -212,7 +219,7 @@ def refuse_missing_support(callback: Neighbour, callbacks: Sequence[Neighbour]) 
         )
 
 
-def refuse_second_density(callback: Neighbour, callbacks: Sequence[Neighbour]) -> None:
+def refuse_second_density(callback: Member, callbacks: Sequence[Member]) -> None:
     """Refuse a density of its own of a callback that starts from another's masks.
 
     Even an equal one: what comes with it, such as an allocation, would be without effect.

@@ -16,7 +16,7 @@ from lightning_sparse.layers.alphas import Alpha, check_alpha, plain_alpha
 from lightning_sparse.layers.backends import BACKEND_ROWS, Backend
 from lightning_sparse.layers.conversion import convertible_layers, unconverted_layers
 from lightning_sparse.layers.offsets import PatchOrder
-from lightning_sparse.selection import layer_name, match_overrides
+from lightning_sparse.selection import layer_name, match_overrides, plain_name
 from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.parts import after_configure_model, averaged_copies, builds_layers_late
 from lightning_sparse.trainer.processes import (
@@ -220,7 +220,8 @@ class DCTpSConversion(Sparsifier):
         if any(tensor.is_meta for tensor in chain(module.parameters(), module.buffers())):
             materialize_(module)
         refuse_dense_copies(name, trainer)
-        self._counts = {weight: sparse_weights(module)[weight].nnz for weight in budgets}
+        weights = sparse_weights(module)
+        self._counts = {name: weights[name].nnz for name in budgets}
         if self._fitting:
             self._refuse_other_budgets(module)
         leave_out_of_broadcasts_(module, support_keys(module))
@@ -240,6 +241,7 @@ class DCTpSConversion(Sparsifier):
 
 def _refuse_other_counts(counts: Budgets, weights: Mapping[str, Tensor]) -> None:
     """Refuse a checkpoint with other numbers of values in layers than ``counts``."""
+    weights = {plain_name(key): value for key, value in weights.items()}
     for name, count in counts.items():
         saved = weights.get(f"{layer_name(name)}.values")
         if saved is not None and len(saved) != count:

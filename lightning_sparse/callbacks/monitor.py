@@ -98,17 +98,18 @@ def print_table(trainer: Trainer, module: LightningModule, zeros: bool = False) 
     """Print the table of layers on rank 0, and what else is large and stays dense."""
     if not trainer.is_global_zero:
         return
-    rest = _not_counted(module, {weight.name for weight in _seen(module, zeros)})
-    for weights in _by_metric(module, zeros).values():
+    groups = _by_metric(module, zeros)
+    rest = _not_counted(module, {weight.name for weights in groups.values() for weight in weights})
+    for weights in groups.values():
         title, table = weights[0].title, sparsity_table(list(map(_count, weights)), weights[0].columns)
         print(f"\n{title}:\n{table}{rest}\n", flush=True)
         rest = ""  # once is enough
 
 
-def print_table_after_summary(trainer: Trainer, module: LightningModule) -> None:
+def print_table_after_summary(trainer: Trainer, module: LightningModule, zeros: bool) -> None:
     """Print the table of layers if Lightning has printed its own summary of the module."""
     if any(is_lightning(callback, "callbacks.ModelSummary") for callback in callbacks_of(trainer)):
-        print_table(trainer, module)
+        print_table(trainer, module, zeros)
 
 
 def monitored(trainer: Trainer) -> bool:

@@ -83,7 +83,8 @@ class PruneAtInit(SparsityCallback):
         check_choice("mask_ablation", mask_ablation, ("shuffle", "reinit", "invert", None))
         if isinstance(self.method, FromFile):
             chosen = {"density": density, "min_weights_per_layer": min_weights_per_layer, **selection}
-            _refuse_beside_file(self.method, chosen, mask_ablation)
+            self.method.refuse_beside(chosen)
+            _refuse_ablation_of_file(self.method, mask_ablation)
         elif density is None:
             raise SparsityError("`density` is required, got None. It is the share kept: 0.1 keeps 10%.")
         super().__init__(1.0 if density is None else density, **selection)
@@ -139,7 +140,7 @@ class PruneAtInit(SparsityCallback):
         copies = averaged_copies(module.trainer)  # made in `setup`, before
         if isinstance(self.method, FromFile):
             masks = self.method.masks()
-            self.method.start_([module, *copies])
+            self.method.reinitialise_([module, *copies])
         else:
             masks = self._score(module, generator)
         _warn_of_empty_layers(masks)
@@ -200,15 +201,8 @@ def _refuse_without_net(
         )
 
 
-def _refuse_beside_file(method: FromFile, chosen: Mapping[str, object], ablation: Ablation | None) -> None:
-    """Refuse arguments that say what is kept beside a file that does, and ablations that it cannot have."""
-    says_what = ("density", "min_weights_per_layer", "include", "exclude", "density_overrides")
-    given = [f"`{name}`" for name in says_what if chosen.get(name) is not None]
-    if given:
-        raise SparsityError(
-            f"`method` FromFile says what is kept, got {', '.join(given)} beside it. Leave out one or the "
-            "other."
-        )
+def _refuse_ablation_of_file(method: FromFile, ablation: Ablation | None) -> None:
+    """Refuse ablations that masks out of a file cannot have."""
     if ablation == "invert":
         raise SparsityError(
             "`mask_ablation` 'invert' needs scores, and a file has none. Use 'shuffle' or 'reinit'."

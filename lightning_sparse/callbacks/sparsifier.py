@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any, ClassVar
 
 from torch import nn
@@ -23,11 +24,13 @@ from lightning_sparse.checks import (
     check_densities,
     check_density,
     check_patterns,
+    near,
 )
 from lightning_sparse.files.damage import explain_damage, refuse_damaged_checkpoint
 from lightning_sparse.functional.allocation import total_budget
 from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.parts import callbacks_of
+from lightning_sparse.trainer.processes import assert_ranks_agree
 from lightning_sparse.types import Budgets, Shapes
 
 __all__ = ["Config", "Sparsifier", "refuse_changed_config", "sparsifiers"]
@@ -66,7 +69,9 @@ class Sparsifier(OurCallback, ABC):
         exclude: list[str] | None = None,
         density_overrides: dict[str, float] | None = None,
         seed: int | None = None,
+        **unknown: object,
     ) -> None:
+        _refuse_unknown(type(self), unknown)
         check_density("density", density)
         check_patterns("include", include)
         check_patterns("exclude", exclude)
@@ -114,8 +119,9 @@ class Sparsifier(OurCallback, ABC):
         return "converts" if self.converts else "moves" if self.moves else "starts"
 
     def shared_arguments(self) -> Config:
-        """Return the arguments that all ranks must share: also whether everything is verified."""
-        return {**self.full_config(), "verify": self.verifies or None}
+        """Return the arguments that all ranks must share: not where a file lies, but what is verified."""
+        shared = {name: value for name, value in self.full_config().items() if name != "file"}
+        return {**shared, "verify": self.verifies or None}
 
     def full_config(self) -> Config:
         """Return all arguments that a resumed run must share with the first, by name."""
@@ -175,8 +181,6 @@ class Sparsifier(OurCallback, ABC):
         warn_of_spawned_processes(name, trainer, self.left_behind)
         refuse_company(self, sparsifiers(trainer))
         announce_to_ranks(self, trainer)
-        if self._fitting:
-            self.read_trainer(trainer)
         self.prepare(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -203,18 +207,20 @@ class Sparsifier(OurCallback, ABC):
         """Compare ranks, and log the sparsity of every layer."""
         self.end_epoch(trainer, pl_module)
         if self._leads:
-            together.end_epoch(trainer, pl_module)
+            together.end_epoch(trainer, pl_module, sparsifiers(trainer))
         self.log_more(pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare ranks, or take up what came with the weights to validate."""
         if not self._fitting:
+            compare_with_ranks(self, trainer)
             self.take_up(trainer, pl_module)
         elif self._leads and not trainer.sanity_checking:
-            together.compare(trainer, pl_module)
+            assert_ranks_agree(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up what came with the weights to test, or to predict with."""
+        compare_with_ranks(self, trainer)
         self.take_up(trainer, pl_module)
 
     on_predict_start = on_test_start
@@ -254,3 +260,10 @@ def refuse_changed_config(config: Mapping[str, object], saved: Mapping[str, obje
                 f"`{name}` is {value!r}, but the checkpoint was made with {saved[name]!r}. Resume with "
                 "that value, or load only the weights (`load_state_dict`) and start a new run."
             )
+
+
+def _refuse_unknown(kind: type, unknown: Mapping[str, object]) -> None:
+    """Refuse arguments that nobody takes, by the name of the class that was called."""
+    for name in unknown:
+        known = [key for base in kind.__mro__ for key in signature(base.__init__).parameters]  # type: ignore[misc]
+        raise TypeError(f"{kind.__name__} has no argument {name!r}{near(name, known) or '.'}")

@@ -5,37 +5,21 @@ Start in order, hand masks over, mask gradients, count steps, compare ranks, log
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
 
 from torch.optim import Optimizer
 
-from lightning_sparse.callbacks.company import refuse_missing_owner
+from lightning_sparse.callbacks.company import Member, refuse_missing_owner
 from lightning_sparse.callbacks.monitor import log_sparsity, monitored, print_table_after_summary
 from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.processes import assert_ranks_agree
 from lightning_sparse.weights.state import state_of
 
-__all__ = ["Member", "attach", "before_step", "compare", "end_epoch", "start"]
-
-
-class Member(Protocol):
-    """One of the callbacks that make a Trainer's net sparse."""
-
-    @property
-    def role(self) -> str:
-        """What it does: "starts" (makes masks), "moves" (changes them) or "converts" (replaces layers)."""
-
-    @property
-    def verifies(self) -> bool:
-        """Whether everything is checked after every step."""
-
-    def start_(self, trainer: Trainer, module: LightningModule) -> None:
-        """Make the net sparse, unless it is."""
+__all__ = ["attach", "before_step", "end_epoch", "start"]
 
 
 def attach(trainer: Trainer, module: LightningModule, members: Sequence[Member]) -> None:
     """Keep pruned weights at zero after every step of the Trainer's optimizers."""
-    if any(member.role != "converts" for member in members):
+    if _have_masks(members):
         verify = any(member.verifies for member in members)
         state_of(module).attach(trainer.optimizers, partial(_after_step, trainer, module, verify))
 
@@ -45,13 +29,14 @@ def start(trainer: Trainer, module: LightningModule, members: Sequence[Member]) 
     for member in sorted(members, key=lambda member: member.role == "moves"):
         member.start_(trainer, module)
     state = state_of(module)
-    if any(member.role != "converts" for member in members):
+    if _have_masks(members):
         refuse_missing_owner(state)
-    state.clean_(trainer.optimizers)  # a checkpoint's optimizers come after its masks
+    if state.enforced:
+        state.clean_(trainer.optimizers)  # a checkpoint's optimizers come after its masks
     assert_ranks_agree(trainer, module)
     if not monitored(trainer):
-        log_sparsity(module)
-        print_table_after_summary(trainer, module)
+        log_sparsity(module, zeros=_have_masks(members))
+        print_table_after_summary(trainer, module, zeros=_have_masks(members))
 
 
 def before_step(trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
@@ -63,17 +48,18 @@ def before_step(trainer: Trainer, module: LightningModule, optimizer: Optimizer)
         state.mask_gradients_(optimizer)
 
 
-def end_epoch(trainer: Trainer, module: LightningModule) -> None:
+def end_epoch(trainer: Trainer, module: LightningModule, members: Sequence[Member]) -> None:
     """Mask all weights, in case somebody wrote to `weight.data`; compare ranks, and log."""
-    state_of(module).clean_(trainer.optimizers)
+    state = state_of(module)
+    if state.enforced:
+        state.clean_(trainer.optimizers)
     assert_ranks_agree(trainer, module)
     if not monitored(trainer):
-        log_sparsity(module)
+        log_sparsity(module, zeros=_have_masks(members))
 
 
-def compare(trainer: Trainer, module: LightningModule) -> None:
-    """Compare positions of active weights between ranks."""
-    assert_ranks_agree(trainer, module)
+def _have_masks(members: Sequence[Member]) -> bool:
+    return any(member.role != "converts" for member in members)
 
 
 def _after_step(trainer: Trainer, module: LightningModule, verify: bool, optimizer: Optimizer) -> None:

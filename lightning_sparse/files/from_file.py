@@ -1,10 +1,12 @@
 """Masks out of a file, as a method beside those that score."""
 
+import os
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from torch import nn
 
-from lightning_sparse.checks import SparsityError, check_choice
+from lightning_sparse.checks import SparsityError, check_choice, check_path
 from lightning_sparse.files.masks import load_masks
 from lightning_sparse.files.tickets import load_ticket
 from lightning_sparse.functional.centroids import reinitialise_
@@ -13,6 +15,9 @@ from lightning_sparse.selection import misfit, parameters_by_name
 from lightning_sparse.types import Masks, Scores
 
 __all__ = ["FromFile"]
+
+SAYS_WHAT = ("density", "min_weights_per_layer", "include", "exclude", "density_overrides")
+"""Arguments that a file takes the place of."""
 
 Start: TypeAlias = Literal["centroids"]
 
@@ -34,11 +39,24 @@ class FromFile(PruningMethod):
     'centroids'
     """
 
-    def __init__(self, file: str, start: Start | None = None) -> None:
+    def __init__(self, file: str | os.PathLike[str], start: Start | None = None) -> None:
         super().__init__("global")
         check_choice("start", start, ("centroids", None))
-        self.file = file
+        check_path("file", file)
+        self.file = os.fspath(file)
         self.start = start
+
+    def refuse_beside(self, chosen: Mapping[str, object]) -> None:
+        """Refuse arguments that say what is kept beside a file that does.
+
+        Args:
+            chosen: Arguments by name; ``None`` and empty ones are not given.
+        """
+        if given := [f"`{name}`" for name in SAYS_WHAT if chosen.get(name) not in (None, [], (), {})]:
+            raise SparsityError(
+                f"`method` FromFile says what is kept, got {', '.join(given)} beside it. Leave out one or "
+                "the other."
+            )
 
     def masks(self) -> Masks:
         """Read the masks: boolean, by parameter name, on the CPU.
@@ -68,7 +86,7 @@ class FromFile(PruningMethod):
         masks = self.masks()
         return {name: masks[name].to(weight) for name, weight in problem.weights.items()}
 
-    def start_(self, nets: list[nn.Module]) -> None:
+    def reinitialise_(self, nets: Sequence[nn.Module]) -> None:
         """Start nets from the ticket's two numbers per layer, if that is asked for."""
         if self.start is not None:
             ticket = load_ticket(self.file, "file")

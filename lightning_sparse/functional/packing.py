@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.types import Masks
 
-__all__ = ["checksums", "count_bits", "pack_bits", "pack_masks", "unpack_bits", "unpack_masks"]
+__all__ = ["count_bits", "pack_bits", "pack_masks", "unpack_bits", "unpack_masks"]
 
 
 def pack_bits(mask: Tensor) -> Tensor:
@@ -58,11 +58,6 @@ def unpack_bits(packed: Tensor, shape: Sequence[int]) -> Tensor:
             "Was the mask saved for another model?"
         )
     return torch.from_numpy(bits[:num_bits].astype(bool).reshape(tuple(shape)))
-
-
-def checksums(masks: Mapping[str, Tensor]) -> dict[str, int]:
-    """Return the CRC-32 of every mask's packed bits."""
-    return {name: _checksum(pack_bits(mask)) for name, mask in masks.items()}
 
 
 def pack_masks(masks: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:

@@ -37,8 +37,8 @@ class LayerSummary:
 
     @property
     def density(self) -> float:
-        """Share of the entries that are active."""
-        return self.kept / self.weights
+        """Share of the entries that are active; 1 where there are none."""
+        return self.kept / self.weights if self.weights else 1.0
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """One run, several processes: the same callbacks, masks and supports on all of them."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -34,6 +35,8 @@ __all__ = [
 LATE = timedelta(seconds=3)
 """How long ranks wait for others to write down their callbacks; who is later is compared later."""
 
+_ADDRESS = r" at 0x[0-9a-f]+"  # of an object without a `repr` of its own: another one on every rank
+
 _announced: list[str] = []
 """What this process has written, stage by stage."""
 
@@ -60,7 +63,7 @@ def announce(trainer: Trainer, callbacks: Arguments) -> None:
     """
     if (store := _store(trainer)) is None:
         return
-    _announced.append(json.dumps(callbacks, default=str))
+    _announced.append(re.sub(_ADDRESS, "", json.dumps(callbacks, default=str)))
     store.set(_key(trainer.global_rank), _announced[-1])
     with suppress(RuntimeError):  # a rank that is late, or has none of these callbacks
         store.wait([_key(rank) for rank in range(trainer.world_size)], LATE)

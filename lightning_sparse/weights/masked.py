@@ -1,7 +1,7 @@
 """An ordinary weight under a mask."""
 
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property, partial
 from zlib import crc32
 
 import torch
@@ -24,8 +24,8 @@ class MaskedWeight(SparseWeight):
 
     Args:
         name: Name of the weight.
-        mask: Its mask.
-        state: Owns the mask.
+        state: Holds the parameter, and owns its mask.
+        make_mask: Makes the mask when it is asked for.
     """
 
     storage_name = "masked"
@@ -36,15 +36,15 @@ class MaskedWeight(SparseWeight):
     columns = ("weights", "kept", "density")
     histogram = "weights"
 
-    def __init__(self, name: str, mask: Tensor, state: SparseState) -> None:
-        super().__init__(name, mask.shape, state.weights[name])
-        self._mask, self._state = mask, state
+    def __init__(self, name: str, state: SparseState, make_mask: Callable[[], Tensor]) -> None:
+        super().__init__(name, state.weights[name].shape, state.weights[name])
+        self._state, self._make_mask = state, make_mask
 
     @classmethod
     def found_in(cls, module: nn.Module) -> Sequence[SparseWeight]:
         """Return the weights that have a mask."""
         state = state_of(module)
-        return [cls(name, mask, state) for name, mask in state.masks.items()]
+        return [cls(name, state, partial(state.mask, name)) for name in state.weights]
 
     @property
     def in_force(self) -> bool:
@@ -54,12 +54,12 @@ class MaskedWeight(SparseWeight):
     @property
     def nnz(self) -> int:
         """Number of kept entries."""
-        return int(self._mask.count_nonzero())
+        return int(self._make_mask().count_nonzero())
 
     @cached_property
     def positions(self) -> Tensor:
         """Flat positions of the kept entries, ascending, ``(nnz,)``."""
-        return positions_of(self._mask)
+        return positions_of(self._make_mask())
 
     @property
     def active(self) -> Tensor:
@@ -87,16 +87,15 @@ class MaskedWeight(SparseWeight):
 
     def move_(self, positions: Tensor, optimizers: Iterable[Optimizer]) -> int:
         """Change the mask."""
-        stay = self._mask.reshape(-1).index_select(0, positions)
+        stay = self._make_mask().reshape(-1).index_select(0, positions)
         flat = torch.zeros(self.shape.numel(), dtype=torch.bool, device=positions.device)
-        self._mask = flat.index_fill_(0, positions, True).view(self.shape)
+        self._state.move_({self.name: flat.index_fill_(0, positions, True).view(self.shape)}, optimizers)
         self.positions = positions
-        self._state.move_({self.name: self._mask}, optimizers)
         return len(positions) - int(stay.sum())
 
     def snapshot(self) -> Tensor:
         """Return the mask in bits."""
-        return pack_bits(self._mask)
+        return pack_bits(self._make_mask())
 
     def count_shared(self, snapshot: Tensor) -> int:
         """Count the bits that are set now as they were then."""
@@ -111,4 +110,8 @@ def weights_by_zeros(module: nn.Module) -> list[SparseWeight]:
     """Return linear and convolutional weights as if masks, none in force, kept just what is not zero."""
     state = SparseState()
     state.weights = countable_weights(module)
-    return [MaskedWeight(name, weight.detach() != 0, state) for name, weight in state.weights.items()]
+    return [MaskedWeight(name, state, partial(_nonzero, weight)) for name, weight in state.weights.items()]
+
+
+def _nonzero(weight: Tensor) -> Tensor:
+    return weight.detach() != 0

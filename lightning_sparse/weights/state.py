@@ -9,6 +9,7 @@ a registry that forgets a module when the program does.
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +18,6 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lightning_sparse.checks import SparsityError
-from lightning_sparse.functional.packing import checksums
 from lightning_sparse.selection import misfit, parameters_by_name
 from lightning_sparse.types import Budgets, Masks
 from lightning_sparse.weights.enforcement import (
@@ -85,8 +85,9 @@ class SparseState:
         self._keep: dict[str, Tensor] = {}
         self._counts: Budgets = {}
         self._plans: weakref.WeakKeyDictionary[Optimizer, _Plan] = weakref.WeakKeyDictionary()
-        self._handles: weakref.WeakKeyDictionary[Optimizer, RemovableHandle] = weakref.WeakKeyDictionary()
-        self._before: weakref.WeakKeyDictionary[Optimizer, RemovableHandle] = weakref.WeakKeyDictionary()
+        self._handles: weakref.WeakKeyDictionary[Optimizer, list[RemovableHandle]] = (
+            weakref.WeakKeyDictionary()
+        )
         self._after_step: AfterStep | None = None
 
     @property
@@ -101,7 +102,11 @@ class SparseState:
     @property
     def masks(self) -> Masks:
         """Boolean mask per weight, on its device, True where it is kept; read off what is enforced."""
-        return {name: mask_of(keep).to(self.weights[name].device) for name, keep in self._keep.items()}
+        return {name: self.mask(name) for name in self._keep}
+
+    def mask(self, name: str) -> Tensor:
+        """Return the boolean mask of one weight, on its device; made anew."""
+        return mask_of(self._keep[name]).to(self.weights[name].device)
 
     def install_(
         self,
@@ -159,10 +164,6 @@ class SparseState:
         """Set what ``optimizers`` keep for pruned weights to zero."""
         self.move_(self.masks, optimizers)
 
-    def digests(self) -> dict[str, int]:
-        """Return a checksum of every mask, to compare between processes."""
-        return checksums(self.masks)
-
     @torch.no_grad()
     def verify(self, optimizer: Optimizer) -> None:
         """Check that masks and pruned weights are as they must be after a step.
@@ -208,17 +209,19 @@ class SparseState:
         for optimizer in optimizers:
             self._hook(optimizer)
             if masks_gradients:
-                before = optimizer.register_step_pre_hook(
-                    lambda optimizer, *_: self.mask_gradients_(optimizer)
-                )
-                self._before[optimizer] = before
+                before = optimizer.register_step_pre_hook(lambda held, *_: self.mask_gradients_(held))
+                self._handles[optimizer].append(before)
+
+    @property
+    def attached(self) -> list[Optimizer]:
+        """The optimizers that keep pruned weights at zero."""
+        return list(self._handles)
 
     def detach(self) -> None:
         """Remove the hooks; the masks stay known for a later fit."""
-        for handle in (*self._handles.values(), *self._before.values()):
+        for handle in chain(*self._handles.values()):
             handle.remove()
         self._handles.clear()
-        self._before.clear()
         self._plans.clear()
         self._after_step = None
         self.enforced = False
@@ -234,7 +237,13 @@ class SparseState:
             if self._after_step is not None:
                 self._after_step(optimizer)
 
-        self._handles[optimizer] = optimizer.register_step_post_hook(after_step)
+        def forget_plan(optimizer: Optimizer) -> None:
+            self._plans.pop(optimizer, None)  # what was loaded may be a dense net's
+
+        self._handles[optimizer] = [
+            optimizer.register_step_post_hook(after_step),
+            optimizer.register_load_state_dict_post_hook(forget_plan),
+        ]
 
     @torch.no_grad()
     def mask_gradients_(self, optimizer: Optimizer) -> None:
@@ -274,12 +283,19 @@ class SparseState:
     def _plan(self, optimizer: Optimizer) -> _Plan:
         held = [id(p) for group in optimizer.param_groups for p in group["params"]]
         plan = self._plans.get(optimizer)
+        if plan is not None and plan.keep and plan.keep[0].device != plan.weights[0].device:
+            self._lay_out(self.masks)  # the module was moved meanwhile
+            self._plans.clear()
+            plan = None
         if plan is None or plan.parameters != held:
             names = [name for name, weight in self.weights.items() if id(weight) in set(held)]
             plan = _Plan(held, [self.weights[n] for n in names], [self._keep[n] for n in names])
             plan.stays_zero = type(optimizer) in APART
             plan.divides_by_zero = divides_by_zero(optimizer, plan.weights)
             self._plans[optimizer] = plan
+            for weight, keep in zip(plan.weights, plan.keep, strict=True):  # gathered before masks were there
+                for _, value in state_like(weight, [optimizer]):
+                    value.masked_fill_(~mask_of(keep).to(value.device), 0)
         return plan
 
 

@@ -66,8 +66,8 @@ class ASNISigmoidPruner(EpochPruning):
     7925
     """
 
-    fresh: ClassVar = {
-        **EpochPruning.fresh,
+    run_state: ClassVar = {
+        **EpochPruning.run_state,
         "_search_epochs": int,
         "restarted": bool,
         "_signs": dict,

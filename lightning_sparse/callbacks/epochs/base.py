@@ -49,7 +49,7 @@ class EpochPruning(SparsityCallback, ABC):
     moves = True
     starts_late = False
     remembers_when_tested = True
-    fresh: ClassVar = {
+    run_state: ClassVar = {
         "epoch": int,
         "path": list,
         "prunings": int,

@@ -47,7 +47,7 @@ class IterativeMagnitudePruning(EpochPruning):
     5324
     """
 
-    fresh: ClassVar = {**EpochPruning.fresh, "_clock": Clock}
+    run_state: ClassVar = {**EpochPruning.run_state, "_clock": Clock}
     _clock: Clock
 
     def __init__(

@@ -1,6 +1,6 @@
 """What callbacks that move connections share: when they do, from where, and what is logged of it."""
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -11,9 +11,11 @@ from torch.optim import Optimizer
 from lightning_sparse.callbacks.base import SparsityCallback
 from lightning_sparse.callbacks.company import refuse_missing_support, refuse_second_density
 from lightning_sparse.callbacks.moving.checks import (
+    check_average,
     check_matched,
     check_schedule,
     matches_any,
+    refuse_without_density,
     warn_of_raw_steps,
     warn_of_rest,
 )
@@ -23,7 +25,7 @@ from lightning_sparse.callbacks.moving.history import History
 from lightning_sparse.callbacks.sparsifier import Config, sparsifiers
 from lightning_sparse.checks import SparsityError, check_choice, check_flag
 from lightning_sparse.functional.allocation import ALLOCATIONS, AllocationName
-from lightning_sparse.functional.growth import ActiveWeights, GrowthRule, move
+from lightning_sparse.functional.growth import ActiveWeights, GrowthRule, move, rule_from_name
 from lightning_sparse.functional.growth.moves import draws_of
 from lightning_sparse.functional.pruning import plan_budgets, random_masks
 from lightning_sparse.functional.schedules import DropScheduleName, drop_fraction
@@ -54,7 +56,7 @@ class MovingConnections(SparsityCallback, ABC):
     weight.
 
     Args:
-        rule: Says what is dropped and what grows.
+        rule: Says what is dropped and what grows: a rule, or its name.
         density: Share of the selected weights to keep, a fraction in (0, 1], to draw masks. ``None``: masks
             or Dense-plus-Sparse layers are there.
         every_n_steps: Optimizer steps between updates.
@@ -75,15 +77,16 @@ class MovingConnections(SparsityCallback, ABC):
     """
 
     moves = True
-    fresh: ClassVar = {"_clock": Clock, "_history": History, "_sums": dict, "_draw_seed": lambda: None}
+    run_state: ClassVar = {"_clock": Clock, "_history": History, "_sums": dict, "_draw_seed": lambda: None}
     _clock: Clock
     _history: History
     _sums: dict[str, Tensor]  # of dense gradients, over the steps up to the next update
     _draw_seed: int | None
 
+    @abstractmethod
     def __init__(
         self,
-        rule: GrowthRule,
+        rule: str | GrowthRule,
         density: float | None = None,
         *,
         every_n_steps: int = 100,
@@ -96,15 +99,15 @@ class MovingConnections(SparsityCallback, ABC):
         grad_average: int = 1,
         **selection: Any,
     ) -> None:
-        check_schedule(every_n_steps, drop_fraction, drop_schedule, stop_at, grad_average)
+        check_schedule(every_n_steps, drop_fraction, drop_schedule, stop_at)
         check_flag("skip_step_on_update", skip_step_on_update)
         check_choice("allocation", allocation, ALLOCATIONS)
         check_flag("dense_first_layer", dense_first_layer)
-        if density is None and (dense_first_layer or selection.get("density_overrides")):
-            argument = "dense_first_layer" if dense_first_layer else "density_overrides"
-            raise SparsityError(f"`{argument}` needs `density`, got None. It is for masks of its own.")
+        if density is None:
+            refuse_without_density(dense_first_layer, selection.get("density_overrides"))
         super().__init__(1.0 if density is None else density, **selection)
-        self.rule = rule
+        self.rule = rule_from_name(rule)
+        check_average(grad_average, every_n_steps, self.rule)
         self.every_n_steps, self.stop_at = every_n_steps, stop_at
         self.drop_fraction, self.drop_schedule = drop_fraction, drop_schedule
         self.skip_step_on_update = skip_step_on_update
@@ -181,7 +184,11 @@ class MovingConnections(SparsityCallback, ABC):
 
     def begin_training(self, trainer: Trainer, module: LightningModule, anew: bool) -> None:
         """Take down the supports that connections start from, and ask for the first gradients."""
-        self._check_patterns(module)
+        there = list(sparse_weights(module))
+        check_matched("include", self.include or [], there)
+        check_matched(
+            "exclude", self.exclude, [*there, *parameters_by_name(module)]
+        )  # or what is dense anyway
         weights = self._weights(module)
         if not weights:
             raise SparsityError(
@@ -286,12 +293,6 @@ class MovingConnections(SparsityCallback, ABC):
             and not matches_any(name, self.exclude)
             and (held is None or id(weight.parameter) in held)
         ]
-
-    def _check_patterns(self, module: LightningModule) -> None:
-        """Refuse patterns that match nothing that can move; `exclude` may name what is dense anyway."""
-        there = list(sparse_weights(module))
-        check_matched("include", self.include or [], there)
-        check_matched("exclude", self.exclude, [*there, *parameters_by_name(module)])
 
 
 def _ask_all(weights: Sequence[SparseWeight]) -> None:

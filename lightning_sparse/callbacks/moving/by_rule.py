@@ -3,7 +3,7 @@
 from typing import Any
 
 from lightning_sparse.callbacks.moving.base import MovingConnections
-from lightning_sparse.functional.growth import GrowthRule, rule_from_name
+from lightning_sparse.functional.growth import GrowthRule
 
 __all__ = ["DynamicSparsity"]
 
@@ -31,4 +31,4 @@ class DynamicSparsity(MovingConnections):
     """
 
     def __init__(self, rule: str | GrowthRule, density: float | None = None, **moving: Any) -> None:
-        super().__init__(rule_from_name(rule), density, **moving)
+        super().__init__(rule, density, **moving)

@@ -3,11 +3,20 @@
 from collections.abc import Sequence
 
 from lightning_sparse.checks import SparsityError, check_choice, check_count, check_number
+from lightning_sparse.functional.growth import GrowthRule
 from lightning_sparse.functional.schedules import DROP_SCHEDULES
 from lightning_sparse.selection import matches
 from lightning_sparse.trainer.packages import rank_zero_warn
 
-__all__ = ["check_matched", "check_schedule", "matches_any", "warn_of_raw_steps", "warn_of_rest"]
+__all__ = [
+    "check_average",
+    "check_matched",
+    "check_schedule",
+    "matches_any",
+    "refuse_without_density",
+    "warn_of_raw_steps",
+    "warn_of_rest",
+]
 
 
 def matches_any(name: str, patterns: Sequence[str]) -> bool:
@@ -26,7 +35,7 @@ def check_matched(argument: str, patterns: Sequence[str], names: Sequence[str]) 
 
 
 def check_schedule(
-    every_n_steps: object, drop_fraction: object, drop_schedule: object, stop_at: object, grad_average: object
+    every_n_steps: object, drop_fraction: object, drop_schedule: object, stop_at: object
 ) -> None:
     """Refuse arguments unless updates come every so many steps, of a share of weights, until a step."""
     check_count("every_n_steps", every_n_steps)
@@ -38,12 +47,28 @@ def check_schedule(
             f"`stop_at` must be a number of steps, or a share of all steps in (0, 1], got {stop_at!r}. "
             "Write steps without a decimal point."
         )
+
+
+def check_average(grad_average: object, every_n_steps: int, rule: GrowthRule) -> None:
+    """Refuse a mean over steps before the last update, or for a rule that looks at no gradient."""
     check_count("grad_average", grad_average)
     if grad_average > every_n_steps:  # type: ignore[operator]
         raise SparsityError(
             f"`grad_average` must be at most `every_n_steps`, {every_n_steps}, got {grad_average}. Before "
             "that, connections were others."
         )
+    if grad_average != 1 and not rule.needs_gradient:
+        raise SparsityError(
+            f"`grad_average` is for rules that look at gradients, got {grad_average} for {rule!r}. Leave it "
+            "out."
+        )
+
+
+def refuse_without_density(dense_first_layer: bool, density_overrides: object) -> None:
+    """Refuse arguments about masks of its own where it draws none."""
+    if dense_first_layer or density_overrides:
+        argument = "dense_first_layer" if dense_first_layer else "density_overrides"
+        raise SparsityError(f"`{argument}` needs `density`, got None. It is for masks of its own.")
 
 
 def warn_of_rest(callback: str, every_n_steps: int, last_step: int) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from lightning_sparse.callbacks.stateful import Stateful
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.schedules import is_due
 from lightning_sparse.trainer.packages import Trainer
@@ -12,7 +13,7 @@ from lightning_sparse.trainer.parts import planned_steps
 __all__ = ["Clock", "last_step_of"]
 
 
-class Clock:
+class Clock(Stateful):
     """Counts the steps that optimizers really make, each by itself, and knows when an update is due.
 
     ``trainer.global_step`` would not do: it counts the steps of all optimizers, and skipped ones.

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_sparse.callbacks.stateful import Stateful
 from lightning_sparse.functional.packing import count_bits
 from lightning_sparse.selection import layer_name
 from lightning_sparse.weights.base import SparseWeight
@@ -12,7 +13,7 @@ from lightning_sparse.weights.base import SparseWeight
 __all__ = ["History"]
 
 
-class History:
+class History(Stateful):
     """Remembers the first support of every weight, and all that was ever active of masked ones.
 
     For a masked weight of N entries these are two times N bits; for a Dense-plus-Sparse layer k positions,

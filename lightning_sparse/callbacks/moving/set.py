@@ -35,4 +35,4 @@ class SETCallback(MovingConnections):
     """
 
     def __init__(self, density: float | None = None, **moving: Any) -> None:
-        super().__init__(SET(), density, grad_average=1, **moving)  # it looks at no gradient
+        super().__init__(SET(), density, **moving)

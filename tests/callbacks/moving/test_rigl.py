@@ -939,3 +939,17 @@ def test_a_rule_by_name_moves_as_its_callback_does(tmp_path, kind, stored):
 def test_a_rule_that_nobody_knows():
     with pytest.raises(ValueError, match=r"`rule` must be one of rigl, set, got 'rgil'; did you mean rigl\?"):
         DynamicSparsity("rgil", 0.1)
+
+
+def test_a_mean_of_gradients_is_for_rules_that_look_at_them():
+    with pytest.raises(
+        ValueError, match=r"`grad_average` is for rules that look at gradients, got 2 for SET"
+    ):
+        SETCallback(0.1, grad_average=2)
+
+
+def test_unknown_arguments_name_the_class_that_was_called():
+    with pytest.raises(
+        TypeError, match=r"^RigLCallback has no argument 'every_n_step'; did you mean every_n"
+    ):
+        RigLCallback(0.1, every_n_step=3)
