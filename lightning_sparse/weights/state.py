@@ -8,12 +8,11 @@ a registry that forgets a module when the program does.
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -29,11 +28,9 @@ from lightning_sparse.weights.enforcement import (
     state_like,
     versions_of,
 )
+from lightning_sparse.weights.plan import APART, Plan
 
 __all__ = ["Owner", "SparseState", "state_of"]
-
-APART = (optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop, optim.Adagrad)
-"""Optimizers that treat every coordinate by itself and leave zero weights with zero gradients at zero."""
 
 AfterStep = Callable[[Optimizer], None]
 
@@ -46,26 +43,6 @@ class Owner(Protocol):
 
     def after_step(self, trainer: Any, module: Any, optimizer: Optimizer) -> None:
         """Count a step that was made."""
-
-
-@dataclass
-class _Plan:
-    """What one optimizer holds of the masked weights."""
-
-    parameters: list[int]
-    """Which parameters the optimizer held when the plan was made: it may be given others later."""
-    weights: list[Tensor]
-    keep: list[Tensor]
-    announced: bool = False
-    """Whether the gradients of the coming step were masked."""
-    stays_zero: bool = False
-    """Whether such a step leaves pruned weights at zero by itself, the optimizer's state being clean."""
-    seen: list[int] = field(default_factory=list)
-    """The weights as they were after the last step; see ``versions_of``."""
-    masked: list[int] = field(default_factory=list)
-    """The gradients as they were when they were masked."""
-    divides_by_zero: bool = False
-    """Whether a zero gradient may be divided by a zero: a product would keep the NaN."""
 
 
 class SparseState:
@@ -84,7 +61,7 @@ class SparseState:
         self._owner: weakref.ReferenceType[Owner] | None = None
         self._keep: dict[str, Tensor] = {}
         self._counts: Budgets = {}
-        self._plans: weakref.WeakKeyDictionary[Optimizer, _Plan] = weakref.WeakKeyDictionary()
+        self._plans: weakref.WeakKeyDictionary[Optimizer, Plan] = weakref.WeakKeyDictionary()
         self._handles: weakref.WeakKeyDictionary[Optimizer, list[RemovableHandle]] = (
             weakref.WeakKeyDictionary()
         )
@@ -280,7 +257,7 @@ class SparseState:
         plan.seen = versions_of(plan.weights)
         plan.announced = False
 
-    def _plan(self, optimizer: Optimizer) -> _Plan:
+    def _plan(self, optimizer: Optimizer) -> Plan:
         held = [id(p) for group in optimizer.param_groups for p in group["params"]]
         plan = self._plans.get(optimizer)
         if plan is not None and plan.keep and plan.keep[0].device != plan.weights[0].device:
@@ -289,7 +266,7 @@ class SparseState:
             plan = None
         if plan is None or plan.parameters != held:
             names = [name for name, weight in self.weights.items() if id(weight) in set(held)]
-            plan = _Plan(held, [self.weights[n] for n in names], [self._keep[n] for n in names])
+            plan = Plan(held, [self.weights[n] for n in names], [self._keep[n] for n in names])
             plan.stays_zero = type(optimizer) in APART
             plan.divides_by_zero = divides_by_zero(optimizer, plan.weights)
             self._plans[optimizer] = plan
