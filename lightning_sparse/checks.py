@@ -26,6 +26,7 @@ __all__ = [
     "check_patterns",
     "check_writable",
     "near",
+    "shown",
 ]
 
 
@@ -44,6 +45,12 @@ def near(word: str, names: Iterable[str], count: int = 1) -> str:
     return f"; did you mean {' or '.join(folded[name] for name in close)}?" if close else ""
 
 
+def shown(value: object) -> str:
+    """Return a value as an error shows it: its ``repr``, or its type if that is long."""
+    text = repr(value)
+    return text if len(text) <= 80 and "\n" not in text else f"a {type(value).__name__}"
+
+
 def check_choice(argument: str, value: object, choices: Iterable[object]) -> None:
     """Refuse a value that is none of ``choices``.
 
@@ -55,7 +62,7 @@ def check_choice(argument: str, value: object, choices: Iterable[object]) -> Non
         names = [choice for choice in known if isinstance(choice, str)]
         meant = near(value, names) if isinstance(value, str) else ""
         raise SparsityError(
-            f"`{argument}` must be one of {', '.join(map(str, known))}, got {value!r}{meant or '.'}"
+            f"`{argument}` must be one of {', '.join(map(str, known))}, got {shown(value)}{meant or '.'}"
         )
 
 
@@ -67,7 +74,7 @@ def check_count(argument: str, value: object, least: int = 1, hint: str = "") ->
     """
     if not _is_integer(value) or value < least:  # type: ignore[operator]
         raise SparsityError(
-            f"`{argument}` must be an integer of at least {least}, got {value!r}.{_after(hint)}"
+            f"`{argument}` must be an integer of at least {least}, got {shown(value)}.{_after(hint)}"
         )
 
 
@@ -82,7 +89,7 @@ def check_counts(argument: str, values: object, length: int | None = None, hint:
     fits = isinstance(values, Sequence) and len(values) > 0 and length in (None, len(values))
     if not fits or not all(_is_integer(value) and value >= 1 for value in values):  # type: ignore[attr-defined]
         rule = f"{length or 'one or more'} integers of at least 1"
-        raise SparsityError(f"`{argument}` must be {rule}, got {values!r}.{_after(hint)}")
+        raise SparsityError(f"`{argument}` must be {rule}, got {shown(values)}.{_after(hint)}")
 
 
 def check_number(argument: str, value: object, interval: str, hint: str = "") -> None:
@@ -95,13 +102,13 @@ def check_number(argument: str, value: object, interval: str, hint: str = "") ->
     """
     if not _is_number(value) or not _lies_in(float(value), interval):  # type: ignore[arg-type]
         rule = "finite" if interval == "(-inf, inf)" else f"in {interval}"
-        raise SparsityError(f"`{argument}` must be {rule}, got {value!r}.{_after(hint)}")
+        raise SparsityError(f"`{argument}` must be {rule}, got {shown(value)}.{_after(hint)}")
 
 
 def check_at_least(argument: str, value: object, minimum: float) -> None:
     """Refuse what is not a number of at least ``minimum``."""
     if not _is_number(value) or not value >= minimum:  # type: ignore[operator]
-        raise SparsityError(f"`{argument}` must be at least {minimum}, got {value!r}.")
+        raise SparsityError(f"`{argument}` must be at least {minimum}, got {shown(value)}.")
 
 
 def check_density(argument: str, value: object) -> None:
@@ -112,7 +119,7 @@ def check_density(argument: str, value: object) -> None:
 def check_densities(argument: str, densities: object) -> None:
     """Refuse what is not a dict of densities by name or pattern; ``None`` is none."""
     if densities is not None and not isinstance(densities, Mapping):
-        raise SparsityError(f"`{argument}` must be a dict of densities by pattern, got {densities!r}.")
+        raise SparsityError(f"`{argument}` must be a dict of densities by pattern, got {shown(densities)}.")
     for pattern, density in (densities or {}).items():
         check_density(f"{argument}[{pattern!r}]", density)
 
@@ -120,37 +127,37 @@ def check_densities(argument: str, densities: object) -> None:
 def check_flag(argument: str, value: object) -> None:
     """Refuse what is neither ``True`` nor ``False``."""
     if not isinstance(value, bool):
-        raise SparsityError(f"`{argument}` must be True or False, got {value!r}.")
+        raise SparsityError(f"`{argument}` must be True or False, got {shown(value)}.")
 
 
 def check_kind(argument: str, value: object, kind: type) -> None:
     """Refuse what is no instance of a class."""
     if not isinstance(value, kind):
-        raise SparsityError(f"`{argument}` must be an instance of {kind.__name__}, got {value!r}.")
+        raise SparsityError(f"`{argument}` must be an instance of {kind.__name__}, got {shown(value)}.")
 
 
 def check_callable(argument: str, value: object) -> None:
     """Refuse what cannot be called."""
     if not callable(value):
-        raise SparsityError(f"`{argument}` must be a function or a class, got {value!r}.")
+        raise SparsityError(f"`{argument}` must be a function or a class, got {shown(value)}.")
 
 
 def check_path(argument: str, value: object) -> None:
     """Refuse what is not a path, whether there is such a file or not."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        raise SparsityError(f"`{argument}` must be a path, got {value!r}.")
+        raise SparsityError(f"`{argument}` must be a path, got {shown(value)}.")
 
 
 def check_patterns(argument: str, patterns: object) -> None:
     """Refuse what is not a list of patterns on parameter names; ``None`` is none."""
     if isinstance(patterns, str):
         raise SparsityError(
-            f"`{argument}` must be a list of patterns, got {patterns!r}. Write [{patterns!r}]."
+            f"`{argument}` must be a list of patterns, got {shown(patterns)}. Write [{shown(patterns)}]."
         )
     if patterns is None:
         return
     if not isinstance(patterns, Sequence) or not all(isinstance(pattern, str) for pattern in patterns):
-        raise SparsityError(f"`{argument}` must be a list of patterns, got {patterns!r}.")
+        raise SparsityError(f"`{argument}` must be a list of patterns, got {shown(patterns)}.")
 
 
 def check_writable(argument: str, path: str | os.PathLike[str] | None) -> None:

@@ -101,6 +101,9 @@ def sparsify_(
         >>> int(net[0].weight.count_nonzero())
         17
     """
+    check_kind("module", module, nn.Module)
+    if batches is not None:
+        check_kind("batches", batches, Iterable)
     method = method_from_name(method)
     _check_arguments(loss_fn, include, exclude, density_overrides, min_weights_per_layer, seed)
     if isinstance(method, FromFile):
@@ -141,6 +144,7 @@ def masks_of(module: nn.Module) -> Masks:
         >>> int(masks_of(net)["0.weight"].sum())
         20
     """
+    check_kind("module", module, nn.Module)
     return {name: weight.mask for name, weight in sparse_weights(module).items()}
 
 
@@ -169,6 +173,7 @@ def keep_sparse_(module: nn.Module, *optimizers: Optimizer) -> None:
         >>> int(net[0].weight.count_nonzero())
         20
     """
+    check_kind("module", module, nn.Module)
     state = state_of(module)
     if not state.weights:
         raise SparsityError("`module` must have masks, got none. Call `sparsify_` first.")
@@ -187,6 +192,7 @@ def keep_sparse_(module: nn.Module, *optimizers: Optimizer) -> None:
 
 def release_(module: nn.Module) -> None:
     """Remove what `keep_sparse_` has put on optimizers; masks stay known, and weights as they are."""
+    check_kind("module", module, nn.Module)
     state_of(module).detach()
 
 
@@ -230,7 +236,10 @@ def _problem(
     def losses(num_batches: int) -> Sequence[Loss]:
         return [partial(loss_fn, module, next(drawn)) for _ in range(num_batches)]
 
-    return PruningProblem(module, weights, draws, losses=losses, inputs=partial(_first_input, batches))
+    inputs = partial(_first_input, batches)
+    return PruningProblem(
+        module, weights, draws, losses=losses, inputs=inputs, cools=False
+    )  # a loss of yours
 
 
 def _last(iterations: Iterator[Masks], module: nn.Module, method: PruningMethod) -> Masks:

@@ -12,7 +12,10 @@ from toy import Toy, adamw, assert_equal, loader, sgd, trainer, weights_of
 from lightning_sparse import (
     FORCE,
     SNIP,
+    DCTpSConversion,
     FromFile,
+    GraSP,
+    IterativeSNIP,
     PruneAtInit,
     SynFlow,
     convert_,
@@ -87,10 +90,21 @@ def test_a_fabric_loop_is_the_trainer_s_run(tmp_path):
     assert_equal(weights_of(toy), weights_of(expected))
 
 
-@pytest.mark.parametrize("method", ["random", SynFlow(5), FORCE(4, 2)], ids=["random", "synflow", "force"])
+METHODS = {
+    **{name: name for name in ("random", "erk", "magnitude")},
+    "snip": SNIP(2),
+    "grasp": GraSP(2),
+    "force": FORCE(4, 2),
+    "iterative_snip": IterativeSNIP(4, 2),
+    "synflow": SynFlow(5),
+}
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_masks_are_those_of_the_callback(tmp_path, method):
     toy, other = make(), make().net
-    trainer(tmp_path, PruneAtInit(method, 0.2, seed=1), max_steps=1).fit(toy, loader())
+    callback = PruneAtInit(method, 0.2, seed=1, loss_fn=loss_fn)
+    trainer(tmp_path, callback, max_steps=1).fit(toy, loader())
     other.train()
     cross_entropy = lambda net, batch: nn.functional.cross_entropy(net(batch[0]), batch[1])  # noqa: E731
     sparsify_(other, method, 0.2, loss_fn=cross_entropy, batches=loader(), seed=1)
@@ -270,3 +284,22 @@ def test_summary_of_what_is_masked_compact_and_dense():
     assert summary(nn.Sequential(nn.ReLU())).layers == ()
     to_dense_(net)
     assert {layer.storage for layer in summary(net).layers} == {"masked", "dense"}
+
+
+def test_masks_of_layers_that_were_replaced_are_gone(tmp_path):
+    """As after a fit with masks and another with a conversion."""
+    toy = make()
+    sparsify_(toy, "erk", 0.2)
+    trainer(tmp_path, DCTpSConversion(0.1), max_epochs=1).fit(toy, loader())
+    assert {layer.storage for layer in summary(toy).layers} == {"compact"}
+    assert sum(int(mask.sum()) for mask in masks_of(toy).values()) == 102
+    to_dense_(toy)
+    assert masks_of(toy) == {}
+
+
+@pytest.mark.parametrize("call", [masks_of, summary, release_, lambda net: sparsify_(net, "erk", 0.1)])
+def test_what_is_no_module(call):
+    with pytest.raises(SparsityError, match="`module` must be an instance of Module, got 'net'"):
+        call("net")
+    with pytest.raises(SparsityError, match="`module` must be an instance of Module, got a dict"):
+        call(dict.fromkeys(range(100), "weights"))

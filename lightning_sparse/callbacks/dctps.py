@@ -221,7 +221,7 @@ class DCTpSConversion(Sparsifier):
             materialize_(module)
         refuse_dense_copies(name, trainer)
         weights = sparse_weights(module)
-        self._counts = {name: weights[name].nnz for name in budgets}
+        self._counts = {name: weights[name].nnz for name in budgets if name in weights}
         if self._fitting:
             self._refuse_other_budgets(module)
         leave_out_of_broadcasts_(module, support_keys(module))

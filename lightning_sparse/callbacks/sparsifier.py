@@ -48,8 +48,9 @@ class Sparsifier(OurCallback, ABC):
     Args:
         density: Share of the selected weights to keep, a fraction in (0, 1].
         include: Patterns on parameter names: only weights that match one of them. ``None``: the weights of
-            linear and convolutional layers.
-        exclude: Patterns of weights to leave dense; they do not count towards the density.
+            linear and convolutional layers; a conversion takes those that it can replace, and what moves
+            connections all that have a support.
+        exclude: Patterns of weights to leave as they are; they do not count towards the density.
         density_overrides: Density by pattern, for single layers; the total stays, the others share the rest.
         seed: Seed of all random draws. ``None``: the process's own seed (``seed_everything``).
     """
@@ -71,7 +72,8 @@ class Sparsifier(OurCallback, ABC):
         seed: int | None = None,
         **unknown: object,
     ) -> None:
-        _refuse_unknown(type(self), unknown)
+        if unknown:
+            _refuse_unknown(type(self), unknown)
         check_density("density", density)
         check_patterns("include", include)
         check_patterns("exclude", exclude)
@@ -264,6 +266,7 @@ def refuse_changed_config(config: Mapping[str, object], saved: Mapping[str, obje
 
 def _refuse_unknown(kind: type, unknown: Mapping[str, object]) -> None:
     """Refuse arguments that nobody takes, by the name of the class that was called."""
+    takes = [parameter for base in kind.__mro__ for parameter in signature(base).parameters.values()]
+    known = [parameter.name for parameter in takes if parameter.kind is not parameter.VAR_KEYWORD]
     for name in unknown:
-        known = [key for base in kind.__mro__ for key in signature(base.__init__).parameters]  # type: ignore[misc]
         raise TypeError(f"{kind.__name__} has no argument {name!r}{near(name, known) or '.'}")

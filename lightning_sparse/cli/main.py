@@ -9,6 +9,7 @@ import sys
 from importlib.metadata import entry_points
 from typing import Any
 
+from lightning_sparse.callbacks.company import refuse_company
 from lightning_sparse.callbacks.sparsifier import Sparsifier, sparsifiers
 from lightning_sparse.checks import SparsityError, near
 from lightning_sparse.cli.errors import check_ckpt_path, refusal_in, shorten, stop, where_to_look
@@ -45,6 +46,7 @@ class PlanTrainer(Trainer):
             model.configure_model()
         found = sparsifiers(self)
         for callback in found:
+            refuse_company(callback, found)
             callback.read_trainer(self)
             callback.check_module(model)
             print(f"\n{callback.describe()}")

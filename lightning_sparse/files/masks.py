@@ -1,6 +1,7 @@
 """Masks in files of their own, and masks out of checkpoints."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -70,6 +71,11 @@ def read_file(path: str | Path, argument: str) -> dict[str, Any]:
         raise SparsityError(
             f"`{argument}` must be a file, got {str(path)!r}, which does not exist."
         ) from None
+    except UnpicklingError as error:  # torch's own text advises what would run foreign code
+        raise SparsityError(
+            f"`{argument}` {str(path)!r} cannot be read: it is no file of masks, ticket or checkpoint. Use "
+            "another file."
+        ) from error
     except Exception as error:  # torch raises whatever the bytes make it stumble over
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise SparsityError(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from lightning_sparse.checks import check_kind
 from lightning_sparse.reporting.layers import render_table
 from lightning_sparse.selection import layer_name, plain_name
 from lightning_sparse.weights.base import SparseWeight
@@ -77,6 +78,7 @@ def summary(module: nn.Module) -> NetSummary:
         >>> report.total.kept, report.total.weights, report.layers[0].storage
         (25, 250, 'masked')
     """
+    check_kind("module", module, nn.Module)
     found = sparse_weights(module)
     others = [weight for weight in weights_by_zeros(module) if weight.name not in found]
     layers = [

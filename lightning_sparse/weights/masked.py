@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from lightning_sparse.functional.growth.moves import positions_of
 from lightning_sparse.functional.packing import count_bits, pack_bits
-from lightning_sparse.selection import countable_weights
+from lightning_sparse.selection import countable_weights, parameters_by_name
 from lightning_sparse.types import Average
 from lightning_sparse.weights.base import SparseWeight, storage
 from lightning_sparse.weights.state import SparseState, state_of
@@ -42,9 +42,10 @@ class MaskedWeight(SparseWeight):
 
     @classmethod
     def found_in(cls, module: nn.Module) -> Sequence[SparseWeight]:
-        """Return the weights that have a mask."""
-        state = state_of(module)
-        return [cls(name, state, partial(state.mask, name)) for name in state.weights]
+        """Return the weights that have a mask, but for those that have been replaced since."""
+        state, there = state_of(module), parameters_by_name(module)
+        names = [name for name, weight in state.weights.items() if there.get(name) is weight]
+        return [cls(name, state, partial(state.mask, name)) for name in names]
 
     @property
     def in_force(self) -> bool:

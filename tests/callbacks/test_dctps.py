@@ -521,7 +521,7 @@ class _Spawning:
     """A Trainer before it has started its processes."""
 
     def __init__(self, runner):
-        self.callbacks, self.strategy = runner.callbacks, runner.strategy
+        self.callbacks, self.strategy, self.world_size = runner.callbacks, runner.strategy, 1
         self.strategy.broadcast = lambda value, src=0: value
 
 

@@ -302,3 +302,11 @@ def test_every_argument_has_a_type_a_default_and_a_text_in_the_help(name):
         assert len(text) > 20, argument
         assert getattr(action, "_typehint", None) is not Any, argument
         assert "`SparsityCallback` has" not in text, argument
+
+
+def test_plan_refuses_company_as_fit_does(capsys):
+    """Two that would do the same to one net."""
+    callbacks_of_both = ["--trainer.callbacks+=RigLCallback", "--trainer.callbacks+=SETCallback"]
+    with pytest.raises(SystemExit):
+        main(["plan", "--config", QUICKSTART, *callbacks_of_both])
+    assert "RigLCallback and SETCallback both change masks during training" in capsys.readouterr().err
