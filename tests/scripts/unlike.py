@@ -57,4 +57,5 @@ def main() -> None:
     print(f"\nrank {rank} | {time.monotonic() - started:.1f} | fitted", flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()
