@@ -4,8 +4,8 @@ Every message names the argument, the rule, the value and the way out. A functio
 under its own names. ``True`` and ``False`` are no numbers here.
 """
 
-import math
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -28,6 +28,9 @@ __all__ = [
     "near",
     "shown",
 ]
+
+
+LARGEST = sys.float_info.max
 
 
 class SparsityError(ValueError):
@@ -58,7 +61,7 @@ def check_choice(argument: str, value: object, choices: Iterable[object]) -> Non
         SparsityError: It names the choices, and the one that was probably meant.
     """
     known = list(choices)
-    if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in known):
+    if not any(_is_same(value, choice) for choice in known):
         names = [choice for choice in known if isinstance(choice, str)]
         meant = near(value, names) if isinstance(value, str) else ""
         raise SparsityError(
@@ -100,7 +103,7 @@ def check_number(argument: str, value: object, interval: str, hint: str = "") ->
 
     >>> check_number("drop_fraction", 0.3, "[0, 1]")
     """
-    if not _is_number(value) or not _lies_in(float(value), interval):  # type: ignore[arg-type]
+    if not _is_number(value) or not _lies_in(value, interval):  # type: ignore[arg-type]
         rule = "finite" if interval == "(-inf, inf)" else f"in {interval}"
         raise SparsityError(f"`{argument}` must be {rule}, got {shown(value)}.{_after(hint)}")
 
@@ -165,13 +168,20 @@ def check_writable(argument: str, path: str | os.PathLike[str] | None) -> None:
     if path is None:
         return
     check_path(argument, path)
-    folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
+    target = Path(path).absolute()
+    folder = next(parent for parent in (*target.parents, target) if parent.exists())
     is_url = "://" in str(path)
     if is_url or Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise SparsityError(
             f"`{argument}` must be a file that can be written, got {str(path)!r}. Name one in a folder of "
             "this machine that is yours."
         )
+
+
+def _is_same(value: object, choice: object) -> bool:
+    """Tell whether a value is a choice: ``True`` is not 1, but a text of another class is that text."""
+    plain = isinstance(value, str | int | float) and isinstance(value, bool) == isinstance(choice, bool)
+    return value is choice or (plain and value == choice)
 
 
 def _is_integer(value: object) -> bool:
@@ -183,10 +193,12 @@ def _is_number(value: object) -> bool:
 
 
 def _lies_in(value: float, interval: str) -> bool:
+    if not -LARGEST <= value <= LARGEST:  # also NaN, and integers that no float can hold
+        return False
     low, high = (float(end) for end in interval[1:-1].split(","))
     above = value > low or (interval[0] == "[" and value == low)
     below = value < high or (interval[-1] == "]" and value == high)
-    return math.isfinite(value) and above and below
+    return above and below
 
 
 def _after(hint: str) -> str:

@@ -228,18 +228,16 @@ def _problem(
             f"`{missing}` is required by {type(method).__name__}, got None. It scores weights by losses; for "
             "methods without data take `synflow`, `erk` or `magnitude`."
         )
+    inputs = partial(_first_input, batches)
     if loss_fn is None or batches is None:
-        inputs = partial(_first_input, batches)
         return PruningProblem(module, weights, draws, inputs=inputs)
     drawn = _endless(batches)
 
     def losses(num_batches: int) -> Sequence[Loss]:
         return [partial(loss_fn, module, next(drawn)) for _ in range(num_batches)]
 
-    inputs = partial(_first_input, batches)
-    return PruningProblem(
-        module, weights, draws, losses=losses, inputs=inputs, cools=False
-    )  # a loss of yours
+    # A loss of the caller's own may not be one of logits, which alone a temperature may divide.
+    return PruningProblem(module, weights, draws, losses=losses, inputs=inputs, cools=False)
 
 
 def _last(iterations: Iterator[Masks], module: nn.Module, method: PruningMethod) -> Masks:
@@ -259,7 +257,10 @@ def _endless(batches: Iterable[Any]) -> Iterator[Any]:
             drawn += 1
             yield batch
         if not drawn:
-            raise SparsityError("`batches` must hold batches, got none. Give a list or a DataLoader.")
+            raise SparsityError(
+                "`batches` must hold batches, and give them again from the start, got none any more. Give a "
+                "list or a DataLoader, not an iterator."
+            )
 
 
 def _first_input(batches: Iterable[Any] | None) -> Tensor:

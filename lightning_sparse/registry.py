@@ -1,6 +1,6 @@
 """Tables that are filled by their rows: each registers itself under a name, in the file that defines it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
@@ -22,7 +22,7 @@ def add_row(table: dict[str, Any], name: str, row: Any) -> None:
         row: A function or a class.
 
     Raises:
-        ValueError: If another definition has that name, or the name is no text.
+        SparsityError: If another definition has that name, or the name is no text.
     """
     if not isinstance(name, str) or not name:
         raise SparsityError(f"`name` must be a text, got {name!r}. It is what the row is asked for by.")
@@ -41,5 +41,9 @@ def modules_in(package: str, path: Iterable[str]) -> list[ModuleType]:
     return [import_module(f"{package}.{module.name}") for module in iter_modules(path)]
 
 
-def _origin(row: Any) -> tuple[str, str]:
-    return row.__module__, row.__qualname__
+def _origin(row: Callable[..., Any]) -> tuple[str, ...]:
+    """Return where a row was defined; of what has no name of its own, such as lambdas, also the line."""
+    name = getattr(row, "__qualname__", repr(row))
+    code = getattr(row, "__code__", None)
+    line = [f"line {code.co_firstlineno}"] if code is not None and "<" in name else []
+    return (row.__module__, name, *line)

@@ -111,7 +111,7 @@ def become(command: list[str], variables: dict[str, str], output: Path, cold: bo
         os.dup2(file, stream)
     if cold:
         os.execv(sys.executable, [sys.executable, *command])
-    assert "torch" in sys.modules, "the fork server has not imported what it should"
+    assert set(PRELOADED) <= set(sys.modules), "the fork server has not imported what it should"
     from lightning_utilities.core.rank_zero import rank_zero_only
 
     rank_zero_only.rank = int(variables.get("LOCAL_RANK", 0))  # it was read when Lightning was imported

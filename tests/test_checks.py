@@ -16,7 +16,9 @@ def refused(check, value):
         said = str(error)
     else:
         return False
-    return said.startswith("`x") and repr(value) in said
+    assert said.startswith("`x"), said
+    assert repr(value) in said, said
+    return True
 
 
 @pytest.mark.parametrize("value", [True, False])

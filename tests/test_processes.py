@@ -181,6 +181,7 @@ def test_spawned_processes_warn_that_masks_stay_behind(tmp_path):
         ("nothing", "dctps", ["DCTpSConversion", "no such callback"]),
         ("monitor", "nothing", ["SparsityMonitor", "no such callback"]),
         ("nothing", "resume", ["ExactResume", "no such callback"]),
+        ("resume and dctps", "nothing", ["ExactResume", "DCTpSConversion", "no such callback"]),
     ],
 )
 def test_ranks_that_have_other_callbacks_stop_in_the_first_seconds(tmp_path, here, there, named):
@@ -196,7 +197,11 @@ def test_ranks_that_have_other_callbacks_stop_in_the_first_seconds(tmp_path, her
     assert all(float(seconds) < 20 for _, seconds, _ in told)  # 3 to 4 on an idle machine
 
 
-def test_ranks_with_the_same_callbacks_fit(tmp_path):
+@pytest.mark.parametrize(
+    ("here", "there"), [("erk and set", "erk and set"), ("resume and dctps", "dctps and resume")]
+)
+def test_ranks_with_the_same_callbacks_fit(tmp_path, here, there):
+    """In whatever order each lists them."""
     script = Path(__file__).parent / "scripts" / "unlike.py"
-    output = forked.run(script, "erk and set", "erk and set", output=tmp_path / "output.txt", ranks=2)
+    output = forked.run(script, here, there, output=tmp_path / "output.txt", ranks=2)
     assert output.count("| fitted") == 2

@@ -27,7 +27,6 @@ __all__ = [
     "Member",
     "OurCallback",
     "announce_to_ranks",
-    "compare_with_ranks",
     "explain_other_ranks",
     "refuse_averaged_supports",
     "refuse_averaging",
@@ -43,6 +42,8 @@ __all__ = [
     "warn_of_late_start",
     "warn_of_spawned_processes",
 ]
+
+_REASON = "This may be the reason:"
 
 SPLITS_WEIGHTS = ("fsdp", "deepspeed", "modelparallel", "xla")
 
@@ -62,12 +63,12 @@ class OurCallback(Callback, ABC):
     """A callback of this package; every rank has to have the same ones."""
 
     @abstractmethod
-    def shared_arguments(self) -> dict[str, Any]:
-        """Return the arguments that all ranks must share, as plain values by name."""
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments that say what it does, as plain values by name."""
 
     def describe(self) -> str:
         """Return name and arguments on one line."""
-        given = {name: value for name, value in self.shared_arguments().items() if value is not None}
+        given = {name: value for name, value in self.arguments().items() if value is not None}
         return f"{type(self).__name__}: {', '.join(f'{name}={value}' for name, value in given.items())}"
 
 
@@ -91,23 +92,17 @@ class Member(Protocol):
 def announce_to_ranks(callback: OurCallback, trainer: Trainer) -> None:
     """Let the first of our callbacks tell the other ranks which there are."""
     if _is_first(callback, trainer):
-        announce(trainer, {type(other).__name__: other.shared_arguments() for other in _ours(trainer)})
+        announce(trainer, {type(other).__name__: _shared(other) for other in _ours(trainer)})
 
 
-def compare_with_ranks(callback: OurCallback, trainer: Trainer) -> None:
-    """Let the first of our callbacks compare with the other ranks, all of which have been set up."""
-    if _is_first(callback, trainer):
-        compare_callbacks(trainer)
-
-
-def explain_other_ranks(callback: OurCallback, trainer: Trainer, error: BaseException) -> None:
+def explain_other_ranks(trainer: Trainer, error: BaseException) -> None:
     """Put the reason into an error that other callbacks on another rank may have caused."""
-    if isinstance(error, SparsityError) or not isinstance(error, RuntimeError):
+    if not isinstance(error, RuntimeError) or _REASON in str(error):
         return
     try:
-        compare_with_ranks(callback, trainer)
+        compare_callbacks(trainer)
     except SparsityError as difference:
-        error.args = (f"{error} This may be the reason: {difference}",)
+        error.args = (f"{error} {_REASON} {difference}",)
 
 
 def refuse_strategy(callback: str, trainer: Trainer) -> None:
@@ -230,6 +225,11 @@ def refuse_second_density(callback: Member, callbacks: Sequence[Member]) -> None
                 f"`density` of {type(callback).__name__} must be None beside {type(other).__name__}, whose "
                 f"masks it starts from, got {callback.density} beside {other.density}. Leave it out."
             )
+
+
+def _shared(callback: OurCallback) -> dict[str, Any]:
+    """Return the arguments that all ranks must share: not where a file lies."""
+    return {name: value for name, value in callback.arguments().items() if name != "file"}
 
 
 def _ours(trainer: Trainer) -> list[OurCallback]:

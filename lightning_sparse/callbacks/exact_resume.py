@@ -6,10 +6,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch.distributed as dist
 from torch.utils.data import DistributedSampler
 
-from lightning_sparse.callbacks.company import OurCallback, announce_to_ranks, compare_with_ranks
+from lightning_sparse.callbacks.company import OurCallback, announce_to_ranks
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.trainer.packages import LightningModule, Trainer, without_module
 from lightning_sparse.trainer.parts import restart_train_iterator, train_loaders
+from lightning_sparse.trainer.processes import compare_callbacks
 from lightning_sparse.trainer.randomness import generators_of_loaders, rng_state, set_rng_state
 
 __all__ = ["ExactResume"]
@@ -39,7 +40,7 @@ class ExactResume(OurCallback):
         self._fitting = False
         self._resuming: dict[str, Any] | None = None
 
-    def shared_arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """Return nothing: there are no arguments."""
         return {}
 
@@ -65,7 +66,7 @@ class ExactResume(OurCallback):
         """Give this rank its states back, before anything draws.
 
         Raises:
-            ValueError: If the checkpoint was written by another number of processes.
+            SparsityError: If the checkpoint was written by another number of processes.
         """
         ranks = state_dict["ranks"]
         world, rank = (dist.get_world_size(), dist.get_rank()) if _distributed() else (1, 0)
@@ -80,7 +81,7 @@ class ExactResume(OurCallback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare with the other ranks."""
-        compare_with_ranks(self, trainer)
+        compare_callbacks(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the iterator over the data anew: Lightning made it before it told samplers the epoch."""

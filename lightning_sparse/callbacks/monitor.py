@@ -3,12 +3,13 @@
 from collections.abc import Collection
 from typing import Any
 
-from lightning_sparse.callbacks.company import OurCallback, announce_to_ranks, compare_with_ranks
+from lightning_sparse.callbacks.company import OurCallback, announce_to_ranks
 from lightning_sparse.checks import check_count, check_flag
 from lightning_sparse.reporting.layers import LayerCount, sparsity_metrics, sparsity_table
 from lightning_sparse.selection import dense_weights, layer_name
 from lightning_sparse.trainer.packages import LightningModule, Trainer, is_lightning, rank_zero_warn
 from lightning_sparse.trainer.parts import callbacks_of
+from lightning_sparse.trainer.processes import compare_callbacks
 from lightning_sparse.weights.base import SparseWeight
 from lightning_sparse.weights.found import sparse_weights
 from lightning_sparse.weights.masked import weights_by_zeros
@@ -40,7 +41,7 @@ class SparsityMonitor(OurCallback):
 
         self._shown = False
 
-    def shared_arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """Return the arguments that all ranks must share."""
         return {"every_n_epochs": self.every_n_epochs}
 
@@ -50,7 +51,7 @@ class SparsityMonitor(OurCallback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare with the other ranks."""
-        compare_with_ranks(self, trainer)
+        compare_callbacks(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the first epoch show the table: only then all masks are made."""

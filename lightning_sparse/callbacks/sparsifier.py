@@ -12,7 +12,6 @@ from lightning_sparse.callbacks import together
 from lightning_sparse.callbacks.company import (
     OurCallback,
     announce_to_ranks,
-    compare_with_ranks,
     explain_other_ranks,
     refuse_company,
     refuse_strategy,
@@ -27,10 +26,10 @@ from lightning_sparse.checks import (
     near,
 )
 from lightning_sparse.files.damage import explain_damage, refuse_damaged_checkpoint
-from lightning_sparse.functional.allocation import total_budget
+from lightning_sparse.functional.budgets import total_budget
 from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.parts import callbacks_of
-from lightning_sparse.trainer.processes import assert_ranks_agree
+from lightning_sparse.trainer.processes import assert_ranks_agree, compare_callbacks
 from lightning_sparse.types import Budgets, Shapes
 
 __all__ = ["Config", "Sparsifier", "refuse_changed_config", "sparsifiers"]
@@ -120,10 +119,9 @@ class Sparsifier(OurCallback, ABC):
         """What it does beside others: "converts", "moves" or "starts"."""
         return "converts" if self.converts else "moves" if self.moves else "starts"
 
-    def shared_arguments(self) -> Config:
-        """Return the arguments that all ranks must share: not where a file lies, but what is verified."""
-        shared = {name: value for name, value in self.full_config().items() if name != "file"}
-        return {**shared, "verify": self.verifies or None}
+    def arguments(self) -> Config:
+        """Return what a resumed run must share, and whether everything is verified."""
+        return {**self.full_config(), "verify": self.verifies or None}
 
     def full_config(self) -> Config:
         """Return all arguments that a resumed run must share with the first, by name."""
@@ -188,7 +186,7 @@ class Sparsifier(OurCallback, ABC):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up what was restored; let the leader keep pruned weights at zero from the first step on."""
         self._leads, self._loading = sparsifiers(trainer)[:1] == [self], False
-        compare_with_ranks(self, trainer)
+        compare_callbacks(trainer)
         self.begin_fit(trainer, pl_module)
         if self._leads:
             together.attach(trainer, pl_module, sparsifiers(trainer))
@@ -215,14 +213,14 @@ class Sparsifier(OurCallback, ABC):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare ranks, or take up what came with the weights to validate."""
         if not self._fitting:
-            compare_with_ranks(self, trainer)
+            compare_callbacks(trainer)
             self.take_up(trainer, pl_module)
         elif self._leads and not trainer.sanity_checking:
             assert_ranks_agree(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up what came with the weights to test, or to predict with."""
-        compare_with_ranks(self, trainer)
+        compare_callbacks(trainer)
         self.take_up(trainer, pl_module)
 
     on_predict_start = on_test_start
@@ -245,7 +243,7 @@ class Sparsifier(OurCallback, ABC):
         """Say in plain words that a checkpoint is cut short, or ranks differ; no teardown follows."""
         if self._loading:
             explain_damage(trainer.ckpt_path, exception)
-        explain_other_ranks(self, trainer, exception)
+        explain_other_ranks(trainer, exception)
         self.release(pl_module)
 
 

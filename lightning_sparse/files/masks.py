@@ -13,7 +13,7 @@ from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.types import Masks
 from lightning_sparse.weights.state import state_of
 
-__all__ = ["load_masks", "read_file", "save_masks", "states_in"]
+__all__ = ["load_masks", "read_file", "save_masks", "states_in", "unpacked"]
 
 
 def save_masks(module: nn.Module, path: str | Path) -> None:
@@ -49,7 +49,7 @@ def load_masks(path: str | Path, argument: str = "path") -> Masks:
     Raises:
         SparsityError: If there is no such file, if it is damaged, or if it holds no masks.
     """
-    masks = _masks_in(read_file(path, argument))
+    masks = _masks_in(read_file(path, argument), path, argument)
     if not masks:
         raise SparsityError(
             f"`{argument}` {str(path)!r} holds no masks. Give a file of `save_masks`, a checkpoint of a "
@@ -84,6 +84,18 @@ def read_file(path: str | Path, argument: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def unpacked(packed: dict[str, Any], path: str | Path, argument: str) -> Masks:
+    """Return the masks that a file holds in bits.
+
+    Raises:
+        SparsityError: If they are not those that were written; it names the file.
+    """
+    try:
+        return unpack_masks(packed)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SparsityError(f"`{argument}` {str(path)!r} is damaged ({error}). Use another file.") from error
+
+
 def states_in(content: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what may hold masks: the states of a checkpoint's callbacks, and the content itself."""
     callbacks = content.get("callbacks")
@@ -91,12 +103,12 @@ def states_in(content: dict[str, Any]) -> list[dict[str, Any]]:
     return [state for state in [*states, content] if isinstance(state, dict)]
 
 
-def _masks_in(content: dict[str, Any]) -> Masks:
+def _masks_in(content: dict[str, Any], path: str | Path, argument: str) -> Masks:
     """Return the masks of a checkpoint (its callbacks' states), of a mask file, or of a plain dict."""
     for state in states_in(content):
         packed = state.get("masks")
         if isinstance(packed, dict) and packed and all(isinstance(mask, dict) for mask in packed.values()):
-            return unpack_masks(packed)
+            return unpacked(packed, path, argument)
     masks = {name: mask for name, mask in content.items() if _is_mask(mask)}
     return masks if len(masks) == len(content) else {}
 

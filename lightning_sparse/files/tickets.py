@@ -1,6 +1,5 @@
 """Tickets in files: the sparse structure that ASNI has found, and the 2 L numbers to start it from."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from lightning_sparse.checks import SparsityError, check_kind
-from lightning_sparse.files.masks import read_file, states_in
+from lightning_sparse.files.masks import read_file, states_in, unpacked
 from lightning_sparse.files.writing import write_whole
-from lightning_sparse.functional.packing import pack_masks, unpack_masks
+from lightning_sparse.functional.packing import pack_masks
 from lightning_sparse.types import Masks
 
 __all__ = ["Ticket", "load_ticket", "save_ticket"]
@@ -66,7 +65,7 @@ def load_ticket(path: str | Path, argument: str = "path") -> Ticket:
     Raises:
         SparsityError: If there is no such file, if it is damaged, or if it holds no ticket.
     """
-    found = _ticket_in(read_file(path, argument), argument)
+    found = _ticket_in(read_file(path, argument), path, argument)
     if found is None:
         raise SparsityError(
             f"`{argument}` {str(path)!r} holds no centroids. Give a ticket of ASNISigmoidPruner (its "
@@ -75,25 +74,28 @@ def load_ticket(path: str | Path, argument: str = "path") -> Ticket:
     return found
 
 
-def _ticket_in(content: dict[str, Any], argument: str) -> Ticket | None:
+def _ticket_in(content: dict[str, Any], path: str | Path, argument: str) -> Ticket | None:
     for state in states_in(content):
         if all(state.get(part) for part in ("masks", "signs", "centroids")):
-            ticket = Ticket(
-                unpack_masks(state["masks"]), state["signs"], state["centroids"], state.get("provenance", {})
-            )
-            _check(ticket, argument)
+            masks = unpacked(state["masks"], path, argument)
+            ticket = Ticket(masks, state["signs"], state["centroids"], state.get("provenance", {}))
+            if not _fits(ticket):
+                raise SparsityError(
+                    f"`{argument}` {str(path)!r} has a ticket whose masks, signs and centroids do not fit. "
+                    "Use another file."
+                )
             return ticket
     return None
 
 
-def _check(ticket: Ticket, argument: str) -> None:
-    """Refuse a ticket whose parts do not belong together."""
+def _fits(ticket: Ticket) -> bool:
+    """Tell whether the parts of a ticket belong together."""
+    parts = (*ticket.signs.values(), *ticket.centroids.values())
+    if not all(isinstance(part, Tensor) for part in parts):
+        return False
     counts = {name: int(mask.count_nonzero()) for name, mask in ticket.masks.items()}
-    if counts != {name: len(sign) for name, sign in ticket.signs.items()} or not _pairs(
-        ticket.centroids, counts
-    ):
-        raise SparsityError(f"`{argument}` has a ticket whose masks and signs do not fit. Use another file.")
-
-
-def _pairs(centroids: Mapping[str, Tensor], names: Mapping[str, int]) -> bool:
-    return centroids.keys() == names.keys() and all(pair.shape == (2,) for pair in centroids.values())
+    return (
+        counts == {name: len(sign) for name, sign in ticket.signs.items()}
+        and ticket.centroids.keys() == counts.keys()
+        and all(pair.shape == (2,) for pair in ticket.centroids.values())
+    )

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,16 +26,19 @@ def whole_file(
         argument: Name under which the caller knows the path.
 
     Yields:
-        The path to write to, of the same ending, and the one where the file will be.
+        The path to write to, which ends in the suffix, and the one where the file will be.
 
     Raises:
         SparsityError: If no file can be written there.
     """
     check_writable(argument, path)
     finished = Path(path)
-    finished = finished if finished.suffix else finished.with_name(finished.name + suffix)
+    has_ending = re.fullmatch(r"\.[A-Za-z]\w*", finished.suffix) is not None  # "net_0.05" has none
+    finished = finished if has_ending or not finished.name else finished.with_name(finished.name + suffix)
+    check_writable(argument, finished)
     finished.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = finished.with_name(f"unfinished-{finished.name}")
+    ending = "" if finished.suffix == suffix else suffix  # writers may add theirs to what lacks it
+    unfinished = finished.with_name(f"unfinished-{finished.name}{ending}")
     try:
         yield unfinished, finished
         unfinished.replace(finished)

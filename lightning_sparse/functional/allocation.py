@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 
-from lightning_sparse.checks import SparsityError, check_choice, check_count, check_density, check_number
+from lightning_sparse.checks import SparsityError, check_callable, check_choice, check_count, check_number
+from lightning_sparse.functional.budgets import layer_budget, total_budget
 from lightning_sparse.functional.water_filling import share_out
 from lightning_sparse.registry import add_row
 from lightning_sparse.types import Budgets, Shapes
@@ -23,9 +24,7 @@ __all__ = [
     "epf",
     "epl",
     "erk",
-    "layer_budget",
     "register_allocation",
-    "total_budget",
     "uniform",
 ]
 
@@ -46,7 +45,7 @@ def register_allocation(name: str, proportion: Proportion) -> None:
         proportion: Gives the proportion of a layer's budget, 1 or more, from the shape of its weight.
 
     Raises:
-        ValueError: If another allocation has that name.
+        SparsityError: If another allocation has that name.
 
     Examples:
         >>> register_allocation("per_input", lambda shape: shape[1])
@@ -54,50 +53,13 @@ def register_allocation(name: str, proportion: Proportion) -> None:
         {'fc1': 11, 'fc2': 7}
         >>> del ALLOCATIONS["per_input"]
     """
+    check_callable("proportion", proportion)
+    if name == "global":
+        raise SparsityError("`name` must not be 'global', which ranks all layers together. Take another.")
+    if name not in ALLOCATIONS:  # it may have been taken out
+        _PROPORTIONS.pop(name, None)
     add_row(_PROPORTIONS, name, proportion)
     ALLOCATIONS[name] = partial(allocate, allocation=name)
-
-
-def total_budget(num_weights: int, density: float) -> int:
-    """Count the weights that a density keeps, rounded half up.
-
-    Args:
-        num_weights: Number of weights N.
-        density: Share of them to keep, a fraction in (0, 1].
-
-    Returns:
-        ``floor(density * N + 0.5)``.
-
-    Raises:
-        ValueError: If ``density`` is not in (0, 1].
-
-    Examples:
-        >>> total_budget(266200, 0.01)
-        2662
-    """
-    check_density("density", density)
-    return math.floor(density * num_weights + 0.5)
-
-
-def layer_budget(size: int, density: float, min_weights: int = 1) -> int:
-    """Count the weights that a layer with a density of its own keeps.
-
-    Args:
-        size: Number of weights of the layer.
-        density: Share of them to keep, a fraction in (0, 1].
-        min_weights: Weights that it keeps at least (all of them if it has fewer).
-
-    Returns:
-        ``floor(density * size + 0.5)``, or the minimum if that is more.
-
-    Raises:
-        ValueError: If ``density`` is not in (0, 1].
-
-    Examples:
-        >>> layer_budget(1000, 0.1), layer_budget(1000, 1e-4)
-        (100, 1)
-    """
-    return max(total_budget(size, density), min(min_weights, size))
 
 
 def uniform(shapes: Shapes, density: float, *, min_weights: int = 1) -> Budgets:
@@ -112,7 +74,8 @@ def uniform(shapes: Shapes, density: float, *, min_weights: int = 1) -> Budgets:
         Number of weights to keep per layer; they sum to ``total_budget(N, density)`` exactly.
 
     Raises:
-        ValueError: If ``shapes`` is empty, ``density`` is not in (0, 1] or keeps too few for ``min_weights``.
+        SparsityError: If ``shapes`` is empty, ``density`` is not in (0, 1] or keeps too few for
+            ``min_weights``.
 
     Examples:
         >>> uniform({"fc1": torch.Size([6, 10]), "fc2": torch.Size([2, 6])}, 0.5)
@@ -136,7 +99,8 @@ def erk(shapes: Shapes, density: float, *, min_weights: int = 1) -> Budgets:
         Number of weights to keep per layer; they sum to ``total_budget(N, density)`` exactly.
 
     Raises:
-        ValueError: If ``shapes`` is empty, ``density`` is not in (0, 1] or keeps too few for ``min_weights``.
+        SparsityError: If ``shapes`` is empty, ``density`` is not in (0, 1] or keeps too few for
+            ``min_weights``.
 
     Source:
         Evci et al., "Rigging the Lottery", ICML 2020, section 3 (arXiv:1911.11134).
@@ -162,7 +126,8 @@ def epl(shapes: Shapes, density: float, *, min_weights: int = 1) -> Budgets:
         Number of weights to keep per layer; they sum to ``total_budget(N, density)`` exactly.
 
     Raises:
-        ValueError: If ``shapes`` is empty, ``density`` is not in (0, 1] or keeps too few for ``min_weights``.
+        SparsityError: If ``shapes`` is empty, ``density`` is not in (0, 1] or keeps too few for
+            ``min_weights``.
 
     Source:
         Price and Tanner, "Dense for the Price of Sparse", ICML 2021 (arXiv:2102.07655).
@@ -189,7 +154,8 @@ def epf(shapes: Shapes, density: float, *, min_weights: int = 1) -> Budgets:
         Number of weights to keep per layer; they sum to ``total_budget(N, density)`` exactly.
 
     Raises:
-        ValueError: If ``shapes`` is empty, ``density`` is not in (0, 1] or keeps too few for ``min_weights``.
+        SparsityError: If ``shapes`` is empty, ``density`` is not in (0, 1] or keeps too few for
+            ``min_weights``.
 
     Source:
         Price and Tanner, "Dense for the Price of Sparse", ICML 2021 (arXiv:2102.07655).
@@ -225,9 +191,9 @@ def allocate(
         ``total_budget(N, density)`` exactly.
 
     Raises:
-        ValueError: If ``shapes`` is empty, a density is not in (0, 1], a name is unknown, or what ``fixed``
-            leaves is less than the minimum or more than the size of the other layers, or if a proportion is
-            no whole number of 1 or more.
+        SparsityError: If ``shapes`` is empty, a density is not in (0, 1], a name is unknown, or what
+            ``fixed`` leaves is less than the minimum or more than the size of the other layers, or if a
+            proportion is no whole number of 1 or more.
 
     Examples:
         >>> shapes = {"fc1": torch.Size([6, 10]), "fc2": torch.Size([2, 6])}

@@ -21,7 +21,7 @@ def sparsity_path(epochs: int, alpha: float, beta: float = 0.5, gamma: float | N
         ``s(e) = alpha * sigmoid((e - beta E) / gamma)`` in percent for e = 0 ... E - 2.
 
     Raises:
-        ValueError: If there are too few epochs, or as from ``schedules.sigmoid``.
+        SparsityError: If there are too few epochs, or as from ``schedules.sigmoid``.
 
     Source:
         Damadi et al., "Amenable Sparse Network Investigator", 2021, algorithm 1, line 5. Epochs are counted
@@ -52,7 +52,7 @@ def sparsity_path_to(
         Sparsities in percent for e = 0 ... E - 2; the last is ``100 (1 - kept / alive)`` exactly.
 
     Raises:
-        ValueError: If ``kept`` is out of range, or as from ``sparsity_path``.
+        SparsityError: If ``kept`` is out of range, or as from ``sparsity_path``.
 
     Examples:
         >>> [round(s, 1) for s in sparsity_path_to(100, 1000, epochs=5, gamma=1)]

@@ -60,7 +60,7 @@ def dct_matrix(
         orthonormal.
 
     Raises:
-        ValueError: If a size is not positive.
+        SparsityError: If a size is not positive.
 
     Source:
         Price and Tanner, "Dense for the Price of Sparse", ICML 2021 (arXiv:2102.07655), section 4.
@@ -85,7 +85,7 @@ def dct(x: Tensor, out_features: int) -> Tensor:
         Tensor of shape ``(..., out_features)`` and the dtype of ``x``.
 
     Raises:
-        ValueError: If a size is not positive.
+        SparsityError: If a size is not positive.
 
     Source:
         Makhoul, "A fast cosine transform in one and two dimensions", IEEE TASSP 28(1), 1980.
@@ -107,7 +107,7 @@ def dct_adjoint(y: Tensor, in_features: int) -> Tensor:
         Tensor of shape ``(..., in_features)`` and the dtype of ``y``.
 
     Raises:
-        ValueError: If a size is not positive.
+        SparsityError: If a size is not positive.
     """
     _check_sizes(y.shape[-1], in_features)
     rows = y.reshape(-1, y.shape[-1]).to(accumulation_dtype(y.dtype))

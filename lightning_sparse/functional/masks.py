@@ -23,7 +23,7 @@ def top_k_mask(scores: Tensor, k: int) -> Tensor:
         A boolean mask of the same shape and device, with exactly k True.
 
     Raises:
-        ValueError: If k is out of range or a score is NaN.
+        SparsityError: If k is out of range or a score is NaN.
 
     Examples:
         >>> import torch
@@ -46,8 +46,8 @@ def layerwise_masks(scores: Scores, budgets: Budgets, *, pattern: Pattern = UNST
         Boolean masks by layer with exactly ``budgets[name]`` True each.
 
     Raises:
-        ValueError: If the names differ, a budget is out of range or not one that the pattern can have, or a
-            score is NaN.
+        SparsityError: If the names differ, a budget is out of range or not one that the pattern can have, or
+            a score is NaN.
     """
     if scores.keys() != budgets.keys():
         raise SparsityError(
@@ -82,7 +82,7 @@ def global_masks(
         Boolean masks by layer, in the order of ``scores``; exactly k True.
 
     Raises:
-        ValueError: If k, less what ``fixed`` takes, is below the minimum or above the size of the others,
+        SparsityError: If k, less what ``fixed`` takes, is below the minimum or above the size of the others,
             if ``fixed`` names an unknown layer or a budget out of range, if the pattern cannot have these
             counts, or if a score is NaN.
     """

@@ -43,7 +43,7 @@ def unpack_bits(packed: Tensor, shape: Sequence[int]) -> Tensor:
         Boolean tensor of that shape on the CPU.
 
     Raises:
-        ValueError: If the length does not belong to ``shape``, or an unused bit of the last byte is set.
+        SparsityError: If the length does not belong to ``shape``, or an unused bit of the last byte is set.
     """
     num_bits = math.prod(shape)
     if packed.numel() != -(-num_bits // 8):
@@ -69,7 +69,7 @@ def unpack_masks(packed: Mapping[str, Mapping[str, Any]]) -> Masks:
     """Return the masks that ``pack_masks`` packed.
 
     Raises:
-        ValueError: If the bits of a mask are not those that were packed.
+        SparsityError: If the bits of a mask are not those that were packed.
     """
     masks: Masks = {}
     for name, entry in packed.items():

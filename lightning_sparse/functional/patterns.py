@@ -33,7 +33,7 @@ class Pattern(ABC):
             k: Number of weights to keep in all, from 0 to all.
 
         Raises:
-            ValueError: If the pattern cannot have k weights, or a score is NaN.
+            SparsityError: If the pattern cannot have k weights, or a score is NaN.
         """
 
     @abstractmethod
@@ -46,7 +46,7 @@ class Pattern(ABC):
             k: Number of weights, the kept ones included.
 
         Raises:
-            ValueError: If the pattern cannot have k weights, or these among them.
+            SparsityError: If the pattern cannot have k weights, or these among them.
         """
 
     @abstractmethod
@@ -97,8 +97,9 @@ UNSTRUCTURED = Unstructured()
 class NM(Pattern):
     """Of every m inputs in a row, n are kept: the N:M sparsity that some hardware multiplies fast.
 
-    The m are consecutive in a row of the weight, ``(out, in / groups * kernel)``; a row must be a multiple of
-    m long. So each layer has one legal count, ``n / m`` of its weights.
+    The m are consecutive inputs of one output, in a kernel at one place: groups run along the second
+    dimension of the weight, ``(out, in / groups, *kernel)``, which must be a multiple of m long. So each
+    layer has one legal count, ``n / m`` of its weights.
 
     Args:
         n: Weights kept in each group.
@@ -125,12 +126,12 @@ class NM(Pattern):
             raise SparsityError(f"`n` must be at most `m`, {self.m}, got {self.n}: so many are in a group.")
 
     def check(self, shapes: Shapes, k: int) -> None:
-        """Ask for rows of a multiple of m, and ``n / m`` of all weights."""
+        """Ask for a multiple of m inputs, and ``n / m`` of all weights."""
         for name, shape in shapes.items():
-            if (row := math.prod(shape[1:])) % self.m or not shape:
+            if len(shape) < 2 or shape[1] % self.m:
                 raise SparsityError(
-                    f"`pattern` {self} needs rows of a multiple of {self.m} inputs, got {row} in {name!r}. "
-                    "Leave this weight out with `exclude`."
+                    f"`pattern` {self} needs a multiple of {self.m} inputs, got shape {tuple(shape)} of "
+                    f"{name!r}. Leave this weight out with `exclude`."
                 )
         size = sum(shape.numel() for shape in shapes.values())
         if k * self.m != size * self.n:
@@ -146,7 +147,7 @@ class NM(Pattern):
         flat = rankable(scores)
         if any(score.isnan().any() for score in flat.values()):
             refuse_nan(flat)
-        return {name: self._best_of_groups(flat[name]).view(score.shape) for name, score in scores.items()}
+        return {name: self._best_of_groups(flat[name].view(score.shape)) for name, score in scores.items()}
 
     def filled(self, kept: Tensor, scores: Tensor, k: int) -> Tensor:
         """Fill every group up to n, with the best of the others."""
@@ -159,9 +160,11 @@ class NM(Pattern):
         draws = torch.rand(shape, generator=generator, device=generator.device)
         return self.filled(kept, draws.to(kept.device), k)
 
-    def _best_of_groups(self, flat: Tensor) -> Tensor:
-        order = flat.view(-1, self.m).argsort(dim=1, descending=True, stable=True)
-        return torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, : self.n], True)
+    def _best_of_groups(self, scores: Tensor) -> Tensor:
+        inputs_last = scores.movedim(1, -1)
+        order = inputs_last.reshape(-1, self.m).argsort(dim=1, descending=True, stable=True)
+        mask = torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, : self.n], True)
+        return mask.view(inputs_last.shape).movedim(-1, 1).contiguous()
 
     def _refuse_full_groups(self, mask: Tensor, kept: Tensor) -> None:
         if not mask.reshape(-1).index_select(0, kept).all():
@@ -181,7 +184,7 @@ def pattern_from_name(pattern: str | Pattern) -> Pattern:
         pattern: ``"unstructured"``, or N and M such as ``"2:4"``.
 
     Raises:
-        ValueError: If the text is neither.
+        SparsityError: If the text is neither.
 
     >>> pattern_from_name("2:4")
     NM(n=2, m=4)

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import torch
 
-from lightning_sparse.functional.allocation import allocate, layer_budget, total_budget
+from lightning_sparse.functional.allocation import allocate
+from lightning_sparse.functional.budgets import layer_budget, total_budget
 from lightning_sparse.functional.masks import global_masks, layerwise_masks
 from lightning_sparse.functional.patterns import UNSTRUCTURED, Pattern
 from lightning_sparse.functional.saliency import PruningMethod, PruningProblem, Random, Ranking
@@ -38,8 +39,8 @@ def prune_along(
         pattern: Which sets of weights may be kept, in every iteration.
 
     Raises:
-        ValueError: If the budget cannot be met, the pattern cannot have it, scores are not finite or mostly
-            zero, or an iterative method by gradients has cut the net through.
+        SparsityError: If the budget cannot be met, the pattern cannot have it, scores are not finite or
+            mostly zero, or an iterative method by gradients has cut the net through.
 
     Warns:
         UserWarning: If all scores of a layer are zero in the first iteration, fewer scores than weights to
@@ -98,7 +99,7 @@ def masks_from_scores(
         pattern: Which sets of weights may be kept.
 
     Raises:
-        ValueError: If the budget cannot be met, or the pattern cannot have it.
+        SparsityError: If the budget cannot be met, or the pattern cannot have it.
     """
     shapes = {name: score.shape for name, score in scores.items()}
     budgets = plan_budgets(shapes, density, ranking, fixed=fixed, min_weights=min_weights, pattern=pattern)
@@ -152,7 +153,7 @@ def plan_budgets(
         pattern: Which sets of weights may be kept.
 
     Raises:
-        ValueError: If the budget cannot be met, or the pattern cannot have it.
+        SparsityError: If the budget cannot be met, or the pattern cannot have it.
     """
     # Whether a global budget can be met, and what is fixed, does not depend on the allocation of the rest.
     allocation = "uniform" if ranking == "global" else ranking

@@ -33,7 +33,7 @@ def best_of(flat: Scores, k: int) -> Masks:
         k: Number of entries to keep, from 0 to all.
 
     Raises:
-        ValueError: If a score is NaN.
+        SparsityError: If a score is NaN.
     """
     # With k = 0 the threshold is the largest score, and all that equal it are taken away again below.
     threshold = _kth_largest(list(flat.values()), max(k, 1)) if any(map(len, flat.values())) else 0

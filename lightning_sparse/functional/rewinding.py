@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError
-from lightning_sparse.functional.allocation import layer_budget, total_budget
+from lightning_sparse.functional.budgets import layer_budget, total_budget
 from lightning_sparse.functional.masks import global_masks
 from lightning_sparse.functional.schedules import exponential
 from lightning_sparse.selection import plain_name
@@ -31,7 +31,7 @@ def round_budgets(alive: int, kept: int, rounds: int) -> list[int]:
         ``floor(alive * (kept / alive) ** (r / R) + 0.5)`` for r = 1 ... R; the last is ``kept``.
 
     Raises:
-        ValueError: If so many are not there to keep.
+        SparsityError: If so many are not there to keep.
 
     Source:
         Frankle and Carbin, "The Lottery Ticket Hypothesis", ICLR 2019, section 2 (arXiv:1803.03635).
@@ -99,7 +99,7 @@ def prune_by_magnitude(
         Boolean masks with exactly ``kept`` True, on the weights' device; of equal weights the first stay.
 
     Raises:
-        ValueError: If so many cannot be kept, or a weight is NaN.
+        SparsityError: If so many cannot be kept, or a weight is NaN.
 
     Source:
         Damadi et al., 2021, algorithm 1, lines 6 and 7; Frankle and Carbin, 2019, section 2.

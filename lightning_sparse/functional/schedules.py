@@ -38,7 +38,7 @@ def drop_fraction(schedule: DropScheduleName, step: float, total: float, initial
         The drop fraction at ``step``.
 
     Raises:
-        ValueError: If the name is unknown, or as from the schedule.
+        SparsityError: If the name is unknown, or as from the schedule.
 
     Examples:
         >>> drop_fraction("linear", 10, 40, 0.5)
@@ -75,7 +75,7 @@ def cosine(step: float, total: float, initial: float) -> float:
         The drop fraction at ``step``.
 
     Raises:
-        ValueError: If ``step`` is negative, ``total`` is not positive or ``initial`` is not in [0, 1].
+        SparsityError: If ``step`` is negative, ``total`` is not positive or ``initial`` is not in [0, 1].
 
     Source:
         Evci et al., "Rigging the Lottery", ICML 2020, section 3 (arXiv:1911.11134).
@@ -100,7 +100,7 @@ def constant(step: float, total: float, initial: float) -> float:
         The drop fraction.
 
     Raises:
-        ValueError: If ``step`` is negative, ``total`` is not positive or ``initial`` is not in [0, 1].
+        SparsityError: If ``step`` is negative, ``total`` is not positive or ``initial`` is not in [0, 1].
 
     Source:
         google-research/rigl, ``sparse_optimizers_base.py``, "constant".
@@ -123,8 +123,8 @@ def inverse_power(step: float, total: float, initial: float, power: float = 3.0)
         The drop fraction at ``step``.
 
     Raises:
-        ValueError: If ``step`` is negative, ``total`` or ``power`` is not positive or ``initial`` is not in
-            [0, 1].
+        SparsityError: If ``step`` is negative, ``total`` or ``power`` is not positive or ``initial`` is not
+            in [0, 1].
 
     Source:
         Evci et al., "Rigging the Lottery", ICML 2020, appendix (arXiv:1911.11134); in google-research/rigl,
@@ -151,7 +151,7 @@ def exponential(step: float, total: float, final: float) -> float:
         The density at ``step``: 1 at the start, exactly ``final`` at the end.
 
     Raises:
-        ValueError: If ``step`` is negative, ``total`` is not positive or ``final`` is not in (0, 1].
+        SparsityError: If ``step`` is negative, ``total`` is not positive or ``final`` is not in (0, 1].
 
     Source:
         Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow",
@@ -178,7 +178,7 @@ def linear(step: float, total: float, final: float) -> float:
         The density at ``step``: 1 at the start, exactly ``final`` at the end.
 
     Raises:
-        ValueError: If ``step`` is negative, ``total`` is not positive or ``final`` is not in (0, 1].
+        SparsityError: If ``step`` is negative, ``total`` is not positive or ``final`` is not in (0, 1].
 
     Source:
         de Jorge et al., "Progressive Skeletonization", ICLR 2021 (arXiv:2006.09081).
@@ -205,7 +205,7 @@ def cubic(step: float, total: float, final: float, initial: float = 1.0) -> floa
         The density at ``step``; exactly ``final`` at the end.
 
     Raises:
-        ValueError: If ``step`` is negative, ``total`` is not positive or a density is not in (0, 1].
+        SparsityError: If ``step`` is negative, ``total`` is not positive or a density is not in (0, 1].
 
     Source:
         Zhu and Gupta, "To prune, or not to prune", 2017, equation 1 (arXiv:1710.01878), there for sparsity.
@@ -233,7 +233,7 @@ def sigmoid(epoch: float, total: float, alpha: float, beta: float, gamma: float)
         The *sparsity* of all weights, in *percent* (the paper's unit, not a density).
 
     Raises:
-        ValueError: If ``total`` or ``gamma`` is not positive or ``alpha`` is not in [0, 100].
+        SparsityError: If ``total`` or ``gamma`` is not positive or ``alpha`` is not in [0, 100].
 
     Source:
         Damadi et al., "Amenable Sparse Network Investigator", 2021, algorithm 1, line 5.

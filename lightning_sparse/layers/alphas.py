@@ -48,7 +48,7 @@ def alpha_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
         One group for trained parameters other than alphas, one for trained alphas; empty ones are left out.
 
     Raises:
-        ValueError: If ``weight_decay`` is negative or no finite number.
+        SparsityError: If ``weight_decay`` is negative or no finite number.
 
     Examples:
         >>> from lightning_sparse.layers import convert_

@@ -141,7 +141,7 @@ class DensePlusSparse(nn.Module, ABC):
             and its optimizer state too.
 
         Raises:
-            ValueError: If the positions are not k distinct ones within the weight.
+            SparsityError: If the positions are not k distinct ones within the weight.
         """
         new = indices.detach().to(self.indices).sort().values
         check_indices(new, math.prod(self.shape))

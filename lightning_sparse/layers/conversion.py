@@ -76,7 +76,7 @@ def convert_(
         Number of entries of S per weight, by the weight's name.
 
     Raises:
-        ValueError: If nothing is selected, a selected weight belongs to no layer that can be converted, is
+        SparsityError: If nothing is selected, a selected weight belongs to no layer that can be converted, is
             shared between layers or computed, a budget is out of reach, an argument is out of range, or
             "match_norm" meets a layer without values.
 
@@ -139,7 +139,7 @@ def to_dense_(module: nn.Module) -> list[str]:
         Names of the layers replaced.
 
     Raises:
-        ValueError: If ``module`` itself is such a layer.
+        SparsityError: If ``module`` itself is such a layer.
 
     Examples:
         >>> net = nn.Sequential(nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 10))
@@ -196,8 +196,8 @@ def convertible_layers(
     """Return the layers that would be converted by the names of their weights; warn of those left dense.
 
     Raises:
-        ValueError: If nothing is selected, or a selected weight belongs to no layer that can be converted, or
-            to several.
+        SparsityError: If nothing is selected, or a selected weight belongs to no layer that can be converted,
+            or to several.
     """
     weights = select_weights(module, include, exclude)
     owners = {name: _owners(module, weight) for name, weight in weights.items()}

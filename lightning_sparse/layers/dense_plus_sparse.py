@@ -36,7 +36,7 @@ class DensePlusSparseLinear(DensePlusSparse):
         dtype: Of the parameters.
 
     Raises:
-        ValueError: If a size is not positive, ``indices`` are not distinct positions of the weight, or
+        SparsityError: If a size is not positive, ``indices`` are not distinct positions of the weight, or
             ``backend`` is unknown.
 
     Source:
@@ -118,7 +118,7 @@ class DensePlusSparseConv2d(DensePlusSparse):
         dtype: Of the parameters.
 
     Raises:
-        ValueError: If a size is not positive, ``groups`` does not divide the channels, ``"same"`` padding
+        SparsityError: If a size is not positive, ``groups`` does not divide the channels, ``"same"`` padding
             meets a stride, ``indices`` are not distinct positions of the weight, or a name is unknown.
 
     Source:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.layers.base import DensePlusSparse
+from lightning_sparse.selection import plain_name
 
 __all__ = ["dense_state_dict"]
 
@@ -41,7 +42,7 @@ def dense_state_dict(module: nn.Module) -> dict[str, Any]:
             if layer not in weights:
                 weights[layer] = layer.weight.detach()
             state[f"{prefix}weight"] = weights[layer]
-    return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in state.items()}
+    return {plain_name(n): value.cpu() if isinstance(value, Tensor) else value for n, value in state.items()}
 
 
 def _check_values(state: dict[str, Any]) -> None:

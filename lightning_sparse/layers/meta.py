@@ -24,7 +24,7 @@ def materialize_(module: nn.Module, device: torch.device | str = "cpu") -> None:
         device: Where the rest goes.
 
     Raises:
-        ValueError: If a submodule on the meta device cannot initialise itself, or shares a parameter with
+        SparsityError: If a submodule on the meta device cannot initialise itself, or shares a parameter with
             another one.
     """
     waiting = {path: layer for path, layer in module.named_modules() if _has_meta_tensors(layer)}

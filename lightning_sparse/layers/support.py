@@ -25,7 +25,7 @@ def check_indices(indices: Tensor, size: int) -> None:
     """Refuse anything but ascending, distinct positions in ``[0, size)``.
 
     Raises:
-        ValueError: If the tensor is no vector of integers, or a position is out of range or repeated.
+        SparsityError: If the tensor is no vector of integers, or a position is out of range or repeated.
     """
     if indices.dim() != 1 or indices.dtype not in (torch.int32, torch.int64):
         raise SparsityError(
@@ -56,7 +56,7 @@ def draw_support(size: int, k: int, generator: torch.Generator) -> Tensor:
         Sorted int64 tensor of k positions in [0, N), on the CPU.
 
     Raises:
-        ValueError: If k is out of range, or the generator is not on the CPU.
+        SparsityError: If k is out of range, or the generator is not on the CPU.
 
     Examples:
         >>> draw_support(10**12, 3, torch.Generator().manual_seed(0)).shape

@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.registry import add_row
 
 __all__ = ["REPORT_PAGES", "ReportPage", "register_page"]
@@ -77,7 +78,19 @@ def register_page(page: _Page) -> _Page:
     """Add a page to `REPORT_PAGES` by its name; a decorator of its class.
 
     Raises:
-        SparsityError: If another page has that name.
+        SparsityError: If another page has that name, or a field cannot be an option.
     """
+    for option in fields(page):
+        default = option.default
+        if isinstance(default, bool) or not isinstance(default, str | int | float):
+            raise SparsityError(
+                f"`{option.name}` of the page {page.name!r} must be a text or a number with a default, got "
+                f"{'none' if default is MISSING else repr(default)}. It is an option of the command line."
+            )
+        if "help" not in option.metadata:
+            raise SparsityError(
+                f"`{option.name}` of the page {page.name!r} must have a `help` in its `metadata`, got none. "
+                "It is what the command line says of the option."
+            )
     add_row(REPORT_PAGES, page.name, page)
     return page

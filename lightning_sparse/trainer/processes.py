@@ -63,7 +63,8 @@ def announce(trainer: Trainer, callbacks: Arguments) -> None:
     """
     if (store := _store(trainer)) is None:
         return
-    _announced.append(re.sub(_ADDRESS, "", json.dumps(callbacks, default=str)))
+    _silent.clear()
+    _announced.append(re.sub(_ADDRESS, "", json.dumps(callbacks, default=str, sort_keys=True)))
     store.set(_key(trainer.global_rank), _announced[-1])
     with suppress(RuntimeError):  # a rank that is late, or has none of these callbacks
         store.wait([_key(rank) for rank in range(trainer.world_size)], LATE)
@@ -81,6 +82,7 @@ def compare_callbacks(trainer: Trainer) -> None:
         return
     try:
         _compare(trainer, store, missing_is_none=True)
+        _silent.clear()  # whoever was late is there
     except RuntimeError:  # the store went with the rank that kept it
         if _silent:
             mine = json.loads(_announced[-1])
@@ -172,11 +174,11 @@ def _unlike(me: int, mine: Arguments, rank: int, theirs: Arguments) -> str:
 
 def _apart(here: Arguments, there: Arguments) -> str:
     """Name the callbacks that only one rank has, and of others the arguments that differ."""
-    told = []
-    for name, arguments in here.items():
-        other = there.get(name)
-        differ = [f"{key}={value}" for key, value in arguments.items() if other and other.get(key) != value]
-        told += [f"{name}({', '.join(differ)})"] if differ else [name] if other is None else []
+    told = [name for name in here if name not in there]
+    for name in (shared for shared in here if shared in there):
+        mine, theirs = here[name], there[name]
+        differ = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
+        told += [f"{name}({', '.join(f'{key}={mine.get(key)}' for key in differ)})"] if differ else []
     return ", ".join(told) or "no such callback"
 
 

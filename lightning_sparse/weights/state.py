@@ -95,7 +95,7 @@ class SparseState:
         """Take over ``masks`` and set the pruned weights of ``module``, and their optimizer state, to zero.
 
         Raises:
-            ValueError: If the module has no such weight, or one of another shape.
+            SparsityError: If the module has no such weight, or one of another shape.
         """
         parameters = parameters_by_name(module)
         if (found := misfit(masks, parameters)) is not None:

@@ -86,10 +86,13 @@ def changed(**parts):
         ({}, "holds no centroids"),
         ([1, 2], "holds no centroids"),
         ({"callbacks": {"PruneAtInit": {"masks": pack_masks(MASKS)}}}, "holds no centroids"),
-        (changed(signs={"a": SIGNS["a"][:3], "b": SIGNS["b"]}), "masks and signs do not fit"),
-        (changed(signs={"a": SIGNS["a"]}), "masks and signs do not fit"),
-        (changed(centroids={"a": CENTROIDS["a"]}), "masks and signs do not fit"),
-        (changed(centroids={"a": torch.zeros(3), "b": torch.zeros(2)}), "masks and signs do not fit"),
+        (changed(signs={"a": SIGNS["a"][:3], "b": SIGNS["b"]}), "masks, signs and centroids do not fit"),
+        (changed(signs={"a": SIGNS["a"]}), "masks, signs and centroids do not fit"),
+        (changed(centroids={"a": CENTROIDS["a"]}), "masks, signs and centroids do not fit"),
+        (
+            changed(centroids={"a": torch.zeros(3), "b": torch.zeros(2)}),
+            "masks, signs and centroids do not fit",
+        ),
         (
             changed(masks={n: {**m, "crc32": 1} for n, m in pack_masks(MASKS).items()}),
             "mask of 'a' is corrupt",

@@ -35,10 +35,11 @@ def test_a_path_that_cannot_be_written_is_named_by_its_argument(tmp_path):
 
 
 def test_only_a_path_without_an_ending_gets_one(tmp_path):
-    for name, expected in {"net": "net.pt", "net.pth": "net.pth"}.items():
+    names = {"net": "net.pt", "net.pth": "net.pth", "net_0.05": "net_0.05.pt"}
+    for name, expected in names.items():
         with whole_file(tmp_path / name, ".pt") as (unfinished, finished):
             unfinished.touch()
             assert not finished.exists()
-            assert unfinished.suffix == finished.suffix
+            assert unfinished.suffix == ".pt"
         assert finished == tmp_path / expected
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.pt", "net.pth"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names.values())

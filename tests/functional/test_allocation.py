@@ -17,11 +17,10 @@ from lightning_sparse.functional.allocation import (
     allocate,
     epl,
     erk,
-    layer_budget,
     register_allocation,
-    total_budget,
     uniform,
 )
+from lightning_sparse.functional.budgets import layer_budget, total_budget
 from lightning_sparse.functional.water_filling import share_out
 from lightning_sparse.types import Budgets
 

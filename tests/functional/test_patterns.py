@@ -48,11 +48,14 @@ def test_hand_worked(device, pattern, scores, expected):
     assert torch.equal(pattern.best({"w": scores.to(torch.bfloat16)}, budget)["w"].cpu(), mask.cpu())
 
 
-def test_groups_run_along_inputs_and_kernel():
-    """A filter of two channels and two taps is one group of four: the channel is the outer index."""
+def test_groups_run_along_inputs():
+    """Two channels at one tap are a group: of each tap the better channel is kept."""
     scores = torch.tensor([[[1.0, 4.0], [3.0, 2.0]], [[9.0, 1.0], [2.0, 8.0]]])
-    mask = NM(2, 4).best({"w": scores}, 4)["w"]
+    mask = NM(1, 2).best({"w": scores}, 4)["w"]
     assert mask.tolist() == [[[False, True], [True, False]], [[True, False], [False, True]]]
+    kernel = torch.randn(6, 8, 3, 3)
+    kept = NM(2, 4).best({"w": kernel}, kernel.numel() // 2)["w"]
+    assert kept.unflatten(1, (2, 4)).sum(2).eq(2).all()
 
 
 def test_both_ways_to_share_a_budget_out():
@@ -74,7 +77,7 @@ SHAPES = {"fc": torch.Size([5, 8]), "conv": torch.Size([4, 3, 3, 3])}
     [
         (
             lambda: plan_budgets(SHAPES, 0.5, "global", pattern=NM(2, 4)),
-            r"`pattern` 2:4 needs rows of a multiple of 4 inputs, got 27 in 'conv'. Leave this .* `exclude`",
+            r"`pattern` 2:4 needs a multiple of 4 inputs, got shape .4, 3, 3, 3. of 'conv'.*`exclude`",
         ),
         (
             lambda: plan_budgets({"fc": SHAPES["fc"]}, 0.4, "global", pattern=NM(2, 4)),
@@ -88,7 +91,7 @@ SHAPES = {"fc": torch.Size([5, 8]), "conv": torch.Size([4, 3, 3, 3])}
         ),
         (
             lambda: plan_budgets({"bias": torch.Size([8])}, 0.5, "global", pattern=NM(2, 4)),
-            r"multiple of 4 inputs, got 1 in 'bias'",
+            r"multiple of 4 inputs, got shape \(8,\) of 'bias'",
         ),
         (
             lambda: masks_from_scores(

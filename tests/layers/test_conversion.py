@@ -9,7 +9,8 @@ import torch
 from layers_toy import Block, fill_
 from torch import Tensor, nn
 
-from lightning_sparse.functional.allocation import allocate, total_budget
+from lightning_sparse.functional.allocation import allocate
+from lightning_sparse.functional.budgets import total_budget
 from lightning_sparse.layers import (
     DCTOffset,
     DensePlusSparseConv2d,

@@ -31,6 +31,8 @@ CALLBACKS = {
     "dctps sparser": lambda: [DCTpSConversion(0.1)],
     "monitor": lambda: [SparsityMonitor()],
     "resume": lambda: [ExactResume()],
+    "resume and dctps": lambda: [ExactResume(), DCTpSConversion(0.2)],
+    "dctps and resume": lambda: [DCTpSConversion(0.2), ExactResume()],
 }
 
 

@@ -29,7 +29,7 @@ class Run(NamedTuple):
     share: float = 1.0
 
 
-MARKED = ("tests/functional", "tests/layers", "tests/callbacks/test_every_callback.py")
+MARKED = ("tests/functional", "tests/layers", "tests/test_plain.py", "tests/callbacks/test_every_callback.py")
 CALLBACKS = (
     "tests/callbacks/test_prune_at_init.py",
     "tests/callbacks/test_dctps.py",

@@ -11,8 +11,8 @@ from lightning_sparse.callbacks.epochs.base import EpochPruning
 from lightning_sparse.callbacks.sparsifier import Config
 from lightning_sparse.checks import SparsityError, check_choice, check_count, check_number, check_writable
 from lightning_sparse.files.tickets import Ticket, save_ticket
-from lightning_sparse.functional.allocation import total_budget
 from lightning_sparse.functional.asni import kept_path, sparsity_path, sparsity_path_to, target_sparsity
+from lightning_sparse.functional.budgets import total_budget
 from lightning_sparse.functional.centroids import centroids, reinitialise_, set_by_rule, signs
 from lightning_sparse.functional.masks import count_all, sparsity
 from lightning_sparse.functional.rewinding import rewind_, snapshot

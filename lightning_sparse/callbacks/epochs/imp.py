@@ -8,7 +8,7 @@ from lightning_sparse.callbacks.epochs.base import EpochPruning
 from lightning_sparse.callbacks.moving.clock import Clock
 from lightning_sparse.callbacks.sparsifier import Config
 from lightning_sparse.checks import SparsityError, check_count
-from lightning_sparse.functional.allocation import total_budget
+from lightning_sparse.functional.budgets import total_budget
 from lightning_sparse.functional.masks import sparsity
 from lightning_sparse.functional.rewinding import rewind_, round_budgets, snapshot
 from lightning_sparse.trainer.packages import LightningModule, Trainer

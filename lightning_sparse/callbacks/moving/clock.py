@@ -75,7 +75,7 @@ def last_step_of(trainer: Trainer, stop_at: int | float) -> int:
     """Return the step that ``stop_at`` stands for, itself a step or a share of all.
 
     Raises:
-        ValueError: If it is a share of nobody knows how many.
+        SparsityError: If it is a share of nobody knows how many.
     """
     if isinstance(stop_at, int):
         return stop_at

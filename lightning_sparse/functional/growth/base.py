@@ -79,8 +79,8 @@ def move(
         grown again at once has not moved.
 
     Raises:
-        ValueError: If ``fraction`` is out of range, positions are not ascending, or scores that count are not
-            finite.
+        SparsityError: If ``fraction`` is out of range, positions are not ascending, or scores that count are
+            not finite.
 
     Examples:
         >>> from lightning_sparse.functional.growth import RigL
@@ -113,7 +113,7 @@ def register_rule(rule: _Rule) -> _Rule:
     """Add a rule to `GROWTH_RULES` by its name; a decorator of its class.
 
     Raises:
-        ValueError: If another rule has that name.
+        SparsityError: If another rule has that name.
     """
     add_row(GROWTH_RULES, rule.name, rule)
     return rule
@@ -123,7 +123,7 @@ def rule_from_name(rule: str | GrowthRule) -> GrowthRule:
     """Return the rule of that name, with its default options, or the rule itself.
 
     Raises:
-        ValueError: If there is no such name.
+        SparsityError: If there is no such name.
 
     >>> rule_from_name("rigl")
     RigL()

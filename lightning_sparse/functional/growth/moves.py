@@ -37,7 +37,7 @@ def count_dropped(nnz: int, fraction: float) -> int:
     """Count the connections to drop: ``floor(fraction * nnz)``.
 
     Raises:
-        ValueError: If ``fraction`` is not in [0, 1].
+        SparsityError: If ``fraction`` is not in [0, 1].
 
     Examples:
         >>> count_dropped(180, 0.15), count_dropped(3, 0.3)
@@ -71,7 +71,7 @@ def drop_and_grow(
         A new mask with as many True.
 
     Raises:
-        ValueError: If ``mask`` is not boolean, shapes differ, ``fraction`` is out of range, or if growth
+        SparsityError: If ``mask`` is not boolean, shapes differ, ``fraction`` is out of range, or if growth
             scores, or drop scores of active weights, are not finite.
 
     Examples:
@@ -108,7 +108,7 @@ def drop_and_grow_at_random(
         A new mask with as many True.
 
     Raises:
-        ValueError: As from ``drop_and_grow``.
+        SparsityError: As from ``drop_and_grow``.
     """
     _check_mask(mask, drop_scores=drop_scores)
     support = positions_of(mask)
@@ -150,7 +150,7 @@ def move_support(
         The new k positions, ascending, in the dtype of ``support``.
 
     Raises:
-        ValueError: As from ``drop_and_grow``, or if ``support`` is not ascending or leaves the weight.
+        SparsityError: As from ``drop_and_grow``, or if ``support`` is not ascending or leaves the weight.
     """
     _check_support(support, drop_scores, grow_scores.numel())
     return positions_of(_grow_best(support, drop_scores, grow_scores, fraction, pattern)).to(support.dtype)
@@ -179,7 +179,7 @@ def move_support_at_random(
         The new k positions, ascending, in the dtype of ``support``.
 
     Raises:
-        ValueError: As from ``move_support``.
+        SparsityError: As from ``move_support``.
     """
     shape = torch.Size([size]) if isinstance(size, int) else size
     _check_support(support, drop_scores, shape.numel())

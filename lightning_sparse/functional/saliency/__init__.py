@@ -65,7 +65,7 @@ def method_from_name(method: MethodName | PruningMethod) -> PruningMethod:
         method: A name in `METHODS`, that of an allocation (drawn at random within its budgets), or an object.
 
     Raises:
-        ValueError: If there is no such name.
+        SparsityError: If there is no such name.
 
     >>> method_from_name("erk")
     Random(allocation='erk')

@@ -147,7 +147,7 @@ def register_method(name: str) -> Callable[[_Maker], _Maker]:
         name: From then on good wherever a method is asked for.
 
     Raises:
-        ValueError: If another method has that name.
+        SparsityError: If another method has that name.
     """
 
     def register(maker: _Maker) -> _Maker:

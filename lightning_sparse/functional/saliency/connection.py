@@ -16,7 +16,7 @@ from lightning_sparse.types import Scores
 
 __all__ = ["check_connected", "items_differ"]
 
-_ROUNDING = 16  # units in the last place of the largest output; equal rows were measured up to 1.5 apart
+_ROUNDING = 4  # units in the last place of the largest output; equal rows were measured up to 1.5 apart
 
 
 def check_connected(problem: PruningProblem, num_batches: int, nonzero: Iterable[str], strict: bool) -> None:
@@ -32,7 +32,7 @@ def check_connected(problem: PruningProblem, num_batches: int, nonzero: Iterable
         strict: Whether a net that is cut through is an error.
 
     Raises:
-        ValueError: If the net is cut through, and that is ``strict``.
+        SparsityError: If the net is cut through, and that is ``strict``.
 
     Warns:
         UserWarning: If layers are silent, or the net is cut through.
@@ -75,8 +75,7 @@ def _signals(problem: PruningProblem, num_batches: int) -> tuple[Scores, list[bo
 def items_differ(output: Tensor) -> bool:
     """Tell whether items differ by more than rounding.
 
-    Kernels may sum equal rows of a batch in different orders, so that their last bits differ. What is so
-    faint beside the largest output counts as rounding: no training gets a signal out of it.
+    Kernels may sum equal rows of a batch in different orders, so that their last bits differ.
     """
     output = output.detach()
     spread, largest = (output - output[:1]).abs().max(), output.abs().max()

@@ -26,7 +26,7 @@ def mean_gradients(
     Half-precision gradients are summed in float32.
 
     Raises:
-        ValueError: If there is no batch, or a loss depends on none of the weights.
+        SparsityError: If there is no batch, or a loss depends on none of the weights.
     """
     total, count = {name: _zeros_like(weight) for name, weight in weights.items()}, 0
     for loss in losses:
@@ -50,7 +50,7 @@ def gradients_of(
         create_graph: Whether gradients will be differentiated once more.
 
     Raises:
-        ValueError: If the loss depends on no weight, or gradient checkpointing hides weights.
+        SparsityError: If the loss depends on no weight, or gradient checkpointing hides weights.
     """
     if not loss.requires_grad:
         raise SparsityError(

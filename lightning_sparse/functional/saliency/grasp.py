@@ -38,7 +38,7 @@ def grasp(weights: Mapping[str, Tensor], losses: Sequence[Loss], average: Averag
         average: Takes the mean over processes.
 
     Raises:
-        ValueError: If an operation of the net has no second derivative.
+        SparsityError: If an operation of the net has no second derivative.
 
     Source:
         Wang et al., "Picking Winning Tickets Before Training by Preserving Gradient Flow", ICLR 2020

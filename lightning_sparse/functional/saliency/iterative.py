@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from lightning_sparse.checks import check_choice, check_count
-from lightning_sparse.functional.allocation import total_budget
+from lightning_sparse.functional.budgets import total_budget
 from lightning_sparse.functional.schedules import exponential, linear
 
 __all__ = ["PAPER", "Arithmetic", "PathName", "density_path", "rounded_down", "rounded_up"]
@@ -23,7 +23,7 @@ def density_path(density: float, steps: int, schedule: PathName = "exponential")
         schedule: ``"exponential"`` or ``"linear"``.
 
     Raises:
-        ValueError: If an argument is out of range.
+        SparsityError: If an argument is out of range.
 
     Examples:
         >>> [round(d, 4) for d in density_path(0.01, 4)]

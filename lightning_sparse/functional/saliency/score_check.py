@@ -32,7 +32,7 @@ class ScoreCheck:
         """Look at the scores by which ``keep`` weights will be ranked.
 
         Raises:
-            ValueError: If a score is NaN or positive infinity, or too few are not zero.
+            SparsityError: If a score is NaN or positive infinity, or too few are not zero.
 
         Warns:
             UserWarning: If all scores of a layer are zero in the first iteration.
@@ -79,7 +79,7 @@ def count_nonzero_scores(scores: Tensor, name: str) -> int:
     """Count the scores of a layer that are not zero.
 
     Raises:
-        ValueError: If a score is NaN or positive infinity.
+        SparsityError: If a score is NaN or positive infinity.
     """
     nonzero = 0
     for (piece,) in in_pieces(scores):

@@ -105,7 +105,7 @@ def synflow(
             ``conformance="reference"``.
 
     Raises:
-        ValueError: If an input is of integers (tokens): it has no neutral value such as one.
+        SparsityError: If an input is of integers (tokens): it has no neutral value such as one.
 
     Source:
         Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow",

@@ -12,6 +12,7 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.layers.geometry import Convolution
 from lightning_sparse.layers.offsets import Offset, OffsetName, offset_from_name
 from lightning_sparse.layers.products import Product
@@ -91,8 +92,10 @@ def register_backend(kind: _Kind) -> _Kind:
     """Put a class of backends into the table, under its ``name``.
 
     Raises:
-        ValueError: If another class has that name.
+        SparsityError: If another class has that name.
     """
+    if kind.name == "auto":
+        raise SparsityError("`name` must not be 'auto', which takes the fastest backend. Take another.")
     add_row(BACKEND_ROWS, kind.name, kind)
     choose_backend.cache_clear()
     return kind

@@ -93,7 +93,7 @@ def register_offset(kind: _Kind) -> _Kind:
     """Put a class of offsets into the table, under its ``name``; all its arguments need defaults.
 
     Raises:
-        ValueError: If another class has that name.
+        SparsityError: If another class has that name.
     """
     add_row(OFFSETS, kind.name, kind)
     return kind
@@ -103,7 +103,7 @@ def offset_from_name(name: str) -> Offset:
     """Return the offset of that name, with its default arguments.
 
     Raises:
-        ValueError: If there is none.
+        SparsityError: If there is none.
 
     >>> offset_from_name("dct")
     DCTOffset(patch_order='hwc')

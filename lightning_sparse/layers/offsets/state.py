@@ -34,7 +34,7 @@ def offset_from_state(state: Tensor) -> Offset:
     """Return the offset that `offset_state` described; options that did not matter have their defaults.
 
     Raises:
-        ValueError: If no offset of that name is registered, or the tensor describes none.
+        SparsityError: If no offset of that name is registered, or the tensor describes none.
     """
     options = _read(state)
     name = options.pop("name")
@@ -46,7 +46,7 @@ def refuse_other_offset(offset: Offset, shape: torch.Size, state: Tensor) -> Non
     """Raise ValueError if ``state`` describes another matrix than that of the offset.
 
     Raises:
-        ValueError: It names both.
+        SparsityError: It names both.
     """
     ours, theirs = _read(offset_state(offset, shape)), _read(state)
     if theirs != ours:
