@@ -24,6 +24,7 @@ __all__ = [
     "check_number",
     "check_path",
     "check_patterns",
+    "check_selection",
     "check_writable",
     "near",
     "shown",
@@ -125,6 +126,13 @@ def check_densities(argument: str, densities: object) -> None:
         raise SparsityError(f"`{argument}` must be a dict of densities by pattern, got {shown(densities)}.")
     for pattern, density in (densities or {}).items():
         check_density(f"{argument}[{pattern!r}]", density)
+
+
+def check_selection(include: object, exclude: object, density_overrides: object) -> None:
+    """Refuse arguments that cannot say which weights, and which of them at densities of their own."""
+    check_patterns("include", include)
+    check_patterns("exclude", exclude)
+    check_densities("density_overrides", density_overrides)
 
 
 def check_flag(argument: str, value: object) -> None:

@@ -13,10 +13,9 @@ from lightning_sparse.checks import (
     SparsityError,
     check_callable,
     check_count,
-    check_densities,
     check_density,
     check_kind,
-    check_patterns,
+    check_selection,
 )
 from lightning_sparse.files.from_file import SAYS_WHAT, FromFile
 from lightning_sparse.functional.isolation import left_as_found
@@ -118,9 +117,7 @@ def sparsify_(
         weights = select_weights(module, include, exclude or ())
         draws = torch.Generator().manual_seed(torch.initial_seed() if seed is None else seed)
         problem = _problem(module, weights, draws, method, loss_fn, batches)
-        least = min_weights_per_layer
-        if least is None:
-            least = 1 if method.conformance == "paper" else 0
+        least = method.least_per_layer if min_weights_per_layer is None else min_weights_per_layer
         fixed = match_overrides(weights, density_overrides)
         masks = _last(prune_along(method, problem, density, fixed=fixed, min_weights=least), module, method)
     state_of(module).install_(module, masks, _NOBODY)
@@ -204,9 +201,7 @@ def _check_arguments(
     min_weights_per_layer: object,
     seed: object,
 ) -> None:
-    check_patterns("include", include)
-    check_patterns("exclude", exclude)
-    check_densities("density_overrides", density_overrides)
+    check_selection(include, exclude, density_overrides)
     if loss_fn is not None:
         check_callable("loss_fn", loss_fn)
     for argument, value in (("min_weights_per_layer", min_weights_per_layer), ("seed", seed)):

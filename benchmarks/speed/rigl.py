@@ -35,8 +35,9 @@ from benchmarks.harness.runner import Clocks, Sample, interleave, parse, read_cl
 from benchmarks.harness.training import DENSITY, OPTIMIZERS, Empty, Task, bare_trainer, loader
 from benchmarks.speed.masked_training import FULL, SMOKE, Fit, Setting, inside_all
 from lightning_sparse import PruneAtInit, RigLCallback
-from lightning_sparse.functional.growth.moves import count_dropped, drop_and_grow, move_support, positions_of
+from lightning_sparse.functional.growth.moves import count_dropped, drop_and_grow, move_support
 from lightning_sparse.functional.masks import top_k_mask
+from lightning_sparse.functional.ranking import positions_of
 from lightning_sparse.layers import DensePlusSparseLinear
 from lightning_sparse.weights.state import state_of
 

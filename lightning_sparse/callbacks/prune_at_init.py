@@ -186,9 +186,8 @@ class PruneAtInit(SparsityCallback):
 
     @property
     def _min_weights(self) -> int:
-        if self.min_weights_per_layer is not None:
-            return self.min_weights_per_layer
-        return 1 if self.method.conformance == "paper" else 0
+        least = self.min_weights_per_layer
+        return self.method.least_per_layer if least is None else least
 
 
 def _refuse_without_net(

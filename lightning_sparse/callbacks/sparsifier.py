@@ -20,9 +20,8 @@ from lightning_sparse.callbacks.company import (
 from lightning_sparse.checks import (
     SparsityError,
     check_count,
-    check_densities,
     check_density,
-    check_patterns,
+    check_selection,
     near,
 )
 from lightning_sparse.files.damage import explain_damage, refuse_damaged_checkpoint
@@ -74,9 +73,7 @@ class Sparsifier(OurCallback, ABC):
         if unknown:
             _refuse_unknown(type(self), unknown)
         check_density("density", density)
-        check_patterns("include", include)
-        check_patterns("exclude", exclude)
-        check_densities("density_overrides", density_overrides)
+        check_selection(include, exclude, density_overrides)
         if seed is not None:
             check_count("seed", seed, 0)
         self.density, self.density_overrides = density, density_overrides or {}

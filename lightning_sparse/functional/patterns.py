@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from lightning_sparse.checks import SparsityError, check_count
-from lightning_sparse.functional.ranking import best_of, count_nonzero, positions_of, rankable, refuse_nan
+from lightning_sparse.functional.ranking import (
+    best_of,
+    count_nonzero,
+    mask_at,
+    positions_of,
+    rankable,
+    refuse_nan,
+)
 from lightning_sparse.types import Masks, Scores, Shapes
 
 __all__ = ["NM", "UNSTRUCTURED", "Pattern", "Unstructured", "pattern_from_name"]
@@ -79,7 +86,7 @@ class Unstructured(Pattern):
         positions are hard to hit are they shuffled instead.
         """
         size = shape.numel()
-        mask = torch.zeros(size, dtype=torch.bool, device=kept.device).index_fill_(0, kept, True)
+        mask = mask_at(kept, shape).view(-1)
         if 2 * k > size:
             free = positions_of(~mask)
             order = torch.randperm(len(free), generator=generator, device=generator.device).to(free.device)

@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.types import Masks, Scores
 
-__all__ = ["best_of", "count_nonzero", "in_pieces", "positions_of", "rankable", "refuse_nan"]
+__all__ = ["best_of", "count_nonzero", "in_pieces", "mask_at", "positions_of", "rankable", "refuse_nan"]
 
 _Array: TypeAlias = npt.NDArray[Any]
 
@@ -76,6 +76,16 @@ def positions_of(mask: Tensor) -> Tensor:
     if mask.device.type != "cpu":
         return mask.reshape(-1).nonzero().squeeze(1)
     return torch.from_numpy(np.flatnonzero(mask.numpy()))
+
+
+def mask_at(positions: Tensor, shape: torch.Size) -> Tensor:
+    """Return a mask that is True at flat positions, on their device; `positions_of` takes it back.
+
+    >>> mask_at(torch.tensor([0, 3]), torch.Size([2, 2])).tolist()
+    [[True, False], [False, True]]
+    """
+    mask = torch.zeros(shape.numel(), dtype=torch.bool, device=positions.device)
+    return mask.index_fill_(0, positions, True).view(shape)
 
 
 def _at_least(scores: Tensor, threshold: float) -> Tensor:

@@ -12,9 +12,8 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from lightning_sparse.checks import (
     SparsityError,
     check_count,
-    check_densities,
     check_density,
-    check_patterns,
+    check_selection,
 )
 from lightning_sparse.functional.allocation import AllocationName, allocate
 from lightning_sparse.layers.alphas import Alpha, check_alpha, starting_alphas
@@ -120,9 +119,7 @@ def _check_arguments(
 ) -> None:
     """Refuse wrong values of `convert_`; what is not here is checked where it is used."""
     check_density("density", density)
-    check_patterns("include", include)
-    check_patterns("exclude", exclude)
-    check_densities("density_overrides", density_overrides)
+    check_selection(include, exclude, density_overrides)
     check_count("min_weights_per_layer", min_weights_per_layer, 0)
     if not isinstance(generator, torch.Generator):
         check_count("generator", generator, 0, "Or give a `torch.Generator`.")

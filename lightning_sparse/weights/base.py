@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_sparse.functional.ranking import mask_at
 from lightning_sparse.registry import add_row
 from lightning_sparse.types import Average
 
@@ -79,8 +80,7 @@ class SparseWeight(ABC):
     @property
     def mask(self) -> Tensor:
         """Boolean mask in the shape of the weight, True where an entry is active; made anew."""
-        mask = torch.zeros(self.shape.numel(), dtype=torch.bool, device=self.parameter.device)
-        return mask.index_fill_(0, self.positions, True).view(self.shape)
+        return mask_at(self.positions, self.shape)
 
     @abstractmethod
     def digest(self) -> int:

@@ -142,5 +142,4 @@ class CompactWeight(SparseWeight):
 
 def support_keys(module: nn.Module) -> list[str]:
     """Return the keys that a state dict of the module has for positions of Dense-plus-Sparse layers."""
-    layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, DensePlusSparse)}
-    return [f"{path}.indices" for path in layers]
+    return [f"{path}.indices" for path, one in module.named_modules() if isinstance(one, DensePlusSparse)]

@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from zlib import crc32
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_sparse.functional.growth.moves import positions_of
 from lightning_sparse.functional.packing import count_bits, pack_bits
+from lightning_sparse.functional.ranking import mask_at, positions_of
 from lightning_sparse.selection import countable_weights, parameters_by_name
 from lightning_sparse.types import Average
 from lightning_sparse.weights.base import SparseWeight, storage
@@ -89,8 +88,7 @@ class MaskedWeight(SparseWeight):
     def move_(self, positions: Tensor, optimizers: Iterable[Optimizer]) -> int:
         """Change the mask."""
         stay = self._make_mask().reshape(-1).index_select(0, positions)
-        flat = torch.zeros(self.shape.numel(), dtype=torch.bool, device=positions.device)
-        self._state.move_({self.name: flat.index_fill_(0, positions, True).view(self.shape)}, optimizers)
+        self._state.move_({self.name: mask_at(positions, self.shape)}, optimizers)
         self.positions = positions
         return len(positions) - int(stay.sum())
 

@@ -13,10 +13,11 @@ from torch import nn
 
 from lightning_sparse import Magnitude, PruningProblem, Random, SynFlow
 from lightning_sparse.functional.growth import SET, ActiveWeights, RigL, move
-from lightning_sparse.functional.growth.moves import drop_and_grow, drop_and_grow_at_random, positions_of
+from lightning_sparse.functional.growth.moves import drop_and_grow, drop_and_grow_at_random
 from lightning_sparse.functional.masks import count_kept, global_masks, layerwise_masks
 from lightning_sparse.functional.patterns import NM, UNSTRUCTURED, Pattern, pattern_from_name
 from lightning_sparse.functional.pruning import masks_from_scores, plan_budgets, prune_along
+from lightning_sparse.functional.ranking import positions_of
 
 
 def bools(*rows):

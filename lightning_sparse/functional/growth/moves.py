@@ -29,7 +29,6 @@ __all__ = [
     "drop_and_grow_at_random",
     "move_support",
     "move_support_at_random",
-    "positions_of",
 ]
 
 

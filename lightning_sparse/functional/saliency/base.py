@@ -120,6 +120,11 @@ class PruningMethod(ABC):
         return self._arithmetic.budget(num_weights, density)
 
     @property
+    def least_per_layer(self) -> int:
+        """How many weights every layer keeps at least unless told otherwise; the authors' codes have none."""
+        return 1 if self.conformance == "paper" else 0
+
+    @property
     def _arithmetic(self) -> Arithmetic:
         return PAPER if self.conformance == "paper" else self.reference
 
