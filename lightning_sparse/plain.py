@@ -30,6 +30,7 @@ from lightning_sparse.selection import match_overrides, select_weights
 from lightning_sparse.types import Loss, Masks
 from lightning_sparse.weights.found import sparse_weights
 from lightning_sparse.weights.optimizers import parameters_of
+from lightning_sparse.weights.saving import mask_when_saved
 from lightning_sparse.weights.state import state_of
 
 __all__ = ["keep_sparse_", "masks_of", "release_", "sparsify_"]
@@ -185,6 +186,7 @@ def keep_sparse_(module: nn.Module, *optimizers: Optimizer) -> None:
                 "Give those that train the module; with Fabric, as they were before `fabric.setup`."
             )
     state.attach([*dict.fromkeys([*state.attached, *optimizers])], masks_gradients=True)
+    state.until_detached([mask_when_saved(module)])
 
 
 def release_(module: nn.Module) -> None:

@@ -146,13 +146,13 @@ class CountsMaskings(pl.Callback):
     """How often each step has masked weights, not gradients."""
 
     def __init__(self, monkeypatch):
-        self.calls, keep_only = [], lightning_sparse.weights.state.keep_only_
+        self.calls, keep_only = [], lightning_sparse.weights.plan.keep_only_
 
         def counted(tensors, keeps, check=False):
             self.calls[-1] += not check
             return keep_only(tensors, keeps, check)
 
-        monkeypatch.setattr(lightning_sparse.weights.state, "keep_only_", counted)
+        monkeypatch.setattr(lightning_sparse.weights.plan, "keep_only_", counted)
 
     def on_train_batch_start(self, *_):
         self.calls.append(0)

@@ -29,6 +29,7 @@ from lightning_sparse import (
 )
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.weights.state import state_of
+from lightning_sparse.weights.verify import verify_step
 
 STEPS = 100
 OPTIMIZERS = {"sgd": sgd, "adamw": adamw}
@@ -170,7 +171,7 @@ def test_gradients_are_masked_before_the_step():
     assert toy.net[6].weight.isfinite().all()
     momentum = optimizer.state[toy.net[6].weight]["momentum_buffer"]
     assert not momentum[~masks["net.6.weight"]].any()
-    state_of(toy).verify(optimizer)
+    verify_step(state_of(toy), optimizer)
 
 
 def dense_steps(toy, optimizer, count=5):

@@ -150,10 +150,34 @@ def test_ranks_with_seeds_of_their_own_have_the_same_masks(tmp_path, row):
 def test_a_flipped_bit_on_one_rank_is_named(tmp_path, row):
     code, output = finish(start(tmp_path, "--row", row, "--flip-at", 3, 1, ranks=2))
     assert code != 0
-    assert "net.4.weight" in output
-    assert (
-        "The processes have different masks of net.4.weight" in output or "`verify`: 'net.4.weight'" in output
+    named = (
+        "different masks of net.4.weight",
+        "`verify`: 'net.4.weight'",
+        "pruned weights of 'net.4.weight'",
     )
+    assert any(words in output for words in named), output
+
+
+@pytest.mark.parametrize("row", ["fixed", "rigl"])
+def test_weights_written_on_one_rank_are_named(tmp_path, row):
+    """Masks are the same, and so is what is logged: `verify` compares weights as well."""
+    code, output = finish(start(tmp_path, "--row", row, "--write-at", 3, 1, ranks=2))
+    assert code != 0
+    assert "The processes have different weights of net.4.bias" in output
+
+
+@pytest.mark.parametrize("row", ["unverified", "dctps"])
+def test_ranks_that_resume_from_other_files_are_named(tmp_path, row):
+    """When training starts, whether anything is verified or not."""
+    for seed in (1, 2):
+        run(tmp_path / str(seed), "--row", row, "--epochs", 1, "--seed", seed, ranks=2)
+    here, there = (tmp_path / str(seed) / "last.ckpt" for seed in (1, 2))
+    code, output = finish(
+        start(tmp_path, "--row", row, "--resume", here, "--resume-rank-1", there, "--epochs", 2, ranks=2)
+    )
+    assert code != 0
+    assert "different weights" in output or "and weights of" in output
+    assert "Resume all of them from the same checkpoint" in output
 
 
 def test_a_killed_rank_ends_the_run(tmp_path):

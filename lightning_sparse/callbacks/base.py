@@ -4,17 +4,22 @@ import copy
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
-from lightning_sparse.callbacks.company import refuse_averaging, refuse_late_start, warn_of_late_start
+from lightning_sparse.callbacks.company import (
+    refuse_averaging,
+    refuse_late_start,
+    warn_of_late_start,
+    warn_of_zeros_kept,
+)
 from lightning_sparse.callbacks.sparsifier import Sparsifier, refuse_changed_config, sparsifiers
-from lightning_sparse.callbacks.stateful import Stateful
+from lightning_sparse.callbacks.stateful import Brought, Stateful
 from lightning_sparse.checks import SparsityError, check_flag
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.selection import parameters_by_name, prunes_nothing, select_weights
@@ -25,21 +30,6 @@ from lightning_sparse.types import Masks
 from lightning_sparse.weights.state import SparseState, state_of
 
 __all__ = ["SparsityCallback"]
-
-
-@dataclass(frozen=True)
-class _Brought:
-    """What a callback brought to a module it has not met in this stage, until it takes that up.
-
-    Attributes:
-        masks: Those that it owned there.
-        done: Whether it had done its part; without masks it has handed them over.
-        source: Where from: a checkpoint, or the callback and module that this pair was copied from.
-    """
-
-    masks: Masks = field(default_factory=dict)
-    done: bool = False
-    source: Literal["checkpoint", "copy"] | None = None
 
 
 class SparsityCallback(Sparsifier, ABC):
@@ -59,6 +49,8 @@ class SparsityCallback(Sparsifier, ABC):
     """What is counted in a run and goes into checkpoints: attributes, and how each is made afresh."""
     starts_late: ClassVar[bool] = True
     """Whether it may start in a fit that resumes from a checkpoint made without it."""
+    goes_on: ClassVar[bool] = False
+    """Whether a second fit of a module goes on counting where the first ended."""
     remembers_when_tested: ClassVar[bool] = False
     """Whether a test of a checkpoint also brings back ``run_state``, for a later fit to go on from."""
 
@@ -66,8 +58,10 @@ class SparsityCallback(Sparsifier, ABC):
         super().__init__(density, **selection)
         check_flag("verify", verify)
         self.verify = verify
+        self.draws_masks = False
         self._module: weakref.ReferenceType[LightningModule] | None = None
-        self._brought = _Brought()
+        self._run_of: weakref.ReferenceType[LightningModule] | None = None  # what is counted is for it
+        self._brought = Brought()
         self.reset()
 
     # What children fill in; only the first must be.
@@ -133,9 +127,10 @@ class SparsityCallback(Sparsifier, ABC):
         """Refuse what cannot work; what a checkpoint brought to another stage is forgotten."""
         self._module = weakref.ref(module)
         if self._fitting:
+            self._forget_other_run(module)
             self.read_trainer(trainer)
         if self._brought.source == "checkpoint":
-            self._brought = _Brought()
+            self._brought = Brought()
         if self.moves:
             refuse_averaging(type(self).__name__, trainer)
         if self._fitting:
@@ -163,7 +158,7 @@ class SparsityCallback(Sparsifier, ABC):
         if masks or (self.moves and done):  # what moves may be no masks but layers
             state.install_(module, masks, self, trainer.optimizers)
         if restored or self._fitting:
-            self._brought = _Brought() if restored else replace(brought, masks={})
+            self._brought = Brought() if restored else replace(brought, masks={})
 
     def start_(self, trainer: Trainer, module: LightningModule) -> None:
         """Make masks or take over those that are there, unless that is done for this module already."""
@@ -178,7 +173,7 @@ class SparsityCallback(Sparsifier, ABC):
         self.begin_training(trainer, module, anew)
 
     def move_(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
-        """Change masks before a step; may set gradients to None, for the step to be left out."""
+        """Change masks before a step; may see to it that the step is left out."""
         if moved := self.new_masks(module, optimizer):
             state_of(module).move_(moved, trainer.optimizers)
             assert_ranks_agree(trainer, module)
@@ -207,11 +202,12 @@ class SparsityCallback(Sparsifier, ABC):
         if self._fitting and state_dict:
             refuse_changed_config(self.full_config(), state_dict["config"])
         masks, done = unpack_masks(state_dict.get("masks", {})), bool(state_dict.get("finished", False))
-        self._brought = _Brought(masks, done, "checkpoint")
+        self._brought = Brought(masks, done, "checkpoint")
         if state_dict and (self._fitting or self.remembers_when_tested):
             _refuse_other_version(
                 type(self).__name__, [name.lstrip("_") for name in self.run_state], state_dict
             )
+            self._run_of = self._module
             for name in self.run_state:
                 _restore_(self, name, state_dict[name.lstrip("_")])
 
@@ -222,8 +218,8 @@ class SparsityCallback(Sparsifier, ABC):
         state = self._state()
         masks = state.masks if state.owner is self else self._brought.masks
         handed_over = self in state.finished and state.owner is not self
-        brought = _Brought({name: mask.cpu() for name, mask in masks.items()}, handed_over, "copy")
-        kept = {**without_module(self), "_module": None, "_brought": brought}
+        brought = Brought({name: mask.cpu() for name, mask in masks.items()}, handed_over, "copy")
+        kept = {**without_module(self), "_module": None, "_run_of": None, "_brought": brought}
         on_cpu: dict[str, Any] = tree_map_only(Tensor, Tensor.cpu, kept)  # there may be no GPU to unpickle it
         return on_cpu
 
@@ -233,6 +229,13 @@ class SparsityCallback(Sparsifier, ABC):
         """Return the state of the module that this was set up for, an empty one if there is none."""
         module = self._module() if self._module is not None else None
         return SparseState() if module is None else state_of(module)
+
+    def _forget_other_run(self, module: LightningModule) -> None:
+        """Begin anew if what was counted is for another module."""
+        if self.goes_on and self._run_of is not None and self._run_of() is not module:
+            state_of(module).finished.discard(self)
+            self.reset()
+        self._run_of = weakref.ref(module)
 
     def _plan(self, module: LightningModule) -> None:
         self.check_module(module)
@@ -245,12 +248,15 @@ class SparsityCallback(Sparsifier, ABC):
             refuse_late_start(name, trainer)
         if trainer.global_step > 0:
             warn_of_late_start(name, trainer.global_step)
-        if self.moves and state.masks:
+        if self.moves and state.masks and not self.draws_masks:
             state.owner = self
         else:
+            replaces = self.moves and bool(state.masks)
             generator = torch.Generator().manual_seed(seed_of_rank_zero(trainer, self.seed))
             masks = masks_of_rank_zero(trainer, self.make_masks(module, generator))
             state.install_(module, masks, self, trainer.optimizers)
+            if replaces:
+                warn_of_zeros_kept(name, state)
             for copy in averaged_copies(trainer):  # made in `setup`, of the dense net
                 state.zero_pruned_of_(copy)
         state.finished.add(self)

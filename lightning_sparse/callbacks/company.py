@@ -41,6 +41,7 @@ __all__ = [
     "refuse_strategy",
     "warn_of_late_start",
     "warn_of_spawned_processes",
+    "warn_of_zeros_kept",
 ]
 
 _REASON = "This may be the reason:"
@@ -203,6 +204,16 @@ def refuse_late_start(callback: str, trainer: Trainer) -> None:
 def warn_of_late_start(callback: str, step: int) -> None:
     """Warn that a checkpoint was made without a callback, which starts in the middle."""
     rank_zero_warn(f"{callback} found no masks of its own in the checkpoint, and starts at step {step}.")
+
+
+def warn_of_zeros_kept(callback: str, state: SparseState) -> None:
+    """Warn that masks took the place of an earlier fit's, whose pruned weights are zero."""
+    kept = sum(state.counts.values())
+    alive = sum(int(weight.count_nonzero()) for weight in state.weights.values())
+    rank_zero_warn(
+        f"{callback} has drawn masks of its own in place of those of an earlier fit: {kept - alive:,} of the "
+        f"{kept:,} weights it keeps start at zero. To go on with the earlier ones, leave `density` out."
+    )
 
 
 def refuse_missing_support(callback: Member, callbacks: Sequence[Member]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_sparse.callbacks import together
+from lightning_sparse.callbacks import fits, together
 from lightning_sparse.callbacks.company import (
     OurCallback,
     announce_to_ranks,
@@ -172,8 +172,9 @@ class Sparsifier(OurCallback, ABC):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work, before any batch is drawn."""
-        self._fitting, self._loading = stage == "fit", True
         name = type(self).__name__
+        fits.begin(self, trainer, pl_module, stage == "fit")
+        self._fitting, self._loading = stage == "fit", True
         refuse_strategy(name, trainer)
         warn_of_spawned_processes(name, trainer, self.left_behind)
         refuse_company(self, sparsifiers(trainer))
@@ -192,6 +193,18 @@ class Sparsifier(OurCallback, ABC):
         """Make what is not there yet, in this one place for all of them."""
         if self._leads:
             together.start(trainer, pl_module, sparsifiers(trainer))
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Mask what others have written since the last step."""
+        if self._leads:
+            together.before_batch(pl_module)
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Mask gradients that the user may clip by himself."""
+        if self._leads:
+            together.after_backward(trainer, pl_module)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer, *_: int
@@ -213,6 +226,7 @@ class Sparsifier(OurCallback, ABC):
             compare_callbacks(trainer)
             self.take_up(trainer, pl_module)
         elif self._leads and not trainer.sanity_checking:
+            together.before_looking(pl_module)
             assert_ranks_agree(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -224,7 +238,8 @@ class Sparsifier(OurCallback, ABC):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remove the hooks from the optimizers."""
-        self.release(pl_module)
+        if fits.ends(self, trainer, pl_module):
+            self.release(pl_module)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -241,7 +256,8 @@ class Sparsifier(OurCallback, ABC):
         if self._loading:
             explain_damage(trainer.ckpt_path, exception)
         explain_other_ranks(trainer, exception)
-        self.release(pl_module)
+        if fits.ends(self, trainer, pl_module):
+            self.release(pl_module)
 
 
 def sparsifiers(trainer: Trainer) -> list[Sparsifier]:

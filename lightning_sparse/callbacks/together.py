@@ -10,18 +10,25 @@ from torch.optim import Optimizer
 
 from lightning_sparse.callbacks.company import Member, refuse_missing_owner
 from lightning_sparse.callbacks.monitor import log_sparsity, monitored, print_table_after_summary
+from lightning_sparse.trainer.clipping import before_clipping
 from lightning_sparse.trainer.packages import LightningModule, Trainer
+from lightning_sparse.trainer.parts import scales_losses
 from lightning_sparse.trainer.processes import assert_ranks_agree
+from lightning_sparse.weights.saving import mask_when_saved
 from lightning_sparse.weights.state import state_of
+from lightning_sparse.weights.verify import verify_forwards, verify_step
 
-__all__ = ["attach", "before_step", "end_epoch", "start"]
+__all__ = ["after_backward", "attach", "before_batch", "before_looking", "before_step", "end_epoch", "start"]
 
 
 def attach(trainer: Trainer, module: LightningModule, members: Sequence[Member]) -> None:
     """Keep pruned weights at zero after every step of the Trainer's optimizers."""
     if _have_masks(members):
-        verify = any(member.verifies for member in members)
-        state_of(module).attach(trainer.optimizers, partial(_after_step, trainer, module, verify))
+        state = state_of(module)
+        state.attach(trainer.optimizers, partial(_after_step, trainer, module, _verify(members)))
+        state.until_detached([mask_when_saved(module)])
+        if not module.automatic_optimization:
+            state.until_detached([before_clipping(trainer, partial(before_step, trainer, module))])
 
 
 def start(trainer: Trainer, module: LightningModule, members: Sequence[Member]) -> None:
@@ -33,10 +40,35 @@ def start(trainer: Trainer, module: LightningModule, members: Sequence[Member]) 
         refuse_missing_owner(state)
     if state.enforced:
         state.clean_(trainer.optimizers)  # a checkpoint's optimizers come after its masks
-    assert_ranks_agree(trainer, module)
+    assert_ranks_agree(trainer, module, values=True)
+    if _verify(members):
+        state.until_detached(verify_forwards(module))
     if not monitored(trainer):
         log_sparsity(module, zeros=_have_masks(members))
         print_table_after_summary(trainer, module, zeros=_have_masks(members))
+
+
+def before_batch(module: LightningModule) -> None:
+    """Mask weights that somebody has written to, or put in the place of others, since the last step."""
+    state = state_of(module)
+    if state.enforced:
+        state.hold_()
+
+
+def before_looking(module: LightningModule) -> None:
+    """Mask weights before they are validated, whoever has written to them."""
+    state = state_of(module)
+    if state.enforced:
+        state.hold_(however_written=True)
+
+
+def after_backward(trainer: Trainer, module: LightningModule) -> None:
+    """Mask gradients under manual optimization: the user may clip them before the step."""
+    state = state_of(module)
+    if module.automatic_optimization or not state.enforced or scales_losses(trainer):
+        return
+    for optimizer in trainer.optimizers:
+        state.mask_gradients_early_(optimizer)
 
 
 def before_step(trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
@@ -49,13 +81,17 @@ def before_step(trainer: Trainer, module: LightningModule, optimizer: Optimizer)
 
 
 def end_epoch(trainer: Trainer, module: LightningModule, members: Sequence[Member]) -> None:
-    """Mask all weights, in case somebody wrote to `weight.data`; compare ranks, and log."""
+    """Mask all weights, in case somebody wrote to ``weight.data``; compare ranks, and log."""
     state = state_of(module)
     if state.enforced:
         state.clean_(trainer.optimizers)
     assert_ranks_agree(trainer, module)
     if not monitored(trainer):
         log_sparsity(module, zeros=_have_masks(members))
+
+
+def _verify(members: Sequence[Member]) -> bool:
+    return any(member.verifies for member in members)
 
 
 def _have_masks(members: Sequence[Member]) -> bool:
@@ -68,5 +104,5 @@ def _after_step(trainer: Trainer, module: LightningModule, verify: bool, optimiz
     if state.owner is not None:
         state.owner.after_step(trainer, module, optimizer)
     if verify:
-        state.verify(optimizer)
-        assert_ranks_agree(trainer, module)
+        verify_step(state, optimizer)
+        assert_ranks_agree(trainer, module, values=True)

@@ -10,6 +10,7 @@ else to ``pytorch_lightning``.
 import importlib
 import sys
 from collections.abc import Callable
+from operator import attrgetter
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -79,8 +80,8 @@ def is_lightning(thing: object, *kinds: str) -> bool:
 
     Classes of either package count; those that this version does not have do not.
     """
-    paths = [kind.split(".") for kind in kinds]
-    modules = [(getattr(package, module), name) for package in _installed for module, name in paths]
+    paths = [kind.rpartition(".") for kind in kinds]
+    modules = [(attrgetter(module)(package), name) for package in _installed for module, _, name in paths]
     classes = [getattr(module, name, None) for module, name in modules]
     return isinstance(thing, tuple(kind for kind in classes if kind is not None))
 

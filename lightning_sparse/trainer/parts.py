@@ -32,6 +32,7 @@ __all__ = [
     "loss_scale",
     "planned_steps",
     "restart_train_iterator",
+    "scales_losses",
     "schedulers_of",
     "starts_other_processes",
     "tqdm_of",
@@ -185,6 +186,11 @@ def unscale_gradients_(trainer: Trainer, optimizer: Optimizer) -> None:
     scaler = _scaler_of(trainer)
     if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
         scaler.unscale_(optimizer)
+
+
+def scales_losses(trainer: Trainer) -> bool:
+    """Tell whether losses are multiplied with a factor, to find infinities in gradients."""
+    return _scaler_of(trainer) is not None
 
 
 def _scaler_of(trainer: Trainer) -> GradScaler | None:

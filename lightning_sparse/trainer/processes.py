@@ -7,6 +7,7 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeAlias
+from zlib import crc32
 
 import torch
 import torch.distributed as dist
@@ -89,8 +90,13 @@ def compare_callbacks(trainer: Trainer) -> None:
             raise SparsityError(_unlike(trainer.global_rank, mine, _silent[0], {})) from None
 
 
-def assert_ranks_agree(trainer: Trainer, module: nn.Module) -> None:
+def assert_ranks_agree(trainer: Trainer, module: nn.Module, values: bool = False) -> None:
     """Compare the positions of active weights, masks and supports alike, between ranks.
+
+    Args:
+        trainer: Tells ranks, and how many there are.
+        module: The module that is trained.
+        values: Whether to compare the values of all its parameters too, but for those that DDP leaves alone.
 
     Raises:
         RuntimeError: On every rank, if they differ; it names the layers.
@@ -98,11 +104,24 @@ def assert_ranks_agree(trainer: Trainer, module: nn.Module) -> None:
     weights = list(sparse_weights(module).values()) if trainer.world_size > 1 else []
     if not weights:
         return
-    mine = torch.tensor([weight.digest() for weight in weights], device=trainer.strategy.root_device)
+    nouns = {weight.name: weight.support_noun for weight in weights}
+    digests = [(weight.name, nouns[weight.name], weight.digest()) for weight in weights]
+    digests += [(name, "weights", _checksum(p)) for name, p in _shared_parameters(module)] if values else []
+    mine = torch.tensor([digest for _, _, digest in digests], device=trainer.strategy.root_device)
     every = trainer.strategy.all_gather(mine).view(trainer.world_size, -1)
     same = (every == every[0]).all(dim=0).tolist()
-    if differ := [weight for weight, equal in zip(weights, same, strict=True) if not equal]:
+    if differ := [(name, noun) for (name, noun, _), equal in zip(digests, same, strict=True) if not equal]:
         raise RuntimeError(_differing(differ))
+
+
+def _shared_parameters(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Return what DDP keeps equal on all ranks."""
+    ignored = set(getattr(module, "_ddp_params_and_buffers_to_ignore", ()))
+    return [(name, value) for name, value in module.named_parameters() if name not in ignored]
+
+
+def _checksum(parameter: Tensor) -> int:
+    return crc32(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
 
 
 def masks_of_rank_zero(trainer: Trainer, masks: Masks) -> Masks:
@@ -182,11 +201,12 @@ def _apart(here: Arguments, there: Arguments) -> str:
     return ", ".join(told) or "no such callback"
 
 
-def _differing(weights: Sequence[SparseWeight]) -> str:
-    nouns: Mapping[str, None] = dict.fromkeys(weight.support_noun for weight in weights)
+def _differing(found: Sequence[tuple[str, str]]) -> str:
+    names, nouns = (list(dict.fromkeys(column)) for column in zip(*found, strict=True))
     what = " and ".join(nouns)
+    some = ", ".join(names[:3]) + (f", ... ({len(names)} in all)" if len(names) > 3 else "")
+    changed = what if "weights" in nouns else f"weights or {what}"
     return (
-        f"The processes have different {what} of {', '.join(weight.name for weight in weights)}. Resume from "
-        f"the last checkpoint; if it happens again, look for code that changes weights or {what} on one rank "
-        "only."
+        f"The processes have different {what} of {some}. Resume all of them from the same checkpoint; if it "
+        f"happens again, look for code that changes {changed} on one rank only."
     )

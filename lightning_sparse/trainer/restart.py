@@ -3,23 +3,28 @@
 import copy
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.trainer.packages import Trainer
 from lightning_sparse.trainer.parts import schedulers_of
+from lightning_sparse.weights.optimizers import optimizers_within, parameters_of, state_like
 
 __all__ = ["StartStates", "first_states", "start_once_more_"]
 
 StartStates = dict[str, list[Any]]
-"""State dicts of optimizers and of schedulers, in the Trainer's order."""
+"""State dicts of optimizers and of schedulers, and what state dicts leave out, in the Trainer's order."""
 
 
 def first_states(trainer: Trainer) -> StartStates:
     """Return copies of the states that optimizers and schedulers have now, before the first step."""
     return {
-        kind: [copy.deepcopy(thing.state_dict()) for thing in things]
-        for kind, things in _with_states(trainer).items()
+        "optimizers": [copy.deepcopy(optimizer.state_dict()) for optimizer in trainer.optimizers],
+        "schedulers": [copy.deepcopy(scheduler.state_dict()) for scheduler in schedulers_of(trainer)],
+        "groups": [len(optimizer.param_groups) for optimizer in trainer.optimizers],
+        "empty": [_keeps_nothing(optimizer) for optimizer in trainer.optimizers],
+        "copies": [_copies_of_weights(optimizer) for optimizer in trainer.optimizers],
     }
 
 
@@ -29,18 +34,50 @@ def start_once_more_(trainer: Trainer, states: StartStates) -> None:
     Raises:
         SparsityError: If there are other optimizers, parameter groups or schedulers than there were.
     """
-    for kind, things in _with_states(trainer).items():
-        _refuse_other_number(kind, len(things), len(states[kind]))
-        for thing, saved in zip(things, states[kind], strict=True):
-            if isinstance(thing, Optimizer):
-                _refuse_other_number("parameter groups", len(thing.param_groups), len(saved["param_groups"]))
-            thing.load_state_dict(copy.deepcopy(saved))
-    for optimizer in trainer.optimizers:
-        optimizer.zero_grad()  # of the net that was: manual loops may have left some
+    schedulers, unknown = schedulers_of(trainer), [None] * len(states["optimizers"])
+    _refuse_other_number("optimizers", len(trainer.optimizers), len(states["optimizers"]))
+    _refuse_other_number("schedulers", len(schedulers), len(states["schedulers"]))
+    groups = states.get("groups", unknown)  # checkpoints of earlier versions have state dicts only
+    empty, copies = states.get("empty", unknown), states.get("copies", unknown)
+    for optimizer, saved, *more in zip(
+        trainer.optimizers, states["optimizers"], groups, empty, copies, strict=True
+    ):
+        _restart_(optimizer, saved, *more)
+    for scheduler, saved in zip(schedulers, states["schedulers"], strict=True):
+        scheduler.load_state_dict(copy.deepcopy(saved))
 
 
-def _with_states(trainer: Trainer) -> dict[str, list[Any]]:
-    return {"optimizers": list(trainer.optimizers), "schedulers": schedulers_of(trainer)}
+@torch.no_grad()
+def _restart_(
+    optimizer: Optimizer, saved: Any, groups: int | None, empty: list[bool] | None, copies: list[str] | None
+) -> None:
+    """Give one optimizer, and those that it holds, their first states back."""
+    if groups is not None:
+        _refuse_other_number("parameter groups", len(optimizer.param_groups), groups)
+    optimizer.load_state_dict(copy.deepcopy(saved))
+    for inner, was_empty in zip(optimizers_within(optimizer), empty or [], strict=False):
+        if was_empty:  # what the state dict leaves out is still there
+            inner.state.clear()
+    for weight in parameters_of(optimizer) if copies else ():
+        for key, value in state_like(weight, [optimizer]):
+            if key in (copies or ()):
+                value.copy_(weight)
+    optimizer.zero_grad()  # of the net that was: manual loops may have left some
+
+
+def _keeps_nothing(optimizer: Optimizer) -> list[bool]:
+    """Tell of an optimizer, and of each that it holds, whether its state is still empty."""
+    return [not getattr(inner, "state", True) for inner in optimizers_within(optimizer)]
+
+
+def _copies_of_weights(optimizer: Optimizer) -> list[str]:
+    """Return the names of what an optimizer keeps that starts as the weights: Lookahead's slow ones."""
+    same: set[str] = set()
+    different: set[str] = set()
+    for weight in parameters_of(optimizer):
+        for key, value in state_like(weight, [optimizer]):
+            (same if torch.equal(value, weight) else different).add(key)
+    return sorted(same - different)
 
 
 def _refuse_other_number(kind: str, there_are: int, there_were: int) -> None:

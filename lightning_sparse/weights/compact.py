@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from lightning_sparse.layers import DensePlusSparse, compact_layers
 from lightning_sparse.types import Average
 from lightning_sparse.weights.base import SparseWeight, storage
+from lightning_sparse.weights.optimizers import forget_curvature_, numbers_of, state_like
 
 __all__ = ["CompactWeight", "GradientSum", "support_keys"]
 
@@ -119,13 +120,16 @@ class CompactWeight(SparseWeight):
     @torch.no_grad()
     def move_(self, positions: Tensor, optimizers: Iterable[Optimizer]) -> int:
         """Move S; what belongs to a value moves along, its gradient included."""
+        optimizers = list(optimizers)
         place = self._layer.move_(positions)
-        kept = [state.get(self.parameter, {}).values() for state in (o.state for o in optimizers)]
-        tensors = [self.parameter.grad, *(value for values in kept for value in values)]
-        for tensor in tensors:
-            if isinstance(tensor, Tensor) and tensor.shape == self.parameter.shape:
-                tensor.copy_(torch.where(place >= 0, tensor[place], 0))
-        return int((place < 0).sum())
+        kept = [value for _, value in state_like(self.parameter, optimizers)]
+        for tensor in [*kept, *([] if self.parameter.grad is None else [self.parameter.grad])]:
+            there = place.to(tensor.device)
+            tensor.copy_(torch.where(there >= 0, numbers_of(tensor)[there], 0))
+        moved = int((place < 0).sum())
+        if moved:
+            forget_curvature_(optimizers)
+        return moved
 
     def snapshot(self) -> Tensor:
         """Return the positions: k numbers, where bits would be in the size of the weight."""

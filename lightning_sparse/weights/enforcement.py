@@ -6,7 +6,7 @@ All of it in place: fused optimizers on CPU take a gradient whose strides differ
 something else, without a word.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ __all__ = [
     "keep_only_",
     "layout_mask",
     "mask_of",
-    "state_like",
     "versions_of",
 ]
 
@@ -31,22 +30,17 @@ def layout_mask(weight: Tensor, mask: Tensor) -> Tensor:
     return torch.empty_like(weight, dtype=torch.bool, requires_grad=False).copy_(~mask)
 
 
-def versions_of(tensors: list[Tensor]) -> list[int]:
-    """Return what changes when somebody writes to tensors in place, or puts others in their place."""
-    return [number for tensor in tensors for number in (id(tensor), tensor._version)]
+def versions_of(tensors: Sequence[Tensor]) -> list[int]:
+    """Return what changes when somebody writes to tensors in place, or puts others in their place.
+
+    What is written through ``tensor.data`` or a NumPy view changes none of it.
+    """
+    return [number for tensor in tensors for number in (id(tensor), tensor._version, tensor.data_ptr())]
 
 
 def mask_of(keep: Tensor) -> Tensor:
     """Return the boolean mask that ``keep``, made by ``layout_mask``, stands for; True where it is kept."""
     return keep != 0 if keep.is_floating_point() else ~keep
-
-
-def state_like(weight: Tensor, optimizers: Iterable[Optimizer]) -> Iterator[tuple[str, Tensor]]:
-    """Yield what optimizers keep per entry of ``weight``, by name."""
-    for optimizer in optimizers:
-        for key, value in optimizer.state.get(weight, {}).items():
-            if isinstance(value, Tensor) and value.shape == weight.shape:
-                yield key, value
 
 
 def divides_by_zero(optimizer: Optimizer, weights: list[Tensor]) -> bool:

@@ -76,14 +76,16 @@ class MaskedWeight(SparseWeight):
         return crc32(self.snapshot().cpu().numpy().tobytes())
 
     def ask_for_gradient(self) -> None:
-        """Do nothing: backward makes this gradient anyway."""
+        """See to it that nobody masks this gradient before the step: backward makes it anyway."""
+        self._state.asked.add(self.name)
 
     def gradient(self, average: Average, scale: float) -> Tensor | None:
         """Return the parameter's own: Lightning has unscaled it, and processes have averaged it."""
         return self.parameter.grad
 
     def forget_gradient(self) -> None:
-        """Do nothing: backward makes this gradient anyway."""
+        """Let it be masked whenever that is best."""
+        self._state.asked.discard(self.name)
 
     def move_(self, positions: Tensor, optimizers: Iterable[Optimizer]) -> int:
         """Change the mask."""

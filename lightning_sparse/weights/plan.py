@@ -1,17 +1,30 @@
-"""What one optimizer holds of the masked weights, and when its steps leave pruned ones at zero."""
+"""What optimizers hold of the masked weights, and when their steps leave pruned ones at zero."""
 
+import weakref
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor, optim
+import torch
+from torch import Tensor, nn, optim
+from torch.optim import Optimizer
 
-__all__ = ["APART", "Plan"]
+from lightning_sparse.weights.enforcement import (
+    divides_by_zero,
+    fill_pruned_,
+    keep_only_,
+    mask_of,
+    versions_of,
+)
+from lightning_sparse.weights.optimizers import find_mixed_state_, parameters_of, state_like, zero_at_
+
+__all__ = ["APART", "Plans"]
 
 APART = (optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop, optim.Adagrad)
 """Optimizers that treat every coordinate by itself and leave zero weights with zero gradients at zero."""
 
 
 @dataclass
-class Plan:
+class _Plan:
     """What one optimizer holds of the masked weights."""
 
     parameters: list[int]
@@ -28,3 +41,100 @@ class Plan:
     """The gradients as they were when they were masked."""
     divides_by_zero: bool = False
     """Whether a zero gradient may be divided by a zero: a product would keep the NaN."""
+
+    def look_(self) -> None:
+        """Note whether somebody has written to the weights since the last step."""
+        self.stays_zero &= self.seen in ([], versions_of(self.weights))
+
+
+class Plans:
+    """Masks gradients and weights of optimizers, as seldom as it can be done.
+
+    Args:
+        weights: The masked weights by name.
+        keep: What masks each of them, made by ``layout_mask``; both are read anew whenever a plan is made.
+    """
+
+    def __init__(self, weights: Mapping[str, nn.Parameter], keep: Mapping[str, Tensor]) -> None:
+        self._weights, self._keep = weights, keep
+        self._plans: weakref.WeakKeyDictionary[Optimizer, _Plan] = weakref.WeakKeyDictionary()
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the module was moved to another device meanwhile."""
+        return any(keep.device != self._weights[name].device for name, keep in self._keep.items())
+
+    def forget(self, optimizer: Optimizer) -> None:
+        """Make the plan of an optimizer anew: what it was given may be a dense net's state."""
+        self._plans.pop(optimizer, None)
+
+    def clear(self) -> None:
+        """Make all plans anew."""
+        self._plans.clear()
+
+    def find_mixed_state_(self) -> None:
+        """Find out what optimizers that are no common ones keep, but not entry by entry, since masks hold."""
+        for optimizer, plan in self._plans.items():
+            if plan.seen and type(optimizer) not in APART:
+                pruned = [~mask_of(keep) for keep in plan.keep]
+                find_mixed_state_(optimizer, zip(plan.weights, pruned, strict=True))
+
+    def expect_changes_(self) -> None:
+        """Take down what others have written so far: what follows is written by us, and does no harm."""
+        for plan in self._plans.values():
+            plan.look_()
+            plan.seen = []
+
+    @torch.no_grad()
+    def mask_gradients_(self, optimizer: Optimizer) -> None:
+        """Set the gradients of pruned weights to zero, NaN and infinite ones too.
+
+        In place only: fused optimizers on CPU take a gradient whose strides differ from its weight's for
+        something else, without a word.
+        """
+        plan = self._plan(optimizer)
+        plan.look_()
+        gradients = [w.grad for w in plan.weights if w.grad is not None]
+        keeps = [k for w, k in zip(plan.weights, plan.keep, strict=True) if w.grad is not None]
+        if gradients and not keep_only_(gradients, keeps, check=True):  # 0 * NaN is NaN
+            fill_pruned_(gradients, keeps)
+        plan.masked = versions_of(gradients)
+        plan.announced = True
+
+    @torch.no_grad()
+    def mask_weights_(self, optimizer: Optimizer) -> None:
+        """Set the pruned weights that ``optimizer`` holds to zero.
+
+        Needed after optimizers that mix coordinates, after steps that Lightning did not see, and once someone
+        has written to weights or masked gradients; else left out, as it costs as much as masking gradients.
+        """
+        plan = self._plan(optimizer)
+        gradients = [w.grad for w in plan.weights if w.grad is not None]
+        plan.stays_zero &= plan.announced and plan.masked == versions_of(gradients)
+        if not plan.announced or plan.divides_by_zero:
+            fill_pruned_(plan.weights, plan.keep)
+        elif plan.weights and not (plan.stays_zero and plan.seen):
+            keep_only_(plan.weights, plan.keep)
+        plan.seen = versions_of(plan.weights)
+        plan.announced = False
+
+    def _plan(self, optimizer: Optimizer) -> _Plan:
+        held = [id(parameter) for parameter in parameters_of(optimizer)]
+        plan = self._plans.get(optimizer)
+        if plan is None or plan.parameters != held:
+            mine = set(held)
+            names = [name for name, weight in self._weights.items() if id(weight) in mine]
+            plan = _Plan(held, [self._weights[n] for n in names], [self._keep[n] for n in names])
+            plan.stays_zero = type(optimizer) in APART
+            plan.divides_by_zero = divides_by_zero(optimizer, plan.weights)
+            self._plans[optimizer] = plan
+            clean_state_([optimizer], plan.weights, plan.keep)  # gathered before masks were there
+        return plan
+
+
+def clean_state_(optimizers: Iterable[Optimizer], weights: Iterable[Tensor], keeps: Iterable[Tensor]) -> None:
+    """Set what optimizers keep for pruned entries to zero."""
+    optimizers = list(optimizers)
+    for weight, keep in zip(weights, keeps, strict=True):
+        for _, value in state_like(weight, optimizers):
+            zero_at_(value, ~mask_of(keep))

@@ -2,8 +2,9 @@
 
 A masked weight is an ordinary dense ``nn.Parameter`` whose pruned entries are zeros. Before each optimizer
 step the gradients of pruned weights are set to zero, after it the weights are; in between, whatever the
-optimizer keeps per weight stays zero as well. Nothing is planted in the module: the state is found through
-a registry that forgets a module when the program does.
+optimizer keeps per weight stays zero as well. Nothing is planted in the module, but for a hook while it is
+trained that masks weights before they are saved: the state is found through a registry that forgets a module
+when the program does.
 """
 
 import weakref
@@ -14,21 +15,21 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
-from lightning_sparse.checks import SparsityError
-from lightning_sparse.selection import misfit, parameters_by_name
+from lightning_sparse.selection import parameters_by_name
 from lightning_sparse.types import Budgets, Masks
-from lightning_sparse.weights.enforcement import (
-    divides_by_zero,
-    fill_pruned_,
-    keep_only_,
-    layout_mask,
-    mask_of,
+from lightning_sparse.weights.enforcement import layout_mask, mask_of, versions_of
+from lightning_sparse.weights.optimizers import (
+    Handle,
+    forget_curvature_,
+    parameters_of,
     state_like,
-    versions_of,
+    when_loaded,
+    when_stepped,
+    zero_at_,
 )
-from lightning_sparse.weights.plan import APART, Plan
+from lightning_sparse.weights.places import Places, weights_for
+from lightning_sparse.weights.plan import Plans
 
 __all__ = ["Owner", "SparseState", "state_of"]
 
@@ -50,21 +51,26 @@ class SparseState:
 
     Attributes:
         weights: The masked weights by name.
+        counts: How many entries each of them keeps.
         enforced: Whether the masks are in force; after a fit they are only known.
         finished: Callbacks that have done their part for this module, and do nothing in a second fit.
+        asked: Names of weights whose gradient somebody wants to have whole before the coming step.
     """
 
     def __init__(self) -> None:
         self.weights: dict[str, nn.Parameter] = {}
+        self.counts: Budgets = {}
         self.enforced = False
         self.finished: weakref.WeakSet[Owner] = weakref.WeakSet()
+        self.asked: set[str] = set()
         self._owner: weakref.ReferenceType[Owner] | None = None
+        self._module: weakref.ReferenceType[nn.Module] | None = None
+        self._places: Places | None = None
         self._keep: dict[str, Tensor] = {}
-        self._counts: Budgets = {}
-        self._plans: weakref.WeakKeyDictionary[Optimizer, Plan] = weakref.WeakKeyDictionary()
-        self._handles: weakref.WeakKeyDictionary[Optimizer, list[RemovableHandle]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._plans = Plans(self.weights, self._keep)
+        self._seen: list[int] = []
+        self._handles: weakref.WeakKeyDictionary[Optimizer, list[Handle]] = weakref.WeakKeyDictionary()
+        self._other_handles: list[Handle] = []
         self._after_step: AfterStep | None = None
 
     @property
@@ -85,6 +91,8 @@ class SparseState:
         """Return the boolean mask of one weight, on its device; made anew."""
         return mask_of(self._keep[name]).to(self.weights[name].device)
 
+    # Which masks.
+
     def install_(
         self,
         module: nn.Module,
@@ -95,39 +103,40 @@ class SparseState:
         """Take over ``masks`` and set the pruned weights of ``module``, and their optimizer state, to zero.
 
         Raises:
-            SparsityError: If the module has no such weight, or one of another shape.
+            SparsityError: If the module has no such weight, one of another shape, or one for two masks.
         """
-        parameters = parameters_by_name(module)
-        if (found := misfit(masks, parameters)) is not None:
-            name, instead = found
-            raise SparsityError(
-                f"The mask of {name!r} is for a weight of shape {tuple(masks[name].shape)}, but the module "
-                f"has {instead}. Build the module as it was when the masks were made, or start with a new "
-                "callback."
-            )
+        module = _original(module)
+        weights = weights_for(masks, module)
         with torch.inference_mode(False):  # masks may be taken up while testing, and trained with later
-            self.weights = {name: parameters[name] for name in masks}
+            self._module, self.owner = weakref.ref(module), owner
+            self._places = Places(module, weights)
+            self.weights = weights
             self._lay_out(masks)
-            self._plans.clear()
-            self.owner = owner
             self.move_(masks, optimizers)
 
     @torch.no_grad()
     def move_(self, masks: Mapping[str, Tensor], optimizers: Iterable[Optimizer]) -> None:
         """Change masks: dropped weights become zero, and what ``optimizers`` keep for moved ones as well."""
         optimizers = list(optimizers)
-        for plan in self._plans.values():  # what is written here does no harm, unlike what was before
-            plan.stays_zero &= plan.seen in ([], versions_of(plan.weights))
-            plan.seen = []
+        self._plans.find_mixed_state_()
+        self._plans.expect_changes_()
+        changed = False
         for name, mask in masks.items():
             weight, keep = self.weights[name], self._keep[name]
             pruned = ~mask.to(weight.device)
-            reset = pruned | ~mask_of(keep)
+            before = mask_of(keep)
+            reset = pruned | ~before
+            if not torch.equal(~pruned, before):
+                changed = True
+                if weight.grad is not None:  # some optimizers begin a step with what is left of the last
+                    weight.grad.masked_fill_(pruned, 0)
             keep.copy_(~pruned if keep.is_floating_point() else pruned)
             weight.masked_fill_(pruned, 0)
             for _, value in state_like(weight, optimizers):
-                value.masked_fill_(reset.to(value.device), 0)
-            self._counts[name] = int(mask.sum())
+                zero_at_(value, reset)
+            self.counts[name] = int(mask.sum())
+        if changed:
+            forget_curvature_(optimizers)
 
     @torch.no_grad()
     def zero_pruned_of_(self, copy: nn.Module) -> None:
@@ -136,34 +145,54 @@ class SparseState:
         for name, mask in self.masks.items():
             parameters[name].masked_fill_(~mask.to(parameters[name].device), 0)
 
-    @torch.no_grad()
-    def clean_(self, optimizers: Iterable[Optimizer]) -> None:
-        """Set what ``optimizers`` keep for pruned weights to zero."""
-        self.move_(self.masks, optimizers)
+    def find_mixed_state_(self) -> None:
+        """Find out what optimizers keep in the shape of a weight, but not entry by entry."""
+        self._plans.find_mixed_state_()
+
+    # Weights and gradients as the masks want them.
 
     @torch.no_grad()
-    def verify(self, optimizer: Optimizer) -> None:
-        """Check that masks and pruned weights are as they must be after a step.
+    def hold_(self, however_written: bool = False) -> None:
+        """Mask the weights if somebody has written to them, or put others in their place.
+
+        Args:
+            however_written: Mask them even if nothing tells of it: ``weight.data.copy_()`` leaves no trace.
 
         Raises:
-            RuntimeError: If a mask has another count than it was given, a pruned weight is not zero, or
-                ``optimizer`` has gathered something for one.
+            SparsityError: If a weight is gone, has another shape, or is the same as another one now.
         """
-        for name, mask in self.masks.items():
-            weight, kept = self.weights[name], int(mask.sum())
-            if kept != self._counts[name]:
-                raise RuntimeError(
-                    f"`verify`: {name!r} keeps {kept} weights instead of {self._counts[name]}."
-                )
-            if alive := int(weight[~mask].count_nonzero()):
-                raise RuntimeError(f"`verify`: {alive} pruned weights of {name!r} are not zero after a step.")
-            for key, value in state_like(weight, [optimizer]):
-                gathered = value[~mask.to(value.device)]
-                # An optimizer may start from another value than zero; nothing may happen to it.
-                if gathered.numel() and (gathered != gathered[0]).any():
-                    raise RuntimeError(
-                        f"`verify`: {key!r} of pruned weights of {name!r} differs in the optimizer."
-                    )
+        replaced = self._follow_()
+        weights = list(self.weights.values())
+        if replaced or however_written or self._seen != versions_of(weights):
+            self._plans.expect_changes_()
+            for weight, keep in zip(weights, self._keep.values(), strict=True):
+                weight.masked_fill_(~mask_of(keep), 0)
+        self._seen = versions_of(weights)
+
+    @torch.no_grad()
+    def clean_(self, optimizers: Iterable[Optimizer]) -> None:
+        """Set pruned weights, and what ``optimizers`` keep for them, to zero, whoever has written there."""
+        self._follow_()
+        self.move_(self.masks, optimizers)
+
+    def mask_gradients_(self, optimizer: Optimizer) -> None:
+        """Set the gradients of pruned weights to zero, NaN and infinite ones too."""
+        if self.enforced and optimizer not in self._handles:  # made anew while fit was running
+            self._hook(optimizer)
+        self._follow_()
+        self._plans.mask_gradients_(optimizer)
+
+    def mask_gradients_early_(self, optimizer: Optimizer) -> None:
+        """Mask gradients long before the step, unless somebody wants to have some of them whole."""
+        held = {id(parameter) for parameter in parameters_of(optimizer)}
+        if not any(name in self.asked and id(weight) in held for name, weight in self.weights.items()):
+            self.mask_gradients_(optimizer)
+
+    def mask_weights_(self, optimizer: Optimizer) -> None:
+        """Set the pruned weights that ``optimizer`` holds to zero."""
+        self._plans.mask_weights_(optimizer)
+
+    # When.
 
     def attach(
         self,
@@ -183,11 +212,18 @@ class SparseState:
         self._lay_out(self.masks)  # the weights may be on another device than in an earlier fit
         self.enforced = True
         self._after_step = after_step
+        self._seen = []
         for optimizer in optimizers:
-            self._hook(optimizer)
-            if masks_gradients:
-                before = optimizer.register_step_pre_hook(lambda held, *_: self.mask_gradients_(held))
-                self._handles[optimizer].append(before)
+            self._hook(optimizer, self.mask_gradients_ if masks_gradients else None)
+
+    @property
+    def in_fit(self) -> bool:
+        """Whether a Trainer is fitting the module, with callbacks that keep it sparse."""
+        return self.enforced and self._after_step is not None
+
+    def until_detached(self, handles: Iterable[Handle]) -> None:
+        """Take hooks away when these are taken away."""
+        self._other_handles += handles
 
     @property
     def attached(self) -> list[Optimizer]:
@@ -196,84 +232,49 @@ class SparseState:
 
     def detach(self) -> None:
         """Remove the hooks; the masks stay known for a later fit."""
-        for handle in chain(*self._handles.values()):
+        for handle in [*chain(*self._handles.values()), *self._other_handles]:
             handle.remove()
         self._handles.clear()
+        self._other_handles.clear()
+        self.asked.clear()
         self._plans.clear()
         self._after_step = None
         self.enforced = False
-        if any(keep.device != self.weights[name].device for name, keep in self._keep.items()):
+        if self._plans.elsewhere:
             self._lay_out(self.masks)  # Lightning has taken the module back: nothing stays on its device
+
+    # Steps of the above.
 
     def _lay_out(self, masks: Mapping[str, Tensor]) -> None:
         self._keep = {name: layout_mask(weight, masks[name]) for name, weight in self.weights.items()}
+        self._plans = Plans(self.weights, self._keep)
 
-    def _hook(self, optimizer: Optimizer) -> None:
-        def after_step(optimizer: Optimizer, *_: Any) -> None:
+    def _follow_(self) -> bool:
+        """Take the weights that are in the places of the masked ones now; tell whether they are others."""
+        module = self._module() if self._module is not None else None
+        replaced = module is not None and self._places is not None and self._places.changed
+        if replaced or self._plans.elsewhere:
+            masks = self.masks
+            if replaced and module is not None:
+                self.weights = weights_for(masks, module)
+                self._places = Places(module, self.weights)
+            self._lay_out(masks)
+        return replaced
+
+    def _hook(self, optimizer: Optimizer, before: AfterStep | None = None) -> None:
+        def after_step(optimizer: Optimizer) -> None:
             self.mask_weights_(optimizer)
             if self._after_step is not None:
                 self._after_step(optimizer)
+            self._seen = versions_of(list(self.weights.values()))
 
         def forget_plan(optimizer: Optimizer) -> None:
-            self._plans.pop(optimizer, None)  # what was loaded may be a dense net's
+            self._plans.forget(optimizer)  # what was loaded may be a dense net's
 
         self._handles[optimizer] = [
-            optimizer.register_step_post_hook(after_step),
-            optimizer.register_load_state_dict_post_hook(forget_plan),
+            *when_stepped(optimizer, before, after_step),
+            *when_loaded(optimizer, forget_plan),
         ]
-
-    @torch.no_grad()
-    def mask_gradients_(self, optimizer: Optimizer) -> None:
-        """Set the gradients of pruned weights to zero, NaN and infinite ones too.
-
-        In place only: fused optimizers on CPU take a gradient whose strides differ from its weight's for
-        something else, without a word.
-        """
-        if self.enforced and optimizer not in self._handles:  # made anew while fit was running
-            self._hook(optimizer)
-        plan = self._plan(optimizer)
-        plan.announced = True
-        plan.stays_zero &= plan.seen in ([], versions_of(plan.weights))
-        gradients = [w.grad for w in plan.weights if w.grad is not None]
-        keeps = [k for w, k in zip(plan.weights, plan.keep, strict=True) if w.grad is not None]
-        if gradients and not keep_only_(gradients, keeps, check=True):  # 0 * NaN is NaN
-            fill_pruned_(gradients, keeps)
-        plan.masked = versions_of(gradients)
-
-    @torch.no_grad()
-    def mask_weights_(self, optimizer: Optimizer) -> None:
-        """Set the pruned weights that ``optimizer`` holds to zero.
-
-        Needed after optimizers that mix coordinates, after steps that Lightning did not see, and once someone
-        has written to weights or masked gradients; else left out, as it costs as much as masking gradients.
-        """
-        plan = self._plan(optimizer)
-        gradients = [w.grad for w in plan.weights if w.grad is not None]
-        plan.stays_zero &= plan.announced and plan.masked == versions_of(gradients)
-        if not plan.announced or plan.divides_by_zero:
-            fill_pruned_(plan.weights, plan.keep)
-        elif plan.weights and not (plan.stays_zero and plan.seen):
-            keep_only_(plan.weights, plan.keep)
-        plan.seen = versions_of(plan.weights)
-        plan.announced = False
-
-    def _plan(self, optimizer: Optimizer) -> Plan:
-        held = [id(p) for group in optimizer.param_groups for p in group["params"]]
-        plan = self._plans.get(optimizer)
-        if plan is not None and plan.keep and plan.keep[0].device != plan.weights[0].device:
-            self._lay_out(self.masks)  # the module was moved meanwhile
-            self._plans.clear()
-            plan = None
-        if plan is None or plan.parameters != held:
-            names = [name for name, weight in self.weights.items() if id(weight) in set(held)]
-            plan = Plan(held, [self.weights[n] for n in names], [self._keep[n] for n in names])
-            plan.stays_zero = type(optimizer) in APART
-            plan.divides_by_zero = divides_by_zero(optimizer, plan.weights)
-            self._plans[optimizer] = plan
-            for weight, keep in zip(plan.weights, plan.keep, strict=True):  # gathered before masks were there
-                for _, value in state_like(weight, [optimizer]):
-                    value.masked_fill_(~mask_of(keep).to(value.device), 0)
-        return plan
 
 
 _states: "weakref.WeakKeyDictionary[nn.Module, SparseState]" = weakref.WeakKeyDictionary()
@@ -281,5 +282,9 @@ _states: "weakref.WeakKeyDictionary[nn.Module, SparseState]" = weakref.WeakKeyDi
 
 def state_of(module: nn.Module) -> SparseState:
     """Return the one ``SparseState`` of ``module``, an empty one at first."""
-    module = getattr(module, "_orig_mod", module)  # Lightning trains what `torch.compile` wrapped
-    return _states.setdefault(module, SparseState())
+    return _states.setdefault(_original(module), SparseState())
+
+
+def _original(module: nn.Module) -> nn.Module:
+    original: nn.Module = getattr(module, "_orig_mod", module)  # Lightning trains what `compile` wrapped
+    return original

@@ -86,6 +86,12 @@ def flip(module):
     keep[7] = 1 - keep[7]
 
 
+def write(module):
+    """Change a trained number by a little."""
+    with torch.no_grad():
+        next(p for name, p in module.named_parameters() if name.endswith("4.bias"))[0] += 1e-3
+
+
 class SameOnAllRanks(pl.Callback):
     def on_train_batch_end(self, trainer, pl_module, *_):
         for name, mask in state_of(pl_module).masks.items():
@@ -128,6 +134,8 @@ def parse():
     parser.add_argument("--test-only", action="store_true")
     parser.add_argument("--kill-at", type=int, nargs=2, metavar=("STEP", "RANK"))
     parser.add_argument("--flip-at", type=int, nargs=2, metavar=("STEP", "RANK"))
+    parser.add_argument("--write-at", type=int, nargs=2, metavar=("STEP", "RANK"))
+    parser.add_argument("--resume-rank-1", type=Path, help="another checkpoint than that of rank 0")
     parser.add_argument("--count-bytes", action="store_true")
     return parser.parse_args()
 
@@ -153,6 +161,7 @@ def main():
     checks = [HoldsMasks(), SameOnAllRanks()] if options.row in MASKED else []
     extra = [AtStep(*options.kill_at, kill)] if options.kill_at else []
     extra += [AtStep(*options.flip_at, flip)] if options.flip_at else []
+    extra += [AtStep(*options.write_at, write)] if options.write_at else []
     counts = CountsBytes()
     extra += [counts] if options.count_bytes else []
     trainer = pl.Trainer(
@@ -170,7 +179,8 @@ def main():
         metrics = trainer.test(module, loader(2), ckpt_path=options.resume)
         torch.save(metrics, options.out / "metrics.pt")
         return
-    trainer.fit(module, data(options), loader(2), ckpt_path=options.resume)
+    other = options.resume_rank_1 if rank == 1 else None
+    trainer.fit(module, data(options), loader(2), ckpt_path=other or options.resume)
     result = {
         "metrics": trainer.test(module, loader(2)) if options.processes == 1 else [],
         "weights": module.state_dict(),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-import lightning_sparse.weights.state as sparsity_state
+import lightning_sparse.weights.plan as plans
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.weights.state import state_of
 
@@ -245,8 +245,8 @@ def test_common_optimizers_need_no_second_pass(monkeypatch):
     state.install_(net, masks, OWNER, [optimizer])
     state.attach([optimizer])
     calls = []
-    original = sparsity_state.keep_only_
-    monkeypatch.setattr(sparsity_state, "keep_only_", lambda *a, **k: calls.append(a) or original(*a, **k))
+    original = plans.keep_only_
+    monkeypatch.setattr(plans, "keep_only_", lambda *a, **k: calls.append(a) or original(*a, **k))
     for _ in range(4):
         net(torch.randn(2, 32, 5, 5)).sum().backward()
         state.mask_gradients_(optimizer)

@@ -48,6 +48,7 @@ class EpochPruning(SparsityCallback, ABC):
 
     moves = True
     starts_late = False
+    goes_on = True
     remembers_when_tested = True
     run_state: ClassVar = {
         "epoch": int,
@@ -203,6 +204,7 @@ class EpochPruning(SparsityCallback, ABC):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Catch up: Lightning skips an epoch's start if a run resumes right after the batch before it."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         self.begin_epoch(trainer, pl_module)
 
     def on_train_batch_end(

@@ -15,6 +15,7 @@ from lightning_sparse.callbacks.moving.checks import (
     check_matched,
     check_schedule,
     matches_any,
+    refuse_nothing_moved,
     refuse_without_density,
     warn_of_raw_steps,
     warn_of_rest,
@@ -22,6 +23,7 @@ from lightning_sparse.callbacks.moving.checks import (
 from lightning_sparse.callbacks.moving.clock import Clock, last_step_of
 from lightning_sparse.callbacks.moving.gradients import add_gradients_
 from lightning_sparse.callbacks.moving.history import History
+from lightning_sparse.callbacks.moving.steps import leave_out_, warn_of_state_apart
 from lightning_sparse.callbacks.sparsifier import Config, sparsifiers
 from lightning_sparse.checks import SparsityError, check_choice, check_flag
 from lightning_sparse.functional.allocation import ALLOCATIONS, AllocationName
@@ -36,7 +38,7 @@ from lightning_sparse.trainer.processes import assert_ranks_agree, seed_of_rank_
 from lightning_sparse.types import Budgets, Masks, Shapes
 from lightning_sparse.weights.base import SparseWeight
 from lightning_sparse.weights.found import sparse_weights
-from lightning_sparse.weights.optimizers import has_finite_gradients, parameters_of, skip_step_
+from lightning_sparse.weights.optimizers import has_finite_gradients, parameters_of, take_back_step_
 
 __all__ = ["MovingConnections"]
 
@@ -173,12 +175,10 @@ class MovingConnections(SparsityCallback, ABC):
         super().begin_fit(trainer, module)
         if not self.draws_masks and not sparse_weights(module):
             refuse_missing_support(self, sparsifiers(trainer))
-        self._clock.every_n_steps, self._clock.last_step = (
-            self.every_n_steps,
-            last_step_of(trainer, self.stop_at),
-        )
-        if self.every_n_steps >= self._clock.last_step and trainer.max_steps == -1:  # not cut short
-            warn_of_rest(type(self).__name__, self.every_n_steps, self._clock.last_step)
+        last = last_step_of(trainer, self.stop_at)
+        self._clock.every_n_steps, self._clock.last_step = self.every_n_steps, last
+        if self.every_n_steps >= last and trainer.max_steps == -1:  # not cut short
+            warn_of_rest(type(self).__name__, self.every_n_steps, last)
         if self._draw_seed is None and self.rule.needs_draws:
             self._draw_seed = seed_of_rank_zero(trainer, self.seed)
 
@@ -186,14 +186,10 @@ class MovingConnections(SparsityCallback, ABC):
         """Take down the supports that connections start from, and ask for the first gradients."""
         there = list(sparse_weights(module))
         check_matched("include", self.include or [], there)
-        check_matched(
-            "exclude", self.exclude, [*there, *parameters_by_name(module)]
-        )  # or what is dense anyway
+        dense_anyway = parameters_by_name(module)
+        check_matched("exclude", self.exclude, [*there, *dense_anyway])
         weights = self._weights(module)
-        if not weights:
-            raise SparsityError(
-                f"`exclude` must leave something for {type(self).__name__} to move, got {self.exclude}."
-            )
+        refuse_nothing_moved(type(self).__name__, weights, self.exclude)
         self._history.start(weights)
         for optimizer in trainer.optimizers:
             self._ask(trainer, module, optimizer)
@@ -209,16 +205,19 @@ class MovingConnections(SparsityCallback, ABC):
             self._clock.act(trainer, optimizer)
             if updates:
                 self._update_(trainer, module, weights, step)
+                warn_of_state_apart(type(self).__name__, optimizer, weights)
             if updates and self.skip_step_on_update:
-                skip_step_(optimizer)
+                leave_out_(trainer, optimizer)
         else:
             if self.rule.needs_gradient:
-                _ask_all(weights)  # a scaler skips the step, and then there is no other occasion
+                for weight in weights:  # a scaler skips the step, and then there is no other occasion
+                    weight.ask_for_gradient()
             if updates:
                 self._clock.owe(trainer, optimizer)
 
     def after_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
         """Count the step, and look ahead: gradients are asked for before the first backward of a step."""
+        take_back_step_(optimizer)
         if self._clock.has_missed(trainer, optimizer) and self._weights(module, optimizer):
             warn_of_raw_steps(type(self).__name__)
         self._clock.count(trainer, optimizer)
@@ -281,7 +280,8 @@ class MovingConnections(SparsityCallback, ABC):
         """Ask for dense gradients if the coming step is one whose gradients count."""
         step = self._clock.step(trainer, optimizer)
         if self.rule.needs_gradient and (self._clock.updates(trainer, optimizer) or self._gathers(step)):
-            _ask_all(self._weights(module, optimizer))
+            for weight in self._weights(module, optimizer):
+                weight.ask_for_gradient()
 
     def _weights(self, module: LightningModule, optimizer: Optimizer | None = None) -> list[SparseWeight]:
         """Return what is to be moved, of one optimizer or of all."""
@@ -293,8 +293,3 @@ class MovingConnections(SparsityCallback, ABC):
             and not matches_any(name, self.exclude)
             and (held is None or id(weight.parameter) in held)
         ]
-
-
-def _ask_all(weights: Sequence[SparseWeight]) -> None:
-    for weight in weights:
-        weight.ask_for_gradient()

@@ -13,6 +13,7 @@ __all__ = [
     "check_matched",
     "check_schedule",
     "matches_any",
+    "refuse_nothing_moved",
     "refuse_without_density",
     "warn_of_raw_steps",
     "warn_of_rest",
@@ -32,6 +33,14 @@ def check_matched(argument: str, patterns: Sequence[str], names: Sequence[str]) 
                 f"`{argument}` pattern {pattern!r} matches nothing that can move. Names here: "
                 f"{', '.join(names[:3])}."
             )
+
+
+def refuse_nothing_moved(callback: str, weights: Sequence[object], exclude: Sequence[str]) -> None:
+    """Refuse to move none of the connections that are there."""
+    if not weights:
+        raise SparsityError(
+            f"`exclude` must leave something for {callback} to move, got {list(exclude)}. Shorten it."
+        )
 
 
 def check_schedule(

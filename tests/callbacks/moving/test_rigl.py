@@ -575,7 +575,7 @@ def test_moves_do_not_call_for_a_third_pass_over_the_weights(tmp_path):
 
     class Looks(pl.Callback):
         def on_train_batch_end(self, trainer, pl_module, *_):
-            assert all(plan.stays_zero for plan in state_of(pl_module)._plans.values())
+            assert all(plan.stays_zero for plan in state_of(pl_module)._plans._plans.values())
 
     rigl = RigLCallback(0.2, every_n_steps=2, stop_at=100, verify=True)
     watch = fit(tmp_path, make_toy(optimizer=OPTIMIZERS["sgd-fused"]), rigl, Looks())

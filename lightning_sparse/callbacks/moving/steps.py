@@ -1,0 +1,47 @@
+"""Steps that an update takes the place of, and what optimizers keep that cannot move along."""
+
+import weakref
+from collections.abc import Sequence
+
+from torch.optim import Optimizer
+
+from lightning_sparse.trainer.clipping import once_clipped
+from lightning_sparse.trainer.packages import Trainer, rank_zero_warn
+from lightning_sparse.weights.base import SparseWeight
+from lightning_sparse.weights.optimizers import (
+    leave_out_step_,
+    skip_step_,
+    state_apart,
+    tolerates_no_gradients,
+)
+
+__all__ = ["leave_out_", "warn_of_state_apart"]
+
+
+def leave_out_(trainer: Trainer, optimizer: Optimizer) -> None:
+    """Leave out the step that an optimizer is about to make: weights, and what it keeps, stay as they are.
+
+    PyTorch's own optimizers pass over parameters without gradients, which are taken away once nobody else
+    looks at them: clipping and logs of norms would stumble. Others count such steps, or stumble themselves:
+    theirs is made, and taken back by `take_back_step_`.
+    """
+    if tolerates_no_gradients(optimizer):
+        once_clipped(trainer, optimizer, skip_step_)
+    else:
+        leave_out_step_(optimizer)
+
+
+def warn_of_state_apart(callback: str, optimizer: Optimizer, weights: Sequence[SparseWeight]) -> None:
+    """Warn once of what an optimizer keeps for connections that move, and that cannot be set to zero."""
+    for weight in weights if optimizer not in _warned else ():
+        if (key := state_apart(weight.parameter, [optimizer])) is not None:
+            _warned.add(optimizer)
+            rank_zero_warn(
+                f"{type(optimizer).__name__} keeps {key!r} of {weight.name!r} in codes, or not weight by "
+                f"weight: it stays as it is when {callback} moves connections. For new connections to start "
+                "from nothing, use an optimizer such as SGD or AdamW, with states of 32 or 16 bits."
+            )
+            return
+
+
+_warned: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
