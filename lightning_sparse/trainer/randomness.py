@@ -12,7 +12,7 @@ from lightning_sparse.functional.isolation import generator_restorer
 from lightning_sparse.trainer.packages import Trainer
 from lightning_sparse.trainer.parts import train_loaders
 
-__all__ = ["generators_of_loaders", "left_undisturbed", "rng_state", "set_rng_state"]
+__all__ = ["generators_of_loaders", "left_undisturbed", "rng_state", "same_rng_state", "set_rng_state"]
 
 
 def rng_state() -> dict[str, Any]:
@@ -36,6 +36,19 @@ def set_rng_state(state: dict[str, Any]) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
+
+
+def same_rng_state(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Tell whether the global generators of the CPU are in the same state in both."""
+    torch_too = torch.equal(one["torch"].cpu(), other["torch"].cpu())
+    keys = torch.equal(one["numpy"][1].cpu(), other["numpy"][1].cpu())
+    numbers = list(one["numpy"][2:]) == list(other["numpy"][2:])
+    return torch_too and keys and numbers and _listed(one["python"]) == _listed(other["python"])
+
+
+def _listed(state: Any) -> list[Any]:
+    version, internal, gauss = state
+    return [version, list(internal), gauss]
 
 
 def generators_of_loaders(trainer: Trainer) -> list[torch.Generator]:

@@ -1,6 +1,6 @@
 """The values and positions of a Dense-plus-Sparse layer."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from zlib import crc32
 
 import torch
@@ -12,7 +12,7 @@ from lightning_sparse.types import Average
 from lightning_sparse.weights.base import SparseWeight, storage
 from lightning_sparse.weights.optimizers import forget_curvature_, numbers_of, state_like
 
-__all__ = ["CompactWeight", "GradientSum", "support_keys"]
+__all__ = ["CompactWeight", "GradientSum", "dense_sums", "give_back_sums_", "support_keys"]
 
 
 class GradientSum:
@@ -147,3 +147,21 @@ class CompactWeight(SparseWeight):
 def support_keys(module: nn.Module) -> list[str]:
     """Return the keys that a state dict of the module has for positions of Dense-plus-Sparse layers."""
     return [f"{path}.indices" for path, one in module.named_modules() if isinstance(one, DensePlusSparse)]
+
+
+def dense_sums(module: nn.Module) -> dict[str, Tensor]:
+    """Return copies of what has been summed up of gradients of whole weights, by name of the weight."""
+    sums = ((name, layer.dense_gradient.consumer) for name, layer in compact_layers(module).items())
+    return {
+        f"{name}.weight": one.total.detach().clone()
+        for name, one in sums
+        if isinstance(one, GradientSum) and one.total is not None
+    }
+
+
+def give_back_sums_(module: nn.Module, sums: Mapping[str, Tensor]) -> None:
+    """Let layers that have been asked for the gradient of their whole weight go on from these sums."""
+    for name, layer in compact_layers(module).items():
+        one, total = layer.dense_gradient.consumer, sums.get(f"{name}.weight")
+        if isinstance(one, GradientSum) and total is not None:
+            one.total = total.to(one.parameter.device, copy=True)

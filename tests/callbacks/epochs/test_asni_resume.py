@@ -29,6 +29,7 @@ def saved_run(tmp_path, asni, saving, name, ckpt_path=None, seed=7, epochs=5, **
     return records
 
 
+@pytest.mark.filterwarnings("ignore:ExactResume.*before the validation that followed:UserWarning")
 @pytest.mark.parametrize("saving", WAYS)
 @pytest.mark.parametrize("reinit", ["centroids", "original"])
 def test_resumed_from_any_checkpoint_bit_for_bit(tmp_path, saving, reinit):
@@ -73,6 +74,7 @@ def test_the_length_of_the_search(tmp_path, reinit, length):
 
 
 @ENDS_EARLY
+@pytest.mark.filterwarnings("ignore:ExactResume.*without `state_dict` starts again:UserWarning")
 def test_stopped_by_steps_and_resumed(tmp_path):
     """Where the epoch that was cut short is over, and pruned, resuming goes on with the next."""
     asni = ASNISigmoidPruner(density=0.2, **SEARCH)

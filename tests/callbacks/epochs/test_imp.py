@@ -154,6 +154,7 @@ def test_two_optimizers(tmp_path, step):
 # Resuming.
 
 
+@pytest.mark.filterwarnings("ignore:ExactResume.*before the validation that followed:UserWarning")
 @pytest.mark.parametrize(
     ("saving", "files"),
     [("epoch end", 8), ("last batch", 8), ("every third batch", 10), ("twice an epoch", 16)],

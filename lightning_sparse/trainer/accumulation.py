@@ -1,0 +1,40 @@
+"""Gradients that stand between two backward passes, as batches are being accumulated."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from lightning_sparse.trainer.packages import Trainer
+from lightning_sparse.weights.compact import dense_sums, give_back_sums_
+
+__all__ = ["give_back_gradients_", "standing_gradients"]
+
+
+def standing_gradients(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
+    """Return copies of the gradients to which the next backward pass adds; none if it starts afresh.
+
+    In manual optimization nobody but the module knows, so all are returned that are not None.
+
+    Returns:
+        ``gradients`` by name of the parameter; ``sums``, what Dense-plus-Sparse layers have summed up for
+        an update of their supports, by name of the weight.
+    """
+    module = trainer.lightning_module
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    between = progress.current.ready > 0 and trainer.fit_loop._should_accumulate()
+    if module.automatic_optimization and not between:
+        return {}
+    standing = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    gradients = {name: gradient.detach().clone() for name, gradient in standing.items()}
+    return {"gradients": gradients, "sums": dense_sums(module)} if gradients else {}
+
+
+def give_back_gradients_(trainer: Trainer, saved: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Let the next backward pass add to these gradients."""
+    module, gradients = trainer.lightning_module, saved.get("gradients", {})
+    for name, parameter in module.named_parameters():
+        if name in gradients:
+            parameter.grad = gradients[name].to(parameter.device, copy=True)
+    with torch.no_grad():
+        give_back_sums_(module, saved.get("sums", {}))
