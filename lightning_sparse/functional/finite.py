@@ -13,7 +13,7 @@ from lightning_sparse.functional.ranking import in_pieces
 __all__ = ["check_finite", "check_no_nan"]
 
 _WAY_OUT = (
-    "Training has diverged: resume from the last checkpoint before it, with a lower learning rate or "
+    "If training has diverged, resume from the last checkpoint before it, with a lower learning rate or "
     "`gradient_clip_val`."
 )
 

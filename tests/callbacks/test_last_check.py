@@ -63,8 +63,24 @@ class Asks(Toy):
         return super().training_step(batch, *_)
 
 
+class Losses(nn.Module):
+    """A head without children that gives losses in training only, as those of some detectors."""
+
+    def forward(self, logits, y):
+        return {"loss": F.cross_entropy(logits, y)} if self.training else logits.argmax(1)
+
+
+class HasLosses(Toy):
+    def __init__(self):
+        super().__init__()
+        self.losses = Losses()
+
+    def training_step(self, batch, *_):
+        return self.losses(self.net(batch[0]), batch[1])
+
+
 @pytest.mark.parametrize("method", METHODS, ids=repr)
-@pytest.mark.parametrize("kind", [Auxiliary, Detects, Asks])
+@pytest.mark.parametrize("kind", [Auxiliary, Detects, Asks, HasLosses])
 def test_steps_that_need_train_mode(tmp_path, kind, method):
     torch.manual_seed(0)
     module = kind()

@@ -15,7 +15,9 @@ from lightning_sparse.functional.pruning import prune_along
 from lightning_sparse.functional.rewinding import prune_by_magnitude, rewind_, snapshot
 
 BAD = [math.nan, math.inf, -math.inf]
-WAY_OUT = r"Training has diverged: resume from the last checkpoint before it, with a lower learning rate or"
+WAY_OUT = (
+    r"If training has diverged, resume from the last checkpoint before it, with a lower learning rate or"
+)
 
 
 def refused(count, name):

@@ -55,6 +55,13 @@ def check_connected(problem: PruningProblem, num_batches: int, nonzero: Iterable
 
 def _signals(problem: PruningProblem, num_batches: int) -> tuple[Scores, list[bool]]:
     """Return scores of what is left, and for each batch whether the last layer's outputs differ."""
+    try:
+        return _signals_of_pass(problem, num_batches, still=True)
+    except Exception:  # some layer without children needs train mode, which scores were taken in
+        return _signals_of_pass(problem, num_batches, still=False)
+
+
+def _signals_of_pass(problem: PruningProblem, num_batches: int, still: bool) -> tuple[Scores, list[bool]]:
     last: list[bool] = []
     differ: list[bool] = []
 
@@ -69,7 +76,8 @@ def _signals(problem: PruningProblem, num_batches: int) -> tuple[Scores, list[bo
         differentiable(problem.weights.values()),
         _outputs_noted(problem, last),
     ):
-        _still_leaves_(problem.module)
+        if still:
+            _still_leaves_(problem.module)
         scores = iterative_snip(problem.weights, losses(), problem.masks, problem.average)
     return scores, differ
 
