@@ -142,7 +142,8 @@ def epl(shapes: Shapes, density: float, *, min_weights: int = 1) -> Budgets:
 def epf(shapes: Shapes, density: float, *, min_weights: int = 1) -> Budgets:
     """Give each layer a budget proportional to its number of filters (equal per filter).
 
-    A filter is one output unit, so the proportion is ``shape[0]``. A layer whose share would pass its size is
+    A filter is one output unit, so the proportion is ``shape[0]``. Within a layer each filter gets its equal
+    share, rounded down or up (``functional.filters``). A layer whose share would pass its size is
     kept dense and the rest is shared again, until every share fits.
 
     Args:
@@ -174,6 +175,7 @@ def allocate(
     *,
     fixed: Mapping[str, float] | None = None,
     min_weights: int = 1,
+    filters: Mapping[str, int] | None = None,
 ) -> Budgets:
     """Share the budget of a density out over the layers, some of them at a density of their own.
 
@@ -185,6 +187,7 @@ def allocate(
         allocation: "uniform", "erk", "epl", "epf", or another name in `ALLOCATIONS`.
         fixed: Density of some layers by name, fractions in (0, 1].
         min_weights: Weights that each layer keeps at least (all of them if it has fewer).
+        filters: For "epf", the number of filters of layers where it is not ``shape[0]``.
 
     Returns:
         Number of weights to keep per layer, in the order of ``shapes``; they sum to
@@ -210,6 +213,8 @@ def allocate(
     sizes = [math.prod(shapes[name]) for name in free]
     rest = total - sum(taken.values())
     _check_reachable(sizes, rest, density, total, min_weights, overridden=bool(taken))
+    if allocation == "epf":
+        shapes = {**shapes, **{name: torch.Size([number]) for name, number in (filters or {}).items()}}
     proportions = [_proportion(allocation, shapes[name]) for name in free]
     budgets = taken | dict(zip(free, share_out(proportions, sizes, rest, min_weights), strict=True))
     return {name: budgets[name] for name in shapes}

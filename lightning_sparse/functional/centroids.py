@@ -6,6 +6,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
+from lightning_sparse.functional.finite import check_finite
 from lightning_sparse.selection import parameters_by_name, plain_name
 from lightning_sparse.types import Masks
 
@@ -28,7 +29,7 @@ def centroids(weights: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
 
     Returns:
         By layer the tensor ``[c_plus, c_minus]`` of the weight's type, on the CPU; 0 where there is no
-        survivor of that sign.
+        survivor of that sign, NaN in layers that hold NaN.
 
     Source:
         Damadi et al., "Amenable Sparse Network Investigator", 2021, algorithm 1, lines 13 and 15.
@@ -42,10 +43,14 @@ def centroids(weights: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
 
 
 def signs(weights: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
-    """Return the signs of each layer's survivors in flat order: int8, -1, 0 or 1, on the CPU."""
-    return {
-        name: _survivors(weights[name], mask).sign().to("cpu", torch.int8) for name, mask in masks.items()
-    }
+    """Return the signs of each layer's survivors in flat order: int8, -1, 0 or 1, on the CPU.
+
+    Raises:
+        SparsityError: If a survivor is NaN or infinite.
+    """
+    left = {name: _survivors(weights[name], mask) for name, mask in masks.items()}
+    check_finite(left)
+    return {name: values.sign().to("cpu", torch.int8) for name, values in left.items()}
 
 
 def set_by_rule(module: nn.Module, masked: Iterable[str]) -> set[str]:
@@ -78,10 +83,14 @@ def reinitialise_(
         survivors: Signs of the survivors, as from ``signs``.
         means: ``[c_plus, c_minus]`` by parameter name, as from ``centroids``.
 
+    Raises:
+        SparsityError: If a mean is NaN or infinite.
+
     Source:
         Damadi et al., 2021, algorithm 1, lines 14, 16 and 17. The paper does not say what becomes of biases
         and norms; the authors' code resets them, but for the running statistics, which it keeps.
     """
+    check_finite({f"centroids of {name}": means[name] for name in masks})
     parameters = parameters_by_name(module)
     for name, mask in masks.items():
         weight = parameters[name]
@@ -96,6 +105,8 @@ def reinitialise_(
 
 def _centroids(survivors: Tensor) -> Tensor:
     values = survivors.cpu().double()  # some devices have no float64
+    if values.isnan().any():
+        return torch.full((2,), torch.nan, dtype=survivors.dtype)
     means = [
         part.mean() if part.numel() else values.new_zeros(())
         for part in (values[values > 0], values[values < 0])

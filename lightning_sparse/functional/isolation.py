@@ -29,9 +29,9 @@ def left_as_found(
 ) -> Iterator[None]:
     """Set train or eval mode for a while; afterwards give back what a pass changes.
 
-    That is: modes, parameters, buffers, attributes of the module and all its children (metrics, counters,
-    generators, lists and dicts, what these hold too) and torch's random state. Not what objects of other
-    classes hold.
+    That is: modes, parameters, buffers (with the shape they had), attributes of the module and all its
+    children (metrics, counters, generators, lists and dicts, what these hold too) and torch's random state.
+    Not what objects of other classes hold.
 
     Args:
         module: Any module.
@@ -172,7 +172,9 @@ def _dict_restorer(current: dict[Any, Any], found: dict[Any, Any], keep: tuple[s
 
 
 def _restore_tensor(tensor: Tensor, content: Tensor) -> None:
-    if not torch.equal(tensor, content):  # what is expanded can be read, and not written to
+    if (tensor.shape, tensor.dtype, tensor.device) != (content.shape, content.dtype, content.device):
+        tensor.data = content  # as observers of quantization resize theirs; it stays the same object
+    elif not torch.equal(tensor, content):  # what is expanded can be read, and not written to
         tensor.copy_(content)
 
 

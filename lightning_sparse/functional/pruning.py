@@ -7,6 +7,7 @@ import torch
 
 from lightning_sparse.functional.allocation import allocate
 from lightning_sparse.functional.budgets import layer_budget, total_budget
+from lightning_sparse.functional.filters import OUTPUTS_FIRST, Filters, equal_mask, filters_of
 from lightning_sparse.functional.masks import global_masks, layerwise_masks
 from lightning_sparse.functional.patterns import UNSTRUCTURED, Pattern
 from lightning_sparse.functional.saliency import PruningMethod, PruningProblem, Random, Ranking
@@ -47,13 +48,16 @@ def prune_along(
             keep are not zero in the last, or what is kept of a layer has no gradient any more.
     """
     shapes, fixed = {name: weight.shape for name, weight in problem.weights.items()}, fixed or {}
-    score_check = ScoreCheck(0 if keep_lowest else _kept_by_rank(shapes, density, fixed, min_weights))
+    at_last = 0 if keep_lowest else _kept_by_rank(shapes, density, fixed, min_weights)
+    score_check = ScoreCheck(at_last, problem.weights)
+    filters = filters_of(problem.module, problem.weights) if method.allocation == "epf" else None
     ranked_globally = method.allocation == "global" and not fixed and not keep_lowest
     paths = list(_paths(method, shapes, density, fixed, min_weights))
     first, firsts = paths[0]  # before any score is taken
     plan_budgets(shapes, first, method.allocation, fixed=firsts, min_weights=min_weights, pattern=pattern)
     for share, shares in paths:
         scores, keep = method.scores(problem), _kept_by_rank(shapes, share, shares, min_weights)
+        score_check.count({name: scores[name] for name in fixed})  # they must be finite, and no more
         score_check.check({name: score for name, score in scores.items() if name not in fixed}, keep)
         if problem.masks is not None:
             unclear = score_check.unclear(keep, min_weights) if ranked_globally else scores
@@ -66,6 +70,7 @@ def prune_along(
             min_weights=min_weights,
             budget=method.budget,
             pattern=pattern,
+            filters=filters,
         )
         problem = replace(problem, masks=masks)
         del scores  # they would stay beside the next ones
@@ -86,6 +91,7 @@ def masks_from_scores(
     min_weights: int = 1,
     budget: Callable[[int, float], int] = total_budget,
     pattern: Pattern = UNSTRUCTURED,
+    filters: Mapping[str, Filters] | None = None,
 ) -> Masks:
     """Keep exactly ``floor(density * N + 0.5)`` of the N weights, those with the highest scores.
 
@@ -97,12 +103,24 @@ def masks_from_scores(
         min_weights: Every layer keeps at least this many (all, if it is smaller).
         budget: Rounds a global budget in another way.
         pattern: Which sets of weights may be kept.
+        filters: For ``"epf"``, where the outputs of weights are, as from `filters_of`. ``None``: first.
 
     Raises:
         SparsityError: If the budget cannot be met, or the pattern cannot have it.
     """
     shapes = {name: score.shape for name, score in scores.items()}
-    budgets = plan_budgets(shapes, density, ranking, fixed=fixed, min_weights=min_weights, pattern=pattern)
+    filters = filters or {}
+    budgets = plan_budgets(
+        shapes,
+        density,
+        ranking,
+        fixed=fixed,
+        min_weights=min_weights,
+        pattern=pattern,
+        filters={name: where.count(shapes[name]) for name, where in filters.items()},
+    )
+    if ranking == "epf" and pattern == UNSTRUCTURED:  # any other says itself how many a filter keeps
+        return {n: equal_mask(s, budgets[n], filters.get(n, OUTPUTS_FIRST)) for n, s in scores.items()}
     if ranking != "global":
         return layerwise_masks(scores, budgets, pattern=pattern)
     total = budget(sum(shape.numel() for shape in shapes.values()), density)
@@ -116,21 +134,27 @@ def random_masks(
     generator: torch.Generator,
     *,
     fixed: Mapping[str, float] | None = None,
+    module: torch.nn.Module | None = None,
 ) -> Masks:
     """Draw masks at random within a budget per layer, or over all layers at once.
 
     Args:
-        weights: Parameters by name; only their shapes and devices count.
+        weights: Parameters by name; only their shapes and devices count. Without any there are no masks.
         density: Share of all these weights to keep, a fraction in (0, 1].
         ranking: ``"global"``, or the allocation that gives each layer its own budget.
         generator: Source of the draws, which are made on its device.
         fixed: Densities of single layers; the others share what remains.
+        module: Holds the weights, and says for ``"epf"`` where their outputs are. ``None``: first.
 
     Raises:
         SparsityError: If the budget cannot be met.
     """
-    problem = PruningProblem(torch.nn.Module(), weights, generator)
-    return masks_from_scores(Random(ranking).scores(problem), density, ranking, fixed=fixed)
+    if not weights:
+        return {}
+    problem = PruningProblem(module or torch.nn.Module(), weights, generator)
+    filters = filters_of(problem.module, weights) if ranking == "epf" else None
+    scores = Random(ranking).scores(problem)
+    return masks_from_scores(scores, density, ranking, fixed=fixed, filters=filters)
 
 
 def plan_budgets(
@@ -141,6 +165,7 @@ def plan_budgets(
     fixed: Mapping[str, float] | None = None,
     min_weights: int = 1,
     pattern: Pattern = UNSTRUCTURED,
+    filters: Mapping[str, int] | None = None,
 ) -> Budgets:
     """Return the budgets that shapes alone decide: of all layers, or under global ranking the fixed ones.
 
@@ -151,13 +176,14 @@ def plan_budgets(
         fixed: Densities of single layers; the others share what remains.
         min_weights: Every layer keeps at least this many (all, if it is smaller).
         pattern: Which sets of weights may be kept.
+        filters: For ``"epf"``, the number of filters of layers where it is not ``shape[0]``.
 
     Raises:
         SparsityError: If the budget cannot be met, or the pattern cannot have it.
     """
     # Whether a global budget can be met, and what is fixed, does not depend on the allocation of the rest.
     allocation = "uniform" if ranking == "global" else ranking
-    budgets = allocate(shapes, density, allocation, fixed=fixed, min_weights=min_weights)
+    budgets = allocate(shapes, density, allocation, fixed=fixed, min_weights=min_weights, filters=filters)
     alone = {name: n for name, n in budgets.items() if ranking != "global" or name in (fixed or {})}
     for name, budget in alone.items():
         pattern.check({name: shapes[name]}, budget)

@@ -8,15 +8,16 @@ from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.budgets import layer_budget, total_budget
+from lightning_sparse.functional.finite import check_finite, check_no_nan
 from lightning_sparse.functional.masks import global_masks
 from lightning_sparse.functional.schedules import exponential
-from lightning_sparse.selection import plain_name
+from lightning_sparse.selection import parameters_by_name, plain_name
 from lightning_sparse.types import Budgets, Densities, Masks, Shapes
 
 __all__ = ["Snapshot", "budgets_on_the_way", "prune_by_magnitude", "rewind_", "round_budgets", "snapshot"]
 
-Snapshot: TypeAlias = dict[str, Tensor]
-"""Parameters and buffers by name, as they were."""
+Snapshot: TypeAlias = dict[str, Tensor | None]
+"""Parameters and buffers by name, as they were; ``None`` for buffers that were not there yet."""
 
 
 def round_budgets(alive: int, kept: int, rounds: int) -> list[int]:
@@ -99,12 +100,13 @@ def prune_by_magnitude(
         Boolean masks with exactly ``kept`` True, on the weights' device; of equal weights the first stay.
 
     Raises:
-        SparsityError: If so many cannot be kept, or a weight is NaN.
+        SparsityError: If so many cannot be kept, or a weight that is left is NaN or infinite.
 
     Source:
         Damadi et al., 2021, algorithm 1, lines 6 and 7; Frankle and Carbin, 2019, section 2.
     """
     left = {name: weights[name].detach()[mask.to(weights[name].device)] for name, mask in masks.items()}
+    check_finite(left)
     scores = {name: values.abs() for name, values in left.items()}
     best = global_masks(scores, kept, min_weights=min_weights, fixed=fixed)
     return {name: _inside(mask.to(weights[name].device), best[name]) for name, mask in masks.items()}
@@ -116,31 +118,64 @@ def snapshot(module: nn.Module, leave_out: Collection[str] = ()) -> Snapshot:
     Args:
         module: A module.
         leave_out: Names not to copy.
+
+    Raises:
+        SparsityError: If a parameter that is trained holds NaN: nobody should go back to it.
     """
-    return {n: value.detach().clone() for n, value in _values(module).items() if n not in leave_out}
+    parameters = parameters_by_name(module)
+    check_no_nan({name: p for name, p in parameters.items() if p.requires_grad and name not in leave_out})
+    buffers = {name: layer._buffers[key] for name, (layer, key) in _buffers_by_name(module).items()}
+    values = {**parameters, **buffers}
+    return {
+        name: None if value is None else value.detach().clone()
+        for name, value in values.items()
+        if name not in leave_out
+    }
 
 
 @torch.no_grad()
-def rewind_(module: nn.Module, saved: Mapping[str, Tensor], masks: Masks) -> None:
+def rewind_(module: nn.Module, saved: Mapping[str, Tensor | None], masks: Masks) -> None:
     """Give a module the values of a snapshot back; pruned weights are zero.
+
+    Buffers get the shape back that they had, and are ``None`` again if they were.
 
     Args:
         module: The module that the snapshot was taken of, or one like it.
         saved: Values by name; others stay as they are.
         masks: Boolean mask by parameter name.
     """
-    values = _values(module)
+    parameters, buffers = parameters_by_name(module), _buffers_by_name(module)
+    device = next((parameter.device for parameter in parameters.values()), None)
     for name, value in saved.items():
-        values[name].copy_(value)
+        if name in buffers:
+            _rewind_buffer_(*buffers[name], None if value is None else value.to(device))
+        elif value is not None:
+            parameters[name].copy_(value)
         if name in masks:
-            values[name].masked_fill_(~masks[name].to(values[name].device), 0)
+            parameters[name].masked_fill_(~masks[name].to(parameters[name].device), 0)
 
 
-def _values(module: nn.Module) -> dict[str, Tensor]:
-    kept = {plain_name(name) for name in module.state_dict()}
-    buffers = {plain_name(name): buffer for name, buffer in module.named_buffers()}
-    parameters = {plain_name(name): parameter for name, parameter in module.named_parameters()}
-    return {**parameters, **{name: buffer for name, buffer in buffers.items() if name in kept}}
+def _rewind_buffer_(layer: nn.Module, key: str, value: Tensor | None) -> None:
+    """Write into the buffer if it can hold the value, else put another in its place."""
+    there = layer._buffers[key]
+    if there is None or value is None or there.is_inference():  # assigned since, perhaps in validation
+        layer._buffers[key] = None if value is None else value.clone()
+    elif there.is_floating_point() != value.is_floating_point():
+        there.data = value.clone()
+    elif there.shape == value.shape:
+        there.copy_(value)
+    else:  # it has grown since
+        there.data = value.to(there, copy=True)
+
+
+def _buffers_by_name(module: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """Return the places of all buffers that a state dict would hold, also of those that are None."""
+    return {
+        plain_name(f"{path}.{key}" if path else key): (layer, key)
+        for path, layer in module.named_modules()
+        for key, _ in layer._buffers.items()
+        if key not in layer._non_persistent_buffers_set
+    }
 
 
 def _inside(mask: Tensor, chosen: Tensor) -> Tensor:

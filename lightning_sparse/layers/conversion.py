@@ -1,6 +1,5 @@
 """Ordinary layers to Dense-plus-Sparse ones and back."""
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TypeGuard
@@ -21,7 +20,7 @@ from lightning_sparse.layers.backends import Backend
 from lightning_sparse.layers.base import compact_layers
 from lightning_sparse.layers.offsets import Offset, OffsetName, offset_from_name
 from lightning_sparse.layers.replacement import compact_layer, dense_layer, replace_
-from lightning_sparse.layers.support import draw_support
+from lightning_sparse.layers.support import draw_equal_rows, draw_support
 from lightning_sparse.selection import match_overrides, matches, plain_name, select_weights
 from lightning_sparse.types import Budgets
 
@@ -98,7 +97,8 @@ def convert_(
     budgets = allocate(shapes, density, allocation, fixed=fixed, min_weights=min_weights_per_layer)
     alphas = starting_alphas({n: layer.weight for n, layer in layers.items()}, alpha, offset)
     draws = generator if isinstance(generator, torch.Generator) else torch.Generator().manual_seed(generator)
-    supports = {name: draw_support(math.prod(shapes[name]), budgets[name], draws) for name in layers}
+    draw = draw_equal_rows if allocation == "epf" else draw_support
+    supports = {name: draw(shapes[name], budgets[name], draws) for name in layers}
     options = {"offset": offset, "alpha_requires_grad": alpha_requires_grad, "backend": backend}
     new = {
         name: compact_layer(layer, supports[name], device, draws, alpha=alphas[name], **options)

@@ -182,8 +182,10 @@ class ASNISigmoidPruner(EpochPruning):
         """Prune; at the end of the search take down the ticket."""
         if self.pruning:
             self.prune_(trainer, module)
-        if self.epoch + 1 == self._search_epochs and self.ticket_path is not None and trainer.is_global_zero:
-            save_ticket(self._ticket(module), self.ticket_path)
+        if self.epoch + 1 == self._search_epochs and (self.ticket_path is not None or self.restarting):
+            ticket = self._ticket(module)  # an error on all ranks if weights are NaN
+            if self.ticket_path is not None and trainer.is_global_zero:
+                save_ticket(ticket, self.ticket_path)
 
     def begin_epoch(self, trainer: Trainer, module: LightningModule) -> None:
         """Start the retraining if the search is over."""

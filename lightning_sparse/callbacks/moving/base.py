@@ -21,7 +21,7 @@ from lightning_sparse.callbacks.moving.checks import (
     warn_of_rest,
 )
 from lightning_sparse.callbacks.moving.clock import Clock, last_step_of
-from lightning_sparse.callbacks.moving.gradients import add_gradients_
+from lightning_sparse.callbacks.moving.gradients import add_gradients_, usable_gradients
 from lightning_sparse.callbacks.moving.history import History
 from lightning_sparse.callbacks.moving.steps import leave_out_, warn_of_state_apart
 from lightning_sparse.callbacks.sparsifier import Config, sparsifiers
@@ -38,7 +38,7 @@ from lightning_sparse.trainer.processes import assert_ranks_agree, seed_of_rank_
 from lightning_sparse.types import Budgets, Masks, Shapes
 from lightning_sparse.weights.base import SparseWeight
 from lightning_sparse.weights.found import sparse_weights
-from lightning_sparse.weights.optimizers import has_finite_gradients, parameters_of, take_back_step_
+from lightning_sparse.weights.optimizers import parameters_of, take_back_step_
 
 __all__ = ["MovingConnections"]
 
@@ -151,7 +151,7 @@ class MovingConnections(SparsityCallback, ABC):
         """Draw masks at random as ``PruneAtInit`` does; none if there is a support to start from."""
         weights = self.select(module)
         fixed = match_overrides(weights, self.density_overrides)
-        return random_masks(weights, self.density, self.allocation, generator, fixed=fixed) if weights else {}
+        return random_masks(weights, self.density, self.allocation, generator, fixed=fixed, module=module)
 
     def check_module(self, module: LightningModule) -> None:
         """Refuse to draw masks beside layers that have a support of their own."""
@@ -259,7 +259,7 @@ class MovingConnections(SparsityCallback, ABC):
             draws=draws_of(self._draw_seed or 0, step, weight.name),
             gradient=lambda: self._sums.pop(weight.name),  # the sum ranks as the mean does; asked for once
         )
-        return move(self.rule, active, fraction)
+        return move(self.rule, active, fraction, name=weight.name)
 
     def _gathers(self, step: int) -> bool:
         """Tell whether the mean gradient of the next update takes in this step."""
@@ -269,7 +269,7 @@ class MovingConnections(SparsityCallback, ABC):
 
     def _gather(self, trainer: Trainer, weights: Sequence[SparseWeight], optimizer: Optimizer) -> bool:
         """Take what is needed from the gradients of this step; tell whether they are all finite."""
-        if not has_finite_gradients(optimizer):
+        if not usable_gradients(optimizer, weights):
             return False
         unscale_gradients_(trainer, optimizer)
         if not self.rule.needs_gradient:

@@ -3,14 +3,29 @@
 from collections.abc import Sequence
 
 from torch import Tensor
+from torch.optim import Optimizer
 
+from lightning_sparse.functional.finite import check_finite
 from lightning_sparse.trainer.packages import Trainer
 from lightning_sparse.trainer.parts import loss_scale
 from lightning_sparse.trainer.processes import mean_over_processes
 from lightning_sparse.weights.base import SparseWeight
 from lightning_sparse.weights.enforcement import all_finite
+from lightning_sparse.weights.optimizers import has_finite_gradients
 
-__all__ = ["add_gradients_"]
+__all__ = ["add_gradients_", "usable_gradients"]
+
+
+def usable_gradients(optimizer: Optimizer, weights: Sequence[SparseWeight]) -> bool:
+    """Tell whether an optimizer's gradients are all finite.
+
+    Raises:
+        SparsityError: If they are not, and never will be, as the active weights hold NaN or infinities.
+    """
+    if has_finite_gradients(optimizer):
+        return True
+    check_finite({weight.name: weight.active for weight in weights})
+    return False
 
 
 def add_gradients_(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparse.checks import SparsityError, check_choice
+from lightning_sparse.functional.finite import check_finite
 from lightning_sparse.functional.growth.moves import move_support, move_support_at_random
 from lightning_sparse.functional.patterns import UNSTRUCTURED, Pattern
 from lightning_sparse.registry import add_row
@@ -64,7 +65,12 @@ class GrowthRule(ABC):
 
 
 def move(
-    rule: GrowthRule, active: ActiveWeights, fraction: float, *, pattern: Pattern = UNSTRUCTURED
+    rule: GrowthRule,
+    active: ActiveWeights,
+    fraction: float,
+    *,
+    pattern: Pattern = UNSTRUCTURED,
+    name: str = "the layer",
 ) -> Tensor:
     """Drop a share of the active weights and grow as many others, as a rule says.
 
@@ -73,14 +79,15 @@ def move(
         active: The active weights.
         fraction: Share of them to drop, in [0, 1]: ``floor(fraction * k)``.
         pattern: Which sets of weights may be active, before and after.
+        name: What errors call the weight.
 
     Returns:
         The new k positions, ascending, in the dtype of ``active.positions``. A weight that is dropped and
         grown again at once has not moved.
 
     Raises:
-        SparsityError: If ``fraction`` is out of range, positions are not ascending, or scores that count are
-            not finite.
+        SparsityError: If ``fraction`` is out of range, positions are not ascending, or active weights or
+            scores that count are not finite.
 
     Examples:
         >>> from lightning_sparse.functional.growth import RigL
@@ -95,6 +102,7 @@ def move(
         >>> move(RigL(), active, 0.5)
         tensor([1, 3])
     """
+    check_finite({name: active.values})
     drop_scores, grow_scores = rule.drop_scores(active), rule.grow_scores(active)
     if grow_scores is None:
         return move_support_at_random(

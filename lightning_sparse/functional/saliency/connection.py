@@ -3,10 +3,11 @@
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.isolation import differentiable, left_as_found
@@ -23,7 +24,7 @@ def check_connected(problem: PruningProblem, num_batches: int, nonzero: Iterable
     """Look for layers that pruning has silenced: what is kept of them has no gradient.
 
     In a net with branches others may go on without them. But if what the last layer puts out is the same for
-    all items of a batch, the net is cut through: it depends on biases alone.
+    all items of a batch, and was not before pruning, the net is cut through: it depends on biases alone.
 
     Args:
         problem: The net and its finished masks.
@@ -37,11 +38,11 @@ def check_connected(problem: PruningProblem, num_batches: int, nonzero: Iterable
     Warns:
         UserWarning: If layers are silent, or the net is cut through.
     """
-    scores, outputs_differ = _signals(problem, num_batches)
+    scores, differ = _signals(problem, num_batches)
     silent = [name for name in nonzero if not scores[name].any()]
     if not silent:
         return
-    cut = bool(outputs_differ) and not any(outputs_differ)
+    cut = _all_equal(differ) and not _all_equal(_signals(replace(problem, masks=None), num_batches)[1])
     message = (
         f"{'The net is cut through: no' if cut else 'No'} signal passes what is kept of "
         f"{', '.join(silent[:3])} ({len(silent)} layers). Raise `density`, or choose a method that keeps "
@@ -54,6 +55,13 @@ def check_connected(problem: PruningProblem, num_batches: int, nonzero: Iterable
 
 def _signals(problem: PruningProblem, num_batches: int) -> tuple[Scores, list[bool]]:
     """Return scores of what is left, and for each batch whether the last layer's outputs differ."""
+    try:
+        return _signals_of_pass(problem, num_batches, still=True)
+    except Exception:  # some layer without children needs train mode, which scores were taken in
+        return _signals_of_pass(problem, num_batches, still=False)
+
+
+def _signals_of_pass(problem: PruningProblem, num_batches: int, still: bool) -> tuple[Scores, list[bool]]:
     last: list[bool] = []
     differ: list[bool] = []
 
@@ -64,12 +72,28 @@ def _signals(problem: PruningProblem, num_batches: int) -> tuple[Scores, list[bo
             differ.extend(last[-1:])
 
     with (
-        left_as_found(problem.module, training=False),  # without the differences that dropout makes
+        left_as_found(problem.module, training=True),
         differentiable(problem.weights.values()),
         _outputs_noted(problem, last),
     ):
+        if still:
+            _still_leaves_(problem.module)
         scores = iterative_snip(problem.weights, losses(), problem.masks, problem.average)
     return scores, differ
+
+
+def _all_equal(differ: list[bool]) -> bool:
+    return bool(differ) and not any(differ)
+
+
+def _still_leaves_(module: nn.Module) -> None:
+    """Set what makes items differ, dropout and batch norm, to eval mode; what holds them goes on as it is.
+
+    A step may ask the net for what it gives in training only: auxiliary outputs, or a detector's losses.
+    """
+    for layer in module.modules():
+        if not any(True for _ in layer.children()):
+            layer.training = False
 
 
 def items_differ(output: Tensor) -> bool:

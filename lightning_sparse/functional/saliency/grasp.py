@@ -22,7 +22,7 @@ from lightning_sparse.functional.saliency.base import (
 )
 from lightning_sparse.functional.saliency.gradients import gradients_of, mean_gradients, operations_of
 from lightning_sparse.functional.saliency.published import OneShot
-from lightning_sparse.functional.saliency.scoring import Mode, over_their_sum, scoring
+from lightning_sparse.functional.saliency.scoring import Mode, first_line, over_their_sum, scoring
 from lightning_sparse.selection import SPARSE_LAYERS
 from lightning_sparse.types import Loss, Scores
 
@@ -70,7 +70,8 @@ class GraSP(OneShot):
     Args:
         num_batches: Batches over which gradient and Hessian are averaged, on each process.
         temperature: Divides the output of the last linear or convolutional layer, which should be the
-            logits, while scores are taken. ``None``: off; so it is too with a ``loss_fn`` of your own.
+            logits, while scores are taken. ``None``: off; so it is too with a ``loss_fn`` of your own, and in
+            nets without such a layer.
         scoring_mode: Whether batch norm and dropout act as in training (``"train"``) or not (``"eval"``) when
             scores are taken. ``None``: as in training; with ``conformance="reference"`` not.
         allocation: ``"global"`` ranks the weights of all layers together, else each layer has a budget.
@@ -97,7 +98,8 @@ class GraSP(OneShot):
     def scores(self, problem: PruningProblem) -> Scores:
         """Return ``w * Hg``; of sums over batches, and divided by their sum, in the reference's way."""
         temperature = self.temperature if problem.cools else None
-        cooling = nullcontext() if temperature is None else cooled(_last_layer(problem.module), temperature)
+        last = None if temperature is None else _last_layer(problem.module)
+        cooling = nullcontext() if temperature is None or last is None else cooled(last, temperature)
         with scoring(problem, self._trains()), cooling:
             losses = problem.losses(self.num_batches)
             scores = grasp(problem.weights, losses, problem.average)
@@ -115,7 +117,9 @@ def cooled(layer: nn.Module, temperature: float) -> Iterator[None]:
     """
     called = []
 
-    def divide(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+    def divide(_: nn.Module, __: Any, output: Any) -> Any:
+        if not isinstance(output, Tensor):  # some layers return more than their output
+            return output
         called.append(True)
         return output / temperature
 
@@ -127,29 +131,34 @@ def cooled(layer: nn.Module, temperature: float) -> Iterator[None]:
     if not called:
         warnings.warn(
             f"`temperature` {temperature} divided nothing: the last trained layer of the module is not "
-            "called by its loss. Set it to None, or register the layer that makes the logits last.",
+            "called by its loss, or returns no tensor. Set it to None, or register the layer that makes the "
+            "logits last.",
             stacklevel=4,
         )
 
 
-def _last_layer(module: nn.Module) -> nn.Module:
-    """Return the trained linear or convolutional layer that was registered last, as the net's output."""
+def _last_layer(module: nn.Module) -> nn.Module | None:
+    """Return the trained linear or convolutional layer that was registered last, as the net's output.
+
+    ``None`` if there is none: which output the logits are is then not known, and nothing is divided.
+    """
     layers = [layer for layer in module.modules() if isinstance(layer, SPARSE_LAYERS)]
     trained = [layer for layer in layers if layer.weight.requires_grad]
-    if not trained:
-        raise SparsityError("`temperature` needs a trained linear or convolutional layer; set it to None.")
-    return trained[-1]
+    return trained[-1] if trained else None
 
 
 @contextmanager
 def _second_derivatives() -> Iterator[None]:
-    """Explain torch's errors about what cannot be differentiated twice; they name the operation."""
+    """Explain errors about what cannot be differentiated twice; those of torch name the operation.
+
+    The same losses were differentiated once before: what fails now is the second derivative.
+    """
     try:
         yield
-    except (RuntimeError, NotImplementedError) as error:
-        if "derivative" not in str(error):
-            raise
-        raise _no_second_derivative(str(error).splitlines()[0].rstrip(".")) from error
+    except (SparsityError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever torch, or a backward that others wrote, raises
+        raise _no_second_derivative(first_line(error)) from error
 
 
 def _refuse_once_differentiable(loss: Tensor, flow: Tensor) -> None:
@@ -162,5 +171,6 @@ def _refuse_once_differentiable(loss: Tensor, flow: Tensor) -> None:
 def _no_second_derivative(reason: str) -> SparsityError:
     return SparsityError(
         f"GraSP needs second derivatives, and an operation of the net has none: {reason}. Use another "
-        "implementation of it, or another method (`snip`, `synflow`)."
+        "implementation of it (for attention the plain one, torch's `SDPBackend.MATH`), or another method "
+        "(`snip`, `synflow`)."
     )

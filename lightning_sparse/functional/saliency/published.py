@@ -1,6 +1,6 @@
 """What published methods share: a paper, the authors' code, and options by which they are scored."""
 
-import math
+import numpy as np
 
 from lightning_sparse.checks import check_choice, check_count
 from lightning_sparse.functional.saliency.base import Conformance, PruningMethod, Ranking
@@ -49,9 +49,12 @@ class OneShot(PublishedMethod):
 
 
 def _path_of_the_code(density: float, steps: int, schedule: PathName) -> list[float]:
-    """Return the densities in the arithmetic of FORCE's code, whose last bits its rounding shows."""
+    """Return the densities in the arithmetic of FORCE's code, whose last bits its rounding shows.
+
+    That is numpy's: its exp differs from `math.exp` in the last bit for some arguments.
+    """
     if schedule == "exponential":
-        return [math.exp(math.log(density) * step / steps) for step in range(1, steps + 1)]
+        return [float(np.exp(step * np.log(density) / steps)) for step in range(1, steps + 1)]
     return [1 - step * (1 - density) / steps for step in range(1, steps + 1)]
 
 

@@ -1,11 +1,13 @@
 """Scores that cannot rank are refused: not finite, or mostly zero."""
 
 import warnings
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from lightning_sparse.checks import SparsityError
+from lightning_sparse.functional.finite import check_finite
 from lightning_sparse.functional.ranking import count_nonzero, in_pieces
 from lightning_sparse.types import Masks, Scores
 
@@ -21,10 +23,12 @@ class ScoreCheck:
 
     Args:
         keep: Number of weights to keep at the end; 0 asks for nothing but finite scores.
+        weights: The weights scored, by the same names: errors say if the cause lies in them.
     """
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, keep: int, weights: Mapping[str, Tensor] | None = None) -> None:
         self.keep = keep
+        self.weights = weights or {}
         self.nonzero_at_first: dict[str, int] = {}
         self.nonzero: dict[str, int] = {}
 
@@ -37,17 +41,30 @@ class ScoreCheck:
         Warns:
             UserWarning: If all scores of a layer are zero in the first iteration.
         """
-        self.nonzero = {name: count_nonzero_scores(score, name) for name, score in scores.items()}
+        self.nonzero = self.count(scores)
         nonzero, at_first = sum(self.nonzero.values()), sum(self.nonzero_at_first.values())
         needed = min(self.keep and keep, at_first) if self.nonzero_at_first else self.keep
         if nonzero * 2 < needed:
+            why = _why_zero(scores, self.weights) or "the net is cut through, or starts with zeros"
             raise SparsityError(
-                f"Only {nonzero} scores are not zero, but {needed} weights are to be kept: the net is cut "
-                "through, or starts with zeros. Raise `density`, or choose a random method (`erk`, `epl`)."
+                f"Only {nonzero} scores are not zero, but {needed} weights are to be kept: {why}. Raise "
+                "`density`, leave such layers dense with `exclude`, or choose a random method (`erk`, `epl`)."
             )
         if not self.nonzero_at_first and self.keep:
-            _warn_of_silent_layers(scores)
+            _warn_of_silent_layers(scores, self.weights)
         self.nonzero_at_first = self.nonzero_at_first or self.nonzero
+
+    def count(self, scores: Scores) -> dict[str, int]:
+        """Count the scores of each layer that are not zero.
+
+        Raises:
+            SparsityError: If a score is NaN or positive infinity.
+        """
+        try:
+            return {name: count_nonzero_scores(score, name) for name, score in scores.items()}
+        except SparsityError:
+            check_finite(self.weights)  # else they are the cause, and are named
+            raise
 
     def unclear(self, keep: int, min_weights: int) -> list[str]:
         """Return the layers of which a global ranking may keep weights that score zero."""
@@ -93,13 +110,36 @@ def count_nonzero_scores(scores: Tensor, name: str) -> int:
     return nonzero
 
 
-def _warn_of_silent_layers(scores: Scores) -> None:
+def _warn_of_silent_layers(scores: Scores, weights: Mapping[str, Tensor]) -> None:
     """Warn of layers whose scores are all zero: what is kept of them is chosen by order."""
-    silent = [name for name, score in scores.items() if not score.any()]
+    silent = _all_zero(scores)
     if silent:
-        some = ", ".join(silent[:3]) + (", ..." if len(silent) > 3 else "")
+        why = _why_zero(scores, weights) or "no signal comes to them or leaves them"
         warnings.warn(
-            f"All scores of {some} are zero ({len(silent)} layers): no signal comes to them or leaves them. "
+            f"All scores of {_some(silent)} are zero ({len(silent)} layers): {why}. "
             "Leave them dense with `exclude`, or give them a density in `density_overrides`.",
             stacklevel=4,
         )
+
+
+def _why_zero(scores: Scores, weights: Mapping[str, Tensor]) -> str:
+    """Return the reason that lies in the weights, if there is one; else nothing.
+
+    A layer of zeros passes no gradient back. With LoRA, ``W x + B (A x)`` with B = 0, that silences A too.
+    """
+    silent = _all_zero(scores)
+    zeros = _all_zero({name: weights[name] for name in silent if name in weights})
+    if not zeros:
+        return ""
+    return (
+        f"the weights of {_some(zeros)} are all zero, as LoRA's B is at first, so they score zero, and so "
+        "does what acts through them alone"
+    )
+
+
+def _all_zero(tensors: Mapping[str, Tensor]) -> list[str]:
+    return [name for name, tensor in tensors.items() if not tensor.any()]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,24 +1,24 @@
 """SynFlow: how much of what flows through the net passes a weight, without data."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from inspect import signature
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lightning_sparse.checks import SparsityError, check_choice, check_count
 from lightning_sparse.functional.isolation import left_as_found
 from lightning_sparse.functional.ranking import in_pieces
 from lightning_sparse.functional.saliency.base import Conformance, PruningProblem, Ranking, register_method
+from lightning_sparse.functional.saliency.flow import FlowOnly
 from lightning_sparse.functional.saliency.iterative import Arithmetic, PathName, density_path, rounded_up
 from lightning_sparse.functional.saliency.published import PublishedMethod
+from lightning_sparse.functional.saliency.scoring import first_line
 from lightning_sparse.types import Masks, Scores
 
 __all__ = ["SynFlow", "synflow"]
@@ -90,35 +90,67 @@ def synflow(
 ) -> Scores:
     """Return ``|dR/dw * w|``, R the sum of the outputs for an input of ones, all weights taken as ``|w|``.
 
-    Biases and shifts contribute nothing, and norms only scale: batch norm by ``|gamma| / sqrt(var + eps)``,
-    the others by ``|gamma|``, since they would turn an input of ones into zeros.
+    Biases and shifts contribute nothing: parameters that are added and not scored, whatever their names.
+    Norms only scale: batch norm by ``|gamma| / sqrt(var + eps)``, the others by ``|gamma|``, since they would
+    turn an input of ones into zeros.
 
     Args:
         module: The net; not changed.
         weights: The weights scored, parameters of ``module``, under any names.
         inputs: An input of the net: a tensor of shape ``(batch, ...)``, a tuple of arguments or a dict of
-            them. Only shape and device matter; the batch is cut to one.
+            them. Only shape and device of real tensors matter; those of integers beside them, such as
+            lengths, stay as they are. The batch is cut to one.
         masks: Masks of earlier iterations; what they prune scores 0.
         conformance: ``"reference"``: absolute values of everything in the state dict, biases and running
             means too, and norms as they are, as the authors' code has it.
-        dtype: Type to compute in. ``None``: float64, as deep nets overflow float32; the weights' own with
+        dtype: Type to compute in. ``None``: float64, as deep nets overflow float32, or float32 for nets that
+            fail in float64, as they cast to float32 inside; the weights' own with
             ``conformance="reference"``.
 
     Raises:
-        SparsityError: If an input is of integers (tokens): it has no neutral value such as one.
+        SparsityError: If all inputs are of integers (tokens), which have no neutral value such as one, if the
+            net cannot be called with ones, or if it overflows.
 
     Source:
         Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow",
         NeurIPS 2020 (arXiv:2006.05467), equation 6.
     """
+    own = next(iter(weights.values())).dtype
+    if dtype is not None or conformance == "reference" or own == torch.float64:
+        return _scores(module, weights, inputs, masks, conformance, dtype or own)
+    try:
+        return _scores(module, weights, inputs, masks, conformance, torch.float64)
+    except SparsityError as in_double:
+        if in_double.__cause__ is None:  # not the net's own error
+            raise
+        # Perhaps the net casts to float32 inside.
+        scores = _scores(module, weights, inputs, masks, conformance, torch.float32)
+        if not all(bool(score.sum().isfinite()) for score in scores.values()):
+            raise SparsityError(
+                f"SynFlow overflows in float32, and in float64 it cannot work. {in_double}"
+            ) from in_double
+        return scores
+
+
+def _scores(
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    inputs: Any,
+    masks: Masks | None,
+    conformance: Conformance,
+    dtype: torch.dtype,
+) -> Scores:
+    """Do as `synflow`, in one dtype."""
     paper = conformance == "paper"
-    dtype = dtype or (torch.float64 if paper else next(iter(weights.values())).dtype)
     kept = {id(weights[name]): mask for name, mask in (masks or {}).items()}
-    tensors = _linearized(module, kept, dtype, paper)
+    scored_ids = {id(weight) for weight in weights.values()}
+    tensors = _linearized(module, kept, dtype, paper, scored_ids)
     own_names = {id(parameter): name for name, parameter in module.named_parameters()}
     scored = {name: tensors[own_names[id(weight)]].requires_grad_() for name, weight in weights.items()}
     arguments, keywords = _ones_like(inputs, dtype)
-    with left_as_found(module, False, parameters=False), _NormsScale() if paper else nullcontext():
+    flow_only = FlowOnly(tensors[name] for name in own_names.values()) if paper else nullcontext()
+    explained = _explained(module, arguments, keywords)
+    with left_as_found(module, False, parameters=False), explained, flow_only:
         outputs = functional_call(module, tensors, arguments, keywords)
         flow = _total(outputs)
         gradients = torch.autograd.grad(flow, list(scored.values()), allow_unused=True)
@@ -128,19 +160,55 @@ def synflow(
     }
 
 
+@contextmanager
+def _explained(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Iterator[None]:
+    """Say of an error in a forward of others what it was called with, and what else can be done."""
+    try:
+        yield
+    except (SparsityError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever others wrote
+        values = [_described(value) for value in arguments]
+        values += [f"{name}={_described(value)}" for name, value in keywords.items()]
+        given = shorten(", ".join(values), 200)
+        raise SparsityError(
+            f"SynFlow called `forward` of {type(module).__name__} with ones in the shape of the data, "
+            f"{given}, and it failed: {first_line(error)}. Set `input_shape`, or the module's "
+            "`example_input_array` to all that its forward takes (a tuple, or a dict by keyword), or choose "
+            "another method (`snip`, `erk`)."
+        ) from error
+
+
+def _described(value: Any) -> str:
+    """Return shape and type of a tensor, or of those in a list or dict."""
+    described = tree_map_only(Tensor, lambda t: _Plain(f"{tuple(t.shape)} {str(t.dtype)[6:]}"), value)
+    return str(described)
+
+
+class _Plain(str):
+    """A text that is shown without quotes."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
 def _inputs_of_shape(shape: Sequence[int], device: torch.device) -> Tensor:
     """Return an input of one item, without memory for its values."""
     return torch.empty((), device=device).expand(1, *shape)
 
 
 def _linearized(
-    module: nn.Module, kept: Mapping[int, Tensor], dtype: torch.dtype, paper: bool
+    module: nn.Module, kept: Mapping[int, Tensor], dtype: torch.dtype, paper: bool, scored: Collection[int]
 ) -> dict[str, Tensor]:
-    """Return parameters and buffers for the pass: in ``dtype``, parameters without signs, zero if pruned."""
+    """Return parameters and buffers for the pass: in ``dtype``, parameters without signs, zero if pruned.
+
+    Biases are found by their use (`FlowOnly`); recurrent layers and attention add theirs out of its sight.
+    """
     tensors = {}
     for name, parameter in module.named_parameters():
         value = _magnitudes(parameter.detach(), kept.get(id(parameter)))
-        if paper and "bias" in name.rpartition(".")[2].split("_"):
+        is_named_bias = "bias" in name.rpartition(".")[2].split("_") and id(parameter) not in scored
+        if paper and is_named_bias:
             value.zero_()
         tensors[name] = value.to(dtype)
     for name, buffer in module.named_buffers():
@@ -171,47 +239,23 @@ def _saliencies_(weight: Tensor, gradient: Tensor | None) -> Tensor:
 
 def _ones_like(inputs: Any, dtype: torch.dtype) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return positional and keyword arguments of ones, for a batch of one."""
+    found = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    integers = [leaf for leaf in found if not leaf.is_floating_point() and leaf.dtype != torch.bool]
+    if integers and not any(leaf.is_floating_point() for leaf in found):
+        raise SparsityError(
+            "SynFlow needs an input that can be all ones, got integers (tokens). Set the module's "
+            "`example_input_array` to embeddings that its forward takes, or use another method (`snip`)."
+        )
 
     def ones(tensor: Tensor) -> Tensor:
-        if tensor.dtype == torch.bool:
+        if not tensor.is_floating_point():  # masks, and lengths or indices beside the real input
             return tensor[:1] if tensor.ndim else tensor
-        if not tensor.is_floating_point():
-            raise SparsityError(
-                "SynFlow needs an input that can be all ones, got integers (tokens). Set the module's "
-                "`example_input_array` to embeddings that its forward takes, or use another method (`snip`)."
-            )
         return torch.ones(tensor[:1].shape if tensor.ndim else (), dtype=dtype, device=tensor.device)
 
     prepared = tree_map_only(Tensor, ones, inputs)
     if isinstance(prepared, dict):
         return (), prepared
     return (tuple(prepared) if isinstance(prepared, tuple | list) else (prepared,)), {}
-
-
-class _NormsScale(TorchFunctionMode):
-    """Normalisation functions scale by their weight and variance, and do nothing else, for a while.
-
-    Layers need not be known: whoever calls ``torch.nn.functional`` is meant.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if func not in _NORMS:
-            return func(*args, **(kwargs or {}))
-        return _scaled(func, **signature(func).bind(*args, **(kwargs or {})).arguments)
-
-
-_NORMS = (F.batch_norm, F.group_norm, F.instance_norm, F.layer_norm, F.rms_norm)
-
-
-def _scaled(func: Callable[..., Any], input: Tensor, weight: Tensor | None = None, **others: Any) -> Tensor:  # noqa: A002 - torch's name
-    per_channel = func not in (F.layer_norm, F.rms_norm)  # these two scale the last dimensions
-    for_channels = (-1, *[1] * (input.ndim - 2))
-    scaled = input if weight is None else input * (weight.view(for_channels) if per_channel else weight)
-    if func is F.batch_norm and others["running_var"] is not None:
-        scaled = scaled / torch.sqrt(others["running_var"] + others.get("eps", 1e-5)).view(for_channels)
-    return scaled
 
 
 def _total(outputs: Any) -> Tensor:
