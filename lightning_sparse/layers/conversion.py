@@ -173,7 +173,7 @@ def unconverted_layers(
 ) -> list[str]:
     """Return the selected layers that could be converted and are not, by name; there may be none."""
     return [
-        path
+        plain_name(path)
         for path, layer in module.named_modules()
         if _is_convertible(layer)
         and _selected(path, include, exclude)
@@ -182,7 +182,7 @@ def unconverted_layers(
 
 
 def _selected(path: str, include: Sequence[str] | None, exclude: Sequence[str]) -> bool:
-    name = plain_name(f"{path}.weight")
+    name = f"{plain_name(path)}.weight"
     wanted = include is None or any(matches(name, pattern) for pattern in include)
     return wanted and not any(matches(name, pattern) for pattern in exclude)
 
