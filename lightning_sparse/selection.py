@@ -89,7 +89,7 @@ def select_weights(
     _check_matches("exclude", exclude, candidates, wanted)
     if include is None:
         _warn_parametrized(module)
-        _warn_frozen([c.name for c in wanted if not c.parameter.requires_grad])
+        _warn_frozen([c.name for c in wanted if not c.parameter.requires_grad and not c.matches(exclude)])
         wanted = [c for c in wanted if c.parameter.requires_grad]
     chosen = {c.name: c.parameter for c in wanted if c.maskable and not c.matches(exclude)}
     _check_chosen(chosen, include)

@@ -8,6 +8,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from lightning_sparse.callbacks.company import refuse_averaged_supports, refuse_dense_copies
+from lightning_sparse.callbacks.converted import refuse_other_positions
 from lightning_sparse.callbacks.sparsifier import Config, Sparsifier, refuse_changed_config
 from lightning_sparse.checks import SparsityError, check_choice, check_count, check_flag
 from lightning_sparse.functional.allocation import ALLOCATIONS, AllocationName, allocate
@@ -15,6 +16,7 @@ from lightning_sparse.layers import DCTOffset, convert_, materialize_
 from lightning_sparse.layers.alphas import Alpha, check_alpha, plain_alpha
 from lightning_sparse.layers.backends import BACKEND_ROWS, Backend
 from lightning_sparse.layers.conversion import convertible_layers, unconverted_layers
+from lightning_sparse.layers.copies import converted_copies
 from lightning_sparse.layers.offsets import PatchOrder
 from lightning_sparse.selection import layer_name, match_overrides, plain_name
 from lightning_sparse.trainer.packages import LightningModule, Trainer
@@ -93,6 +95,7 @@ class DCTpSConversion(Sparsifier):
         self.backend = backend
         self.min_weights_per_layer = min_weights_per_layer
         self._counts: Budgets = {}
+        self._copies: dict[str, str] = {}
 
     # What it would do.
 
@@ -148,6 +151,7 @@ class DCTpSConversion(Sparsifier):
                 f"({len(late)} in all). Make them in `__init__` or `configure_model`, or `exclude` them."
             )
         self.take_up(trainer, module)
+        self._copies = converted_copies(module)
 
     def take_up(self, trainer: Trainer, module: LightningModule) -> None:
         """Take rank 0's supports: each rank has drawn from the seed of its own process, if none was given."""
@@ -159,7 +163,8 @@ class DCTpSConversion(Sparsifier):
         """Do nothing: the layers were replaced before optimizers were made."""
 
     def end_epoch(self, trainer: Trainer, module: LightningModule) -> None:
-        """Do nothing: supports stay, or whoever moves them does it."""
+        """Check that frozen copies still have the support of the layers that they are copies of."""
+        refuse_other_positions(self._copies, module)
 
     def log_more(self, module: LightningModule) -> None:
         """Log nothing beside the sparsity of layers."""

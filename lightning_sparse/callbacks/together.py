@@ -9,8 +9,8 @@ from functools import partial
 from torch.optim import Optimizer
 
 from lightning_sparse.callbacks.company import Member, refuse_missing_owner
+from lightning_sparse.callbacks.converted import refuse_moved_originals, refuse_unoptimized_values
 from lightning_sparse.callbacks.monitor import log_sparsity, monitored, print_table_after_summary
-from lightning_sparse.callbacks.optimized import refuse_unoptimized_values
 from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.processes import assert_ranks_agree
 from lightning_sparse.weights.state import state_of
@@ -21,6 +21,7 @@ __all__ = ["attach", "before_step", "end_epoch", "start"]
 def attach(trainer: Trainer, module: LightningModule, members: Sequence[Member]) -> None:
     """Keep pruned weights at zero after every step of the optimizers, which must hold all trained values."""
     refuse_unoptimized_values(trainer, module)
+    refuse_moved_originals(members, module)
     if _have_masks(members):
         verify = any(member.verifies for member in members)
         state_of(module).attach(trainer.optimizers, partial(_after_step, trainer, module, verify))

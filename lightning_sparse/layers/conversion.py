@@ -1,5 +1,6 @@
 """Ordinary layers to Dense-plus-Sparse ones and back."""
 
+import glob
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -19,10 +20,11 @@ from lightning_sparse.functional.allocation import AllocationName, allocate
 from lightning_sparse.layers.alphas import Alpha, check_alpha, starting_alphas
 from lightning_sparse.layers.backends import Backend
 from lightning_sparse.layers.base import compact_layers
+from lightning_sparse.layers.copies import converted_copies, frozen_copies
 from lightning_sparse.layers.offsets import Offset, OffsetName, offset_from_name
 from lightning_sparse.layers.replacement import compact_layer, dense_layer, replace_
 from lightning_sparse.layers.support import draw_support
-from lightning_sparse.selection import match_overrides, matches, plain_name, select_weights
+from lightning_sparse.selection import layer_name, match_overrides, matches, plain_name, select_weights
 from lightning_sparse.types import Budgets
 
 __all__ = ["convert_", "convertible_layers", "to_dense_", "unconverted_layers"]
@@ -49,7 +51,8 @@ def convert_(
     S starts at zero; biases stay as they are. Layers that are zero throughout get alpha 0, unless a pattern
     of ``alpha`` says otherwise, so that what starts as nothing still does. Only layers whose type is exactly
     ``nn.Linear`` or ``nn.Conv2d`` are replaced (and ``out_proj`` of ``nn.MultiheadAttention``); a second call
-    with the same selection changes nothing.
+    with the same selection changes nothing. Frozen copies of layers, as in the target net of a momentum
+    method, get the same support, alpha and values, with a warning that names them; they count for no budget.
 
     Modules on the meta device work as well, and are how the dense net is never stored: the new layers are
     made on ``device``, with biases drawn as the ordinary layer's; `materialize_` makes the rest. Which layers
@@ -93,6 +96,7 @@ def convert_(
     if done := _converted_before(module, include, exclude):
         return done
     layers = convertible_layers(module, include, exclude)
+    copies = _copies(module, layers, include, exclude)
     shapes = {name: layer.weight.shape for name, layer in layers.items()}
     fixed = match_overrides(shapes, density_overrides)
     budgets = allocate(shapes, density, allocation, fixed=fixed, min_weights=min_weights_per_layer)
@@ -104,8 +108,18 @@ def convert_(
         name: compact_layer(layer, supports[name], device, draws, alpha=alphas[name], **options)
         for name, layer in layers.items()
     }
-    for name, layer in layers.items():  # only now that nothing can fail any more
-        replace_(module, layer, new[name])
+    twins = [
+        (copy, compact_layer(copy, supports[name], device, draws, alpha=alphas[name], **options))
+        for copy, name in copies
+    ]
+    for old, replacement in [*((layer, new[name]) for name, layer in layers.items()), *twins]:
+        replace_(module, old, replacement)  # only now that nothing can fail any more
+    if copies:
+        warnings.warn(
+            f"Frozen copies of layers are converted alike: {len(copies)}, such as one of "
+            f"{layer_name(copies[0][1])!r}; name them in `exclude` to leave them dense.",
+            stacklevel=2,
+        )
     return budgets
 
 
@@ -154,10 +168,11 @@ def to_dense_(module: nn.Module) -> list[str]:
 
 def _converted_before(module: nn.Module, include: Sequence[str] | None, exclude: Sequence[str]) -> Budgets:
     """Return the budgets of an earlier call with the same selection; empty if there was none."""
+    copies = converted_copies(module)
     done = {
         f"{path}.weight": layer.nnz
         for path, layer in compact_layers(module).items()
-        if _selected(path, include, exclude)
+        if _selected(path, include, exclude) and path not in copies
     }
     still = unconverted_layers(module, include, exclude)
     if done and still:
@@ -173,16 +188,14 @@ def unconverted_layers(
 ) -> list[str]:
     """Return the selected layers that could be converted and are not, by name; there may be none."""
     return [
-        plain_name(path)
-        for path, layer in module.named_modules()
-        if _is_convertible(layer)
-        and _selected(path, include, exclude)
-        and (include or _is_usual(module, layer.weight))
+        path
+        for path, layer in _ordinary_layers(module).items()
+        if _selected(path, include, exclude) and (include or _is_usual(module, layer.weight))
     ]
 
 
 def _selected(path: str, include: Sequence[str] | None, exclude: Sequence[str]) -> bool:
-    name = f"{plain_name(path)}.weight"
+    name = f"{path}.weight"
     wanted = include is None or any(matches(name, pattern) for pattern in include)
     return wanted and not any(matches(name, pattern) for pattern in exclude)
 
@@ -196,7 +209,8 @@ def convertible_layers(
         SparsityError: If nothing is selected, or a selected weight belongs to no layer that can be converted,
             or to several.
     """
-    weights = select_weights(module, include, exclude)
+    copies = [glob.escape(f"{path}.weight") for path in _copies_by_path(module, include, exclude)]
+    weights = select_weights(module, include, [*exclude, *copies])
     owners = {name: _owners(module, weight) for name, weight in weights.items()}
     fit = {name: layers[0] for name, layers in owners.items() if _is_convertible(layers[0])}
     left = [name for name in weights if name not in fit]
@@ -214,6 +228,38 @@ def convertible_layers(
     for name, layer in fit.items():
         _check_replaceable(module, name, layer, owners[name])
     return fit
+
+
+def _copies_by_path(
+    module: nn.Module, include: Sequence[str] | None, exclude: Sequence[str]
+) -> dict[str, str]:
+    """Return the frozen copies of selected layers and their originals, by path; not those in ``exclude``."""
+    layers = _ordinary_layers(module)
+    frozen = {path: layer for path, layer in layers.items() if not layer.weight.requires_grad}
+    return frozen_copies(
+        {path: layer for path, layer in frozen.items() if _selected(path, None, exclude)},
+        {p: one for p, one in layers.items() if p not in frozen and _selected(p, include, exclude)},
+    )
+
+
+def _copies(
+    module: nn.Module,
+    layers: Mapping[str, nn.Module],
+    include: Sequence[str] | None,
+    exclude: Sequence[str],
+) -> list[tuple[nn.Linear | nn.Conv2d, str]]:
+    """Return the frozen copies of these layers, each with the name of its original's weight."""
+    pairs = _copies_by_path(module, include, exclude)
+    copies = _ordinary_layers(module)
+    return [
+        (copies[path], f"{original}.weight")
+        for path, original in pairs.items()
+        if f"{original}.weight" in layers
+    ]
+
+
+def _ordinary_layers(module: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
+    return {plain_name(path): layer for path, layer in module.named_modules() if _is_convertible(layer)}
 
 
 def _is_convertible(layer: nn.Module) -> TypeGuard[nn.Linear | nn.Conv2d]:

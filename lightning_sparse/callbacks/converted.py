@@ -1,12 +1,19 @@
-"""Whether what is to be trained of converted layers is in an optimizer."""
+"""What fit must keep to with converted layers: values in an optimizer, copies on the same support."""
 
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from lightning_sparse.callbacks.company import Member
 from lightning_sparse.checks import SparsityError
+from lightning_sparse.layers.copies import converted_copies
 from lightning_sparse.layers.trained import trained_parameters
 from lightning_sparse.trainer.packages import LightningModule, Trainer, is_lightning, rank_zero_warn
 from lightning_sparse.trainer.parts import callbacks_of, has_optimizers
+from lightning_sparse.weights.found import sparse_weights
 from lightning_sparse.weights.optimizers import parameters_of
 
-__all__ = ["refuse_unoptimized_values"]
+__all__ = ["refuse_moved_originals", "refuse_other_positions", "refuse_unoptimized_values"]
 
 
 def refuse_unoptimized_values(trainer: Trainer, module: LightningModule) -> None:
@@ -36,3 +43,32 @@ def refuse_unoptimized_values(trainer: Trainer, module: LightningModule) -> None
         rank_zero_warn(problem)
     else:
         raise SparsityError(problem)
+
+
+def refuse_moved_originals(members: Sequence[Member], module: nn.Module) -> None:
+    """Refuse to move the support of a layer that has a frozen copy: averages would mix up positions."""
+    moving = [type(member).__name__ for member in members if member.role == "moves"]
+    copies = converted_copies(module)
+    if moving and copies:
+        path, original = next(iter(copies.items()))
+        raise SparsityError(
+            f"{moving[0]} cannot move the support of {original!r}, whose frozen copy {path!r} would keep the "
+            f"old one: an average of both would mix up positions. Leave {moving[0]} out, or name the copies "
+            "in `exclude` of the conversion."
+        )
+
+
+def refuse_other_positions(copies: Mapping[str, str], module: nn.Module) -> None:
+    """Refuse frozen copies that no longer have the support of their originals.
+
+    Args:
+        copies: Originals by the path of their copy, as they were when fit started.
+        module: The module that holds both.
+    """
+    digests = {name: weight.digest() for name, weight in sparse_weights(module).items()}
+    for path, original in copies.items():
+        if digests.get(f"{path}.weight") != digests.get(f"{original}.weight"):
+            raise SparsityError(
+                f"`indices` of the frozen copy {path!r} must stay those of {original!r}, got others: an "
+                "average over buffers or a state dict rounds them. Average `parameters()` only."
+            )
