@@ -1,5 +1,6 @@
 """Layers of DCT plus sparse in the place of dense ones, before training starts."""
 
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from itertools import chain
@@ -15,11 +16,12 @@ from lightning_sparse.functional.allocation import ALLOCATIONS, AllocationName, 
 from lightning_sparse.layers import DCTOffset, convert_, materialize_
 from lightning_sparse.layers.alphas import Alpha, check_alpha, plain_alpha
 from lightning_sparse.layers.backends import BACKEND_ROWS, Backend
-from lightning_sparse.layers.conversion import convertible_layers, unconverted_layers
+from lightning_sparse.layers.convertible import convertible_layers, unconverted_layers
 from lightning_sparse.layers.copies import converted_copies
 from lightning_sparse.layers.offsets import PatchOrder
-from lightning_sparse.selection import layer_name, match_overrides, plain_name
-from lightning_sparse.trainer.packages import LightningModule, Trainer
+from lightning_sparse.layers.signal import ABOUT_SIGNAL, advice_on_signal
+from lightning_sparse.selection import layer_name, match_overrides, parameters_by_name, plain_name
+from lightning_sparse.trainer.packages import LightningModule, Trainer, rank_zero_warn
 from lightning_sparse.trainer.parts import after_configure_model, averaged_copies, builds_layers_late
 from lightning_sparse.trainer.processes import (
     leave_out_of_broadcasts_,
@@ -96,6 +98,7 @@ class DCTpSConversion(Sparsifier):
         self.min_weights_per_layer = min_weights_per_layer
         self._counts: Budgets = {}
         self._copies: dict[str, str] = {}
+        self._advice: str | None = None
 
     # What it would do.
 
@@ -152,6 +155,9 @@ class DCTpSConversion(Sparsifier):
             )
         self.take_up(trainer, module)
         self._copies = converted_copies(module)
+        if self._advice is not None and trainer.ckpt_path is None:
+            rank_zero_warn(self._advice)
+        self._advice = None
 
     def take_up(self, trainer: Trainer, module: LightningModule) -> None:
         """Take rank 0's supports: each rank has drawn from the seed of its own process, if none was given."""
@@ -208,20 +214,7 @@ class DCTpSConversion(Sparsifier):
                 f"{name} must find the layers when it is set up, got {type(module).__name__} without any. "
                 "Make them in `__init__` or `configure_model`, not in `setup`."
             )
-        budgets = convert_(
-            module,
-            self.density,
-            self.allocation,
-            include=self.include,
-            exclude=self.exclude,
-            density_overrides=self.density_overrides,
-            alpha=self.alpha,
-            alpha_requires_grad=self.alpha_requires_grad,
-            backend=self.backend,
-            offset=self.offset,
-            min_weights_per_layer=self.min_weights_per_layer,
-            generator=seed_of_process(self.seed),
-        )
+        budgets = self._converted(module)
         if any(tensor.is_meta for tensor in chain(module.parameters(), module.buffers())):
             materialize_(module)
         refuse_dense_copies(name, trainer)
@@ -230,6 +223,34 @@ class DCTpSConversion(Sparsifier):
         if self._fitting:
             self._refuse_other_budgets(module)
         leave_out_of_broadcasts_(module, support_keys(module))
+
+    def _converted(self, module: LightningModule) -> Budgets:
+        self._advice = self._advise(module) if self._fitting else None
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message=ABOUT_SIGNAL
+            )  # said when it is known whether fit resumes
+            return convert_(
+                module,
+                self.density,
+                self.allocation,
+                include=self.include,
+                exclude=self.exclude,
+                density_overrides=self.density_overrides,
+                alpha=self.alpha,
+                alpha_requires_grad=self.alpha_requires_grad,
+                backend=self.backend,
+                offset=self.offset,
+                min_weights_per_layer=self.min_weights_per_layer,
+                generator=seed_of_process(self.seed),
+            )
+
+    def _advise(self, module: LightningModule) -> str | None:
+        """Return what to say of layers whose output the offset makes many times what it was."""
+        parameters = parameters_by_name(module)
+        names = [f"{path}.weight" for path in unconverted_layers(module, self.include, self.exclude)]
+        weights = {name: parameters[name] for name in names if name in parameters}
+        return advice_on_signal(weights, self.alpha, self.offset)
 
     def _refuse_other_budgets(self, module: nn.Module) -> None:
         """Refuse layers converted earlier that do not have what the arguments ask for."""

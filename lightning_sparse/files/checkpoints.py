@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparse.layers import convert_
-from lightning_sparse.layers.conversion import convertible_layers, unconverted_layers
+from lightning_sparse.layers.convertible import convertible_layers, unconverted_layers
 from lightning_sparse.layers.offsets.state import OFFSET_KEY, offset_from_state
+from lightning_sparse.layers.signal import ABOUT_SIGNAL
 from lightning_sparse.selection import plain_name
 from lightning_sparse.trainer.packages import LightningModule
 
@@ -47,7 +48,8 @@ def load_from_checkpoint(module_class: type[Module], path: str | Path | IO[bytes
         warnings.filterwarnings("ignore", message="Found keys that are")
         module = module_class.load_from_checkpoint(path, **{**kwargs, "strict": False})
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Frozen copies of layers")
+        for about in ("Frozen copies of layers", ABOUT_SIGNAL):  # weights are loaded right after
+            warnings.filterwarnings("ignore", message=about)
         _convert_(module, supports, checkpoint)
     module.on_load_checkpoint(checkpoint)  # once more: it may change what is to be loaded
     strict = kwargs.get("strict")

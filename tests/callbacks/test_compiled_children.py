@@ -15,7 +15,7 @@ from lightning_sparse import (
     load_from_checkpoint,
 )
 from lightning_sparse.layers import compact_layers, convert_, to_dense_
-from lightning_sparse.layers.conversion import unconverted_layers
+from lightning_sparse.layers.convertible import unconverted_layers
 from lightning_sparse.selection import plain_name
 
 
