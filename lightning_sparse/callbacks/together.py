@@ -12,6 +12,7 @@ from lightning_sparse.callbacks.company import Member, refuse_missing_owner
 from lightning_sparse.callbacks.converted import refuse_moved_originals, refuse_unoptimized_values
 from lightning_sparse.callbacks.monitor import log_sparsity, monitored, print_table_after_summary
 from lightning_sparse.trainer.packages import LightningModule, Trainer
+from lightning_sparse.trainer.parts import callbacks_of
 from lightning_sparse.trainer.processes import assert_ranks_agree
 from lightning_sparse.weights.state import state_of
 
@@ -66,10 +67,16 @@ def _have_masks(members: Sequence[Member]) -> bool:
 
 
 def _after_step(trainer: Trainer, module: LightningModule, verify: bool, optimizer: Optimizer) -> None:
-    """Let the owner of the masks count a step; if asked to, check all that must hold after it."""
+    """Let the owner of the masks count a step; if asked to, check all that must hold after it.
+
+    Finders of learning rates and batch sizes put all callbacks aside, for steps that they take back later:
+    in these nothing is counted, and no gradient was masked.
+    """
     state = state_of(module)
-    if state.owner is not None:
-        state.owner.after_step(trainer, module, optimizer)
+    owner = state.owner
+    if owner is None or not any(callback is owner for callback in callbacks_of(trainer)):
+        return
+    owner.after_step(trainer, module, optimizer)
     if verify:
         state.verify(optimizer)
         assert_ranks_agree(trainer, module)
