@@ -43,6 +43,9 @@ class DCTpSConversion(Sparsifier):
     load wherever this callback is; `load_from_checkpoint` loads them without. The weight of such a layer is
     dense: what is logged is ``trainable_sparsity/<layer>``, one minus k / N for k trained values.
 
+    Frozen copies of converted layers (the target net of a momentum method) are converted alike. Layers that
+    ``alpha`` makes many times as loud as they were are warned of.
+
     Args:
         density: Share of all selected weights that S has, a fraction in (0, 1]; ``floor(density * N + 0.5)``
             of N, exactly.
@@ -60,7 +63,7 @@ class DCTpSConversion(Sparsifier):
 
     Raises:
         SparsityError: If an argument is out of range, or, when a stage starts, if a pattern matches nothing,
-            the budget cannot be met, or a layer cannot be converted.
+            the budget cannot be met, a layer cannot be converted, or no optimizer holds its values.
 
     >>> import torch
     >>> DCTpSConversion(density=0.001).planned_budgets({"fc.weight": torch.Size([300, 784])})

@@ -73,8 +73,8 @@ def _after_step(trainer: Trainer, module: LightningModule, verify: bool, optimiz
     in these nothing is counted, and no gradient was masked.
     """
     state = state_of(module)
-    owner = state.owner
-    if owner is None or not any(callback is owner for callback in callbacks_of(trainer)):
+    owner, callbacks = state.owner, list[object](callbacks_of(trainer))
+    if owner is None or not any(callback is owner for callback in callbacks):
         return
     owner.after_step(trainer, module, optimizer)
     if verify:
