@@ -34,8 +34,12 @@ SPARSE_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 def plain_name(name: str) -> str:
-    """Return a parameter's name as it was before ``torch.compile`` wrapped an inner module."""
-    return name.replace("_orig_mod.", "")
+    """Return the name of a parameter or layer as it was before ``torch.compile`` wrapped an inner module.
+
+    >>> plain_name("net._orig_mod.fc.weight"), plain_name("fc._orig_mod")
+    ('net.fc.weight', 'fc')
+    """
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def parameters_by_name(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -85,7 +89,7 @@ def select_weights(
     _check_matches("exclude", exclude, candidates, wanted)
     if include is None:
         _warn_parametrized(module)
-        _warn_frozen([c.name for c in wanted if not c.parameter.requires_grad])
+        _warn_frozen([c.name for c in wanted if not c.parameter.requires_grad and not c.matches(exclude)])
         wanted = [c for c in wanted if c.parameter.requires_grad]
     chosen = {c.name: c.parameter for c in wanted if c.maskable and not c.matches(exclude)}
     _check_chosen(chosen, include)

@@ -291,7 +291,7 @@ def test_masks_of_layers_that_were_replaced_are_gone(tmp_path):
     """As after a fit with masks and another with a conversion."""
     toy = make()
     sparsify_(toy, "erk", 0.2)
-    trainer(tmp_path, DCTpSConversion(0.1), max_epochs=1).fit(toy, loader())
+    trainer(tmp_path, DCTpSConversion(0.1, alpha={"*": 1.0}), max_epochs=1).fit(toy, loader())
     assert {layer.storage for layer in summary(toy).layers} == {"compact"}
     assert sum(int(mask.sum()) for mask in masks_of(toy).values()) == 102
     to_dense_(toy)

@@ -1,5 +1,6 @@
 """Layers of DCT plus sparse in the place of dense ones, before training starts."""
 
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from itertools import chain
@@ -8,16 +9,19 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from lightning_sparse.callbacks.company import refuse_averaged_supports, refuse_dense_copies
+from lightning_sparse.callbacks.converted import refuse_other_positions
 from lightning_sparse.callbacks.sparsifier import Config, Sparsifier, refuse_changed_config
 from lightning_sparse.checks import SparsityError, check_choice, check_count, check_flag
 from lightning_sparse.functional.allocation import ALLOCATIONS, AllocationName, allocate
 from lightning_sparse.layers import DCTOffset, convert_, materialize_
 from lightning_sparse.layers.alphas import Alpha, check_alpha, plain_alpha
 from lightning_sparse.layers.backends import BACKEND_ROWS, Backend
-from lightning_sparse.layers.conversion import convertible_layers, unconverted_layers
+from lightning_sparse.layers.convertible import convertible_layers, unconverted_layers
+from lightning_sparse.layers.copies import converted_copies
 from lightning_sparse.layers.offsets import PatchOrder
-from lightning_sparse.selection import layer_name, match_overrides, plain_name
-from lightning_sparse.trainer.packages import LightningModule, Trainer
+from lightning_sparse.layers.signal import ABOUT_SIGNAL, advice_on_signal
+from lightning_sparse.selection import layer_name, match_overrides, parameters_by_name, plain_name
+from lightning_sparse.trainer.packages import LightningModule, Trainer, rank_zero_warn
 from lightning_sparse.trainer.parts import after_configure_model, averaged_copies, builds_layers_late
 from lightning_sparse.trainer.processes import (
     leave_out_of_broadcasts_,
@@ -39,6 +43,9 @@ class DCTpSConversion(Sparsifier):
     load wherever this callback is; `load_from_checkpoint` loads them without. The weight of such a layer is
     dense: what is logged is ``trainable_sparsity/<layer>``, one minus k / N for k trained values.
 
+    Frozen copies of converted layers (the target net of a momentum method) are converted alike. Layers that
+    ``alpha`` makes many times as loud as they were are warned of.
+
     Args:
         density: Share of all selected weights that S has, a fraction in (0, 1]; ``floor(density * N + 0.5)``
             of N, exactly.
@@ -56,7 +63,7 @@ class DCTpSConversion(Sparsifier):
 
     Raises:
         SparsityError: If an argument is out of range, or, when a stage starts, if a pattern matches nothing,
-            the budget cannot be met, or a layer cannot be converted.
+            the budget cannot be met, a layer cannot be converted, or no optimizer holds its values.
 
     >>> import torch
     >>> DCTpSConversion(density=0.001).planned_budgets({"fc.weight": torch.Size([300, 784])})
@@ -93,6 +100,8 @@ class DCTpSConversion(Sparsifier):
         self.backend = backend
         self.min_weights_per_layer = min_weights_per_layer
         self._counts: Budgets = {}
+        self._copies: dict[str, str] = {}
+        self._advice: str | None = None
 
     # What it would do.
 
@@ -148,6 +157,10 @@ class DCTpSConversion(Sparsifier):
                 f"({len(late)} in all). Make them in `__init__` or `configure_model`, or `exclude` them."
             )
         self.take_up(trainer, module)
+        self._copies = converted_copies(module)
+        if self._advice is not None and trainer.ckpt_path is None:
+            rank_zero_warn(self._advice)
+        self._advice = None
 
     def take_up(self, trainer: Trainer, module: LightningModule) -> None:
         """Take rank 0's supports: each rank has drawn from the seed of its own process, if none was given."""
@@ -159,7 +172,8 @@ class DCTpSConversion(Sparsifier):
         """Do nothing: the layers were replaced before optimizers were made."""
 
     def end_epoch(self, trainer: Trainer, module: LightningModule) -> None:
-        """Do nothing: supports stay, or whoever moves them does it."""
+        """Check that frozen copies still have the support of the layers that they are copies of."""
+        refuse_other_positions(self._copies, module)
 
     def log_more(self, module: LightningModule) -> None:
         """Log nothing beside the sparsity of layers."""
@@ -203,20 +217,7 @@ class DCTpSConversion(Sparsifier):
                 f"{name} must find the layers when it is set up, got {type(module).__name__} without any. "
                 "Make them in `__init__` or `configure_model`, not in `setup`."
             )
-        budgets = convert_(
-            module,
-            self.density,
-            self.allocation,
-            include=self.include,
-            exclude=self.exclude,
-            density_overrides=self.density_overrides,
-            alpha=self.alpha,
-            alpha_requires_grad=self.alpha_requires_grad,
-            backend=self.backend,
-            offset=self.offset,
-            min_weights_per_layer=self.min_weights_per_layer,
-            generator=seed_of_process(self.seed),
-        )
+        budgets = self._converted(module)
         if any(tensor.is_meta for tensor in chain(module.parameters(), module.buffers())):
             materialize_(module)
         refuse_dense_copies(name, trainer)
@@ -225,6 +226,34 @@ class DCTpSConversion(Sparsifier):
         if self._fitting:
             self._refuse_other_budgets(module)
         leave_out_of_broadcasts_(module, support_keys(module))
+
+    def _converted(self, module: LightningModule) -> Budgets:
+        self._advice = self._advise(module) if self._fitting else None
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message=ABOUT_SIGNAL
+            )  # said when it is known whether fit resumes
+            return convert_(
+                module,
+                self.density,
+                self.allocation,
+                include=self.include,
+                exclude=self.exclude,
+                density_overrides=self.density_overrides,
+                alpha=self.alpha,
+                alpha_requires_grad=self.alpha_requires_grad,
+                backend=self.backend,
+                offset=self.offset,
+                min_weights_per_layer=self.min_weights_per_layer,
+                generator=seed_of_process(self.seed),
+            )
+
+    def _advise(self, module: LightningModule) -> str | None:
+        """Return what to say of layers whose output the offset makes many times what it was."""
+        parameters = parameters_by_name(module)
+        names = [f"{path}.weight" for path in unconverted_layers(module, self.include, self.exclude)]
+        weights = {name: parameters[name] for name in names if name in parameters}
+        return advice_on_signal(weights, self.alpha, self.offset)
 
     def _refuse_other_budgets(self, module: nn.Module) -> None:
         """Refuse layers converted earlier that do not have what the arguments ask for."""

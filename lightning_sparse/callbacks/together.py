@@ -9,10 +9,11 @@ from functools import partial
 from torch.optim import Optimizer
 
 from lightning_sparse.callbacks.company import Member, refuse_missing_owner
+from lightning_sparse.callbacks.converted import refuse_moved_originals, refuse_unoptimized_values
 from lightning_sparse.callbacks.monitor import log_sparsity, monitored, print_table_after_summary
 from lightning_sparse.trainer.clipping import before_clipping
 from lightning_sparse.trainer.packages import LightningModule, Trainer
-from lightning_sparse.trainer.parts import scales_losses
+from lightning_sparse.trainer.parts import callbacks_of, scales_losses
 from lightning_sparse.trainer.processes import assert_ranks_agree
 from lightning_sparse.weights.saving import mask_when_saved
 from lightning_sparse.weights.state import state_of
@@ -22,7 +23,9 @@ __all__ = ["after_backward", "attach", "before_batch", "before_looking", "before
 
 
 def attach(trainer: Trainer, module: LightningModule, members: Sequence[Member]) -> None:
-    """Keep pruned weights at zero after every step of the Trainer's optimizers."""
+    """Keep pruned weights at zero after every step of the optimizers, which must hold all trained values."""
+    refuse_unoptimized_values(trainer, module)
+    refuse_moved_originals(members, module)
     if _have_masks(members):
         state = state_of(module)
         state.attach(trainer.optimizers, partial(_after_step, trainer, module, _verify(members)))
@@ -99,10 +102,16 @@ def _have_masks(members: Sequence[Member]) -> bool:
 
 
 def _after_step(trainer: Trainer, module: LightningModule, verify: bool, optimizer: Optimizer) -> None:
-    """Let the owner of the masks count a step; if asked to, check all that must hold after it."""
+    """Let the owner of the masks count a step; if asked to, check all that must hold after it.
+
+    Finders of learning rates and batch sizes put all callbacks aside, for steps that they take back later:
+    in these nothing is counted, and no gradient was masked.
+    """
     state = state_of(module)
-    if state.owner is not None:
-        state.owner.after_step(trainer, module, optimizer)
+    owner, callbacks = state.owner, list[object](callbacks_of(trainer))
+    if owner is None or not any(callback is owner for callback in callbacks):
+        return
+    owner.after_step(trainer, module, optimizer)
     if verify:
         verify_step(state, optimizer)
         assert_ranks_agree(trainer, module, values=True)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparse.layers import convert_
-from lightning_sparse.layers.conversion import convertible_layers, unconverted_layers
+from lightning_sparse.layers.convertible import convertible_layers, unconverted_layers
 from lightning_sparse.layers.offsets.state import OFFSET_KEY, offset_from_state
+from lightning_sparse.layers.signal import ABOUT_SIGNAL
 from lightning_sparse.selection import plain_name
 from lightning_sparse.trainer.packages import LightningModule
 
@@ -46,7 +47,10 @@ def load_from_checkpoint(module_class: type[Module], path: str | Path | IO[bytes
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found keys that are")
         module = module_class.load_from_checkpoint(path, **{**kwargs, "strict": False})
-    _convert_(module, supports, checkpoint)
+    with warnings.catch_warnings():
+        for about in ("Frozen copies of layers", ABOUT_SIGNAL):  # weights are loaded right after
+            warnings.filterwarnings("ignore", message=about)
+        _convert_(module, supports, checkpoint)
     module.on_load_checkpoint(checkpoint)  # once more: it may change what is to be loaded
     strict = kwargs.get("strict")
     module.load_state_dict(
@@ -79,10 +83,9 @@ def _supports(weights: Mapping[str, Any]) -> dict[str, Tensor]:
 def _convert_(module: nn.Module, supports: Mapping[str, Tensor], checkpoint: Mapping[str, Any]) -> None:
     """Replace the layers at these places; support and number of values come with the weights."""
     options = _options(checkpoint)
-    ordinary = {plain_name(path) for path in unconverted_layers(module, ["*"])}
     for path, indices in supports.items():
-        if plain_name(path) not in ordinary:
-            continue  # loading says what is wrong with it, if anything is
+        if plain_name(path) not in unconverted_layers(module, ["*"]):
+            continue  # loading says what is wrong with it, if anything is; or it is a copy of an earlier one
         name = glob.escape(plain_name(f"{path}.weight"))
         (layer,) = convertible_layers(module, [name]).values()
         offset = offset_from_state(checkpoint["state_dict"][f"{path}.{OFFSET_KEY}"].cpu())

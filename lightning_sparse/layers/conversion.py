@@ -2,29 +2,24 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TypeGuard
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch import nn
 
-from lightning_sparse.checks import (
-    SparsityError,
-    check_count,
-    check_density,
-    check_selection,
-)
+from lightning_sparse.checks import check_count, check_density, check_selection
 from lightning_sparse.functional.allocation import AllocationName, allocate
 from lightning_sparse.layers.alphas import Alpha, check_alpha, starting_alphas
 from lightning_sparse.layers.backends import Backend
 from lightning_sparse.layers.base import compact_layers
+from lightning_sparse.layers.convertible import convertible_layers, copies_of, layers_converted_before
 from lightning_sparse.layers.offsets import Offset, OffsetName, offset_from_name
 from lightning_sparse.layers.replacement import compact_layer, dense_layer, replace_
+from lightning_sparse.layers.signal import advice_on_signal
 from lightning_sparse.layers.support import draw_equal_rows, draw_support
-from lightning_sparse.selection import match_overrides, matches, plain_name, select_weights
+from lightning_sparse.selection import layer_name, match_overrides
 from lightning_sparse.types import Budgets
 
-__all__ = ["convert_", "convertible_layers", "to_dense_", "unconverted_layers"]
+__all__ = ["convert_", "to_dense_"]
 
 
 def convert_(
@@ -48,7 +43,8 @@ def convert_(
     S starts at zero; biases stay as they are. Layers that are zero throughout get alpha 0, unless a pattern
     of ``alpha`` says otherwise, so that what starts as nothing still does. Only layers whose type is exactly
     ``nn.Linear`` or ``nn.Conv2d`` are replaced (and ``out_proj`` of ``nn.MultiheadAttention``); a second call
-    with the same selection changes nothing.
+    with the same selection changes nothing. Frozen copies of layers, as in the target net of a momentum
+    method, get the same support, alpha and values, with a warning that names them; they count for no budget.
 
     Modules on the meta device work as well, and are how the dense net is never stored: the new layers are
     made on ``device``, with biases drawn as the ordinary layer's; `materialize_` makes the rest. Which layers
@@ -89,13 +85,17 @@ def convert_(
     _check_arguments(density, include, exclude, density_overrides, min_weights_per_layer, generator)
     check_alpha(alpha)
     offset = offset if isinstance(offset, Offset) else offset_from_name(offset)
-    if done := _converted_before(module, include, exclude):
+    if done := layers_converted_before(module, include, exclude):
         return done
     layers = convertible_layers(module, include, exclude)
+    copies = copies_of(module, layers, include, exclude)
     shapes = {name: layer.weight.shape for name, layer in layers.items()}
     fixed = match_overrides(shapes, density_overrides)
     budgets = allocate(shapes, density, allocation, fixed=fixed, min_weights=min_weights_per_layer)
-    alphas = starting_alphas({n: layer.weight for n, layer in layers.items()}, alpha, offset)
+    weights = {name: layer.weight for name, layer in layers.items()}
+    alphas = starting_alphas(weights, alpha, offset)
+    if advice := advice_on_signal(weights, alpha, offset):
+        warnings.warn(advice, stacklevel=2)
     draws = generator if isinstance(generator, torch.Generator) else torch.Generator().manual_seed(generator)
     draw = draw_equal_rows if allocation == "epf" else draw_support
     supports = {name: draw(shapes[name], budgets[name], draws) for name in layers}
@@ -104,8 +104,18 @@ def convert_(
         name: compact_layer(layer, supports[name], device, draws, alpha=alphas[name], **options)
         for name, layer in layers.items()
     }
-    for name, layer in layers.items():  # only now that nothing can fail any more
-        replace_(module, layer, new[name])
+    twins = [
+        (copy, compact_layer(copy, supports[name], device, draws, alpha=alphas[name], **options))
+        for copy, name in copies
+    ]
+    for old, replacement in [*((layer, new[name]) for name, layer in layers.items()), *twins]:
+        replace_(module, old, replacement)  # only now that nothing can fail any more
+    if copies:
+        warnings.warn(
+            f"Frozen copies of layers are converted alike: {len(copies)}, such as one of "
+            f"{layer_name(copies[0][1])!r}; name them in `exclude` to leave them dense.",
+            stacklevel=2,
+        )
     return budgets
 
 
@@ -150,93 +160,3 @@ def to_dense_(module: nn.Module) -> list[str]:
     for layer in layers.values():
         replace_(module, layer, dense_layer(layer))
     return list(layers)
-
-
-def _converted_before(module: nn.Module, include: Sequence[str] | None, exclude: Sequence[str]) -> Budgets:
-    """Return the budgets of an earlier call with the same selection; empty if there was none."""
-    done = {
-        f"{path}.weight": layer.nnz
-        for path, layer in compact_layers(module).items()
-        if _selected(path, include, exclude)
-    }
-    still = unconverted_layers(module, include, exclude)
-    if done and still:
-        raise SparsityError(
-            f"`module` must be converted in one call per selection, got {len(done)} layers converted before "
-            f"and {still[0]!r} not. Name the others in `include`, or make them before the first call."
-        )
-    return done
-
-
-def unconverted_layers(
-    module: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = ()
-) -> list[str]:
-    """Return the selected layers that could be converted and are not, by name; there may be none."""
-    return [
-        path
-        for path, layer in module.named_modules()
-        if _is_convertible(layer)
-        and _selected(path, include, exclude)
-        and (include or _is_usual(module, layer.weight))
-    ]
-
-
-def _selected(path: str, include: Sequence[str] | None, exclude: Sequence[str]) -> bool:
-    name = plain_name(f"{path}.weight")
-    wanted = include is None or any(matches(name, pattern) for pattern in include)
-    return wanted and not any(matches(name, pattern) for pattern in exclude)
-
-
-def convertible_layers(
-    module: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = ()
-) -> dict[str, nn.Linear | nn.Conv2d]:
-    """Return the layers that would be converted by the names of their weights; warn of those left dense.
-
-    Raises:
-        SparsityError: If nothing is selected, or a selected weight belongs to no layer that can be converted,
-            or to several.
-    """
-    weights = select_weights(module, include, exclude)
-    owners = {name: _owners(module, weight) for name, weight in weights.items()}
-    fit = {name: layers[0] for name, layers in owners.items() if _is_convertible(layers[0])}
-    left = [name for name in weights if name not in fit]
-    if (left and include is not None) or not fit:
-        raise SparsityError(
-            f"`include` must name weights of `nn.Linear` and `nn.Conv2d` themselves, got {left[0]!r} of "
-            f"{type(owners[left[0]][0]).__name__}. Leave it out; `PruneAtInit` takes any weight."
-        )
-    if left:
-        warnings.warn(
-            f"Layers of other types than `nn.Linear` and `nn.Conv2d` stay dense: {', '.join(left[:3])} "
-            f"({len(left)} in all); name them in `exclude` to say so.",
-            stacklevel=3,
-        )
-    for name, layer in fit.items():
-        _check_replaceable(module, name, layer, owners[name])
-    return fit
-
-
-def _is_convertible(layer: nn.Module) -> TypeGuard[nn.Linear | nn.Conv2d]:
-    return type(layer) in (nn.Linear, nn.Conv2d, NonDynamicallyQuantizableLinear)
-
-
-def _is_usual(module: nn.Module, weight: Tensor) -> bool:
-    """Tell whether a weight is selected without being named: trained, and not shared with an embedding."""
-    return weight.requires_grad and len(_owners(module, weight)) == 1
-
-
-def _owners(module: nn.Module, weight: Tensor) -> list[nn.Module]:
-    """Return the modules that hold a parameter, each once."""
-    return [layer for layer in module.modules() if any(p is weight for p in layer._parameters.values())]
-
-
-def _check_replaceable(module: nn.Module, name: str, layer: nn.Module, owners: Sequence[nn.Module]) -> None:
-    if layer is module:
-        raise SparsityError(
-            f"`module` must hold the layers to convert, got a bare {type(layer).__name__}, which cannot be "
-            "replaced in place. Wrap it: `nn.Sequential(layer)`."
-        )
-    if len(owners) > 1:
-        raise SparsityError(
-            f"`exclude` must name weights that layers share, got {name!r} selected, of {len(owners)} layers."
-        )

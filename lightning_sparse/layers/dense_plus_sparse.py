@@ -81,7 +81,8 @@ class DensePlusSparseLinear(DensePlusSparse):
         """Map ``(..., in_features)`` to ``(..., out_features)``."""
         if input.dim() < 1 or input.shape[-1] != self.in_features:
             raise SparsityError(
-                f"`input` must end in {self.in_features} features, got shape {tuple(input.shape)}."
+                f"`input` must end in {self.in_features} features, got shape {tuple(input.shape)}. Does the "
+                "net ask `isinstance(layer, nn.Linear)` before? A converted layer is none: `exclude` it."
             )
         rows = self._cast(input).reshape(-1, self.in_features)
         return self._multiply(rows).reshape(*input.shape[:-1], self.out_features)

@@ -1,10 +1,13 @@
 """A layer in the place of another: the compact one for the ordinary one, and back."""
 
 import math
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.layers.base import DensePlusSparse
@@ -12,6 +15,7 @@ from lightning_sparse.layers.dense_plus_sparse import DensePlusSparseConv2d, Den
 
 __all__ = ["compact_layer", "dense_layer", "replace_"]
 
+_REGISTERED = ("_parameters", "_buffers", "_modules")
 _CONV_OPTIONS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 
 
@@ -68,7 +72,11 @@ def dense_layer(layer: DensePlusSparse) -> nn.Linear | nn.Conv2d:
 
 
 def replace_(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put a layer in another's place wherever it appears, with its mode and its hooks."""
+    """Put a layer in another's place wherever it appears, with its mode and its hooks.
+
+    That is also in lists, tuples and dicts of a module, which PyTorch does not look into: the forward pass
+    may call it from there.
+    """
     if old is module:
         raise SparsityError(f"`module` must hold the layers to convert, got a bare {type(old).__name__}.")
     new.train(old.training)
@@ -80,3 +88,24 @@ def replace_(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
         for name, child in list(parent._modules.items()):
             if child is old:
                 setattr(parent, name, new)
+                if isinstance(parent, OptimizedModule):
+                    _compile_anew_(parent)
+        for name, value in list(vars(parent).items()):
+            if name not in _REGISTERED and any(leaf is old for leaf in _leaves(value)):
+                vars(parent)[name] = tree_map_only(type(old), partial(_exchanged, old, new), value)
+
+
+def _leaves(value: object) -> list[object]:
+    """Return what an attribute holds: most are no containers, or empty."""
+    if not isinstance(value, list | tuple | dict):
+        return [value]
+    return tree_leaves(value) if value else []
+
+
+def _exchanged(old: nn.Module, new: nn.Module, held: nn.Module) -> nn.Module:
+    return new if held is old else held
+
+
+def _compile_anew_(compiled: OptimizedModule) -> None:
+    """Let what ``torch.compile`` returned call the module it holds now: it has kept the old one's call."""
+    compiled.__setstate__(compiled.__getstate__())

@@ -29,6 +29,7 @@ __all__ = [
     "callbacks_of",
     "copied_train_loader",
     "for_the_step",
+    "has_optimizers",
     "loss_scale",
     "planned_steps",
     "restart_train_iterator",
@@ -170,6 +171,12 @@ def _accumulates_otherwise(trainer: Trainer, callback: Any) -> bool:
     if not is_lightning(callback, "callbacks.GradientAccumulationScheduler"):
         return False
     return set(callback.scheduling.values()) != {trainer.accumulate_grad_batches}
+
+
+def has_optimizers(trainer: Trainer) -> bool:
+    """Tell whether anything is to be trained: without optimizers Lightning puts in one that does nothing."""
+    stand_in: type[Optimizer] = package_of(trainer).core.optimizer._MockOptimizer
+    return any(not isinstance(optimizer, stand_in) for optimizer in trainer.optimizers)
 
 
 def loss_scale(trainer: Trainer) -> float:

@@ -1,0 +1,74 @@
+"""What fit must keep to with converted layers: values in an optimizer, copies on the same support."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from lightning_sparse.callbacks.company import Member
+from lightning_sparse.checks import SparsityError
+from lightning_sparse.layers.copies import converted_copies
+from lightning_sparse.layers.trained import trained_parameters
+from lightning_sparse.trainer.packages import LightningModule, Trainer, is_lightning, rank_zero_warn
+from lightning_sparse.trainer.parts import callbacks_of, has_optimizers
+from lightning_sparse.weights.found import sparse_weights
+from lightning_sparse.weights.optimizers import parameters_of
+
+__all__ = ["refuse_moved_originals", "refuse_other_positions", "refuse_unoptimized_values"]
+
+
+def refuse_unoptimized_values(trainer: Trainer, module: LightningModule) -> None:
+    """Refuse a fit in which no optimizer holds some values or alphas that are not frozen.
+
+    They would stay as they are, without a word: code that gathers parameters from every ``nn.Linear`` does
+    not find them, and an optimizer made before the conversion holds the weights that were replaced. Where
+    parameters may be trained by hand (manual optimization) or handed over later (``BaseFinetuning``), this is
+    a warning. Without any optimizer nothing is trained, as Lightning says itself.
+
+    Raises:
+        SparsityError: If one is in no optimizer, and nobody is going to change that.
+    """
+    trained = trained_parameters(module)
+    held = {id(parameter) for optimizer in trainer.optimizers for parameter in parameters_of(optimizer)}
+    missing = [name for name, parameter in trained.items() if id(parameter) not in held]
+    if not missing or not has_optimizers(trainer):
+        return
+    problem = (
+        "`configure_optimizers` must hand over all trained values of converted layers, got "
+        f"{len(missing)} of {len(trained)} in no optimizer, such as {missing[0]!r}. Take "
+        "`self.parameters()` there, or ask for `DensePlusSparse` beside `nn.Linear`; freeze "
+        "(`requires_grad_(False)`) what is not to be trained."
+    )
+    finetuned = any(is_lightning(other, "callbacks.BaseFinetuning") for other in callbacks_of(trainer))
+    if finetuned or not module.automatic_optimization:
+        rank_zero_warn(problem)
+    else:
+        raise SparsityError(problem)
+
+
+def refuse_moved_originals(members: Sequence[Member], module: nn.Module) -> None:
+    """Refuse to move the support of a layer that has a frozen copy: averages would mix up positions."""
+    moving = [type(member).__name__ for member in members if member.role == "moves"]
+    copies = converted_copies(module)
+    if moving and copies:
+        path, original = next(iter(copies.items()))
+        raise SparsityError(
+            f"{moving[0]} cannot move the support of {original!r}, whose frozen copy {path!r} would keep the "
+            f"old one: an average of both would mix up positions. Leave {moving[0]} out, or name the copies "
+            "in `exclude` of the conversion."
+        )
+
+
+def refuse_other_positions(copies: Mapping[str, str], module: nn.Module) -> None:
+    """Refuse frozen copies that no longer have the support of their originals.
+
+    Args:
+        copies: Originals by the path of their copy, as they were when fit started.
+        module: The module that holds both.
+    """
+    digests = {name: weight.digest() for name, weight in sparse_weights(module).items()}
+    for path, original in copies.items():
+        if digests.get(f"{path}.weight") != digests.get(f"{original}.weight"):
+            raise SparsityError(
+                f"`indices` of the frozen copy {path!r} must stay those of {original!r}, got others: an "
+                "average over buffers or a state dict rounds them. Average `parameters()` only."
+            )
