@@ -85,6 +85,11 @@ class Plans:
             plan.look_()
             plan.seen = []
 
+    def accept_changes_(self) -> None:
+        """Take the weights as they are for those of the last step: they have been masked since."""
+        for plan in self._plans.values():
+            plan.seen = versions_of(plan.weights) if plan.seen else []
+
     @torch.no_grad()
     def mask_gradients_(self, optimizer: Optimizer) -> None:
         """Set the gradients of pruned weights to zero, NaN and infinite ones too.
@@ -110,7 +115,8 @@ class Plans:
         """
         plan = self._plan(optimizer)
         gradients = [w.grad for w in plan.weights if w.grad is not None]
-        plan.stays_zero &= plan.announced and plan.masked == versions_of(gradients)
+        untouched = not gradients or plan.masked == versions_of(gradients)  # or taken away: a step left out
+        plan.stays_zero &= plan.announced and untouched
         if not plan.announced or plan.divides_by_zero:
             fill_pruned_(plan.weights, plan.keep)
         elif plan.weights and not (plan.stays_zero and plan.seen):

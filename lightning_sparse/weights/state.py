@@ -164,9 +164,9 @@ class SparseState:
         replaced = self._follow_()
         weights = list(self.weights.values())
         if replaced or however_written or self._seen != versions_of(weights):
-            self._plans.expect_changes_()
             for weight, keep in zip(weights, self._keep.values(), strict=True):
                 weight.masked_fill_(~mask_of(keep), 0)
+            self._plans.accept_changes_()
         self._seen = versions_of(weights)
 
     @torch.no_grad()
@@ -174,6 +174,7 @@ class SparseState:
         """Set pruned weights, and what ``optimizers`` keep for them, to zero, whoever has written there."""
         self._follow_()
         self.move_(self.masks, optimizers)
+        self._seen = versions_of(list(self.weights.values()))
 
     def mask_gradients_(self, optimizer: Optimizer) -> None:
         """Set the gradients of pruned weights to zero, NaN and infinite ones too."""
