@@ -20,7 +20,7 @@ _NOISE = re.compile(
     r"|Given value type|Given value: (NestedArg|Namespace|[\[{])|Expected a path but"
 )
 _BASE_CLASS = re.compile(
-    r"Problem with given class_path '(pytorch_lightning|lightning\.pytorch)[\w.]*"
+    r"Problem with given class_path '(pytorch_lightning|lightning)(\.[\w.]+)?"
     r"\.(Callback|LightningModule|LightningDataModule|Logger)':"
 )
 # The second wording of each is that of older releases of jsonargparse.

@@ -122,6 +122,19 @@ def test_a_list_that_is_a_text(capsys, argument):
     assert in_recipe == message
 
 
+@pytest.mark.parametrize(
+    "base", ["pytorch_lightning.Callback", "lightning.Callback", "lightning.pytorch.Callback"]
+)
+def test_lightnings_base_class_is_not_what_was_meant(base):
+    said = shorten(
+        "Parser key \"trainer.callbacks\":\n  Errors:\n    - Problem with given class_path 'my.Own':\n"
+        "        Parser key \"exclude\":\n          - Expected a <class 'list'>\n"
+        "          Given value: head\n"
+        f"    - Problem with given class_path '{base}':\n        Option 'exclude' is not accepted"
+    )
+    assert said == "`trainer.callbacks` (Own): `exclude` must be a list, got head. Write [head]."
+
+
 class Chosen:
     def __init__(self, include: Literal["all"] | Sequence[str] | None = None) -> None:
         self.include = include
