@@ -109,6 +109,7 @@ def sparsify_(
     if isinstance(method, FromFile):
         chosen = (density, min_weights_per_layer, include, exclude, density_overrides)
         method.refuse_beside(dict(zip(SAYS_WHAT, chosen, strict=True)))
+        method.refuse_seed(seed)
         method.weights_of(module)  # refuses what does not fit
         masks = method.masks()
         method.reinitialise_([module])

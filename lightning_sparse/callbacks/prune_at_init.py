@@ -84,6 +84,8 @@ class PruneAtInit(SparsityCallback):
         if isinstance(self.method, FromFile):
             chosen = {"density": density, "min_weights_per_layer": min_weights_per_layer, **selection}
             self.method.refuse_beside(chosen)
+            if mask_ablation is None:
+                self.method.refuse_seed(selection.get("seed"))
             _refuse_ablation_of_file(self.method, mask_ablation)
         elif density is None:
             raise SparsityError("`density` is required, got None. It is the share kept: 0.1 keeps 10%.")

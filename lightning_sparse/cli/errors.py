@@ -1,47 +1,40 @@
-"""What the command line says of a mistake: the cause, and the name that was meant."""
+"""Which errors are mistakes on a command line or in a recipe, and what is said of them in a line or two.
 
+An error in somebody's own code is none, and keeps its traceback. What remains is recognised by who raised it:
+a check of ours (`SparsityError`); Lightning itself, with nobody else's code on the way; or PyTorch within our
+nets, where sizes do not fit.
+"""
+
+import pickle
 import re
 import sys
-from collections.abc import Collection
-from pathlib import Path
-from pydoc import locate
-from typing import NoReturn
+from traceback import walk_tb
+from typing import Any, NoReturn
 
-from lightning_sparse import callbacks, data, models
-from lightning_sparse.checks import SparsityError, near
-from lightning_sparse.functional import saliency
+from lightning_sparse.checks import SparsityError
+from lightning_sparse.cli.names import options_of
 
-__all__ = ["check_ckpt_path", "refusal_in", "shorten", "stop", "where_to_look"]
+__all__ = ["mistake_in", "refusal_in", "stop"]
 
-# jsonargparse finds a class by its short name once its module is imported.
-_KNOWN_BY_NAME = (callbacks, data, models, saliency)
+_LIGHTNING = ("pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities")
+_LIBRARIES = {*_LIGHTNING, "fsspec", "torch", "torchvision", "torchmetrics", "jsonargparse"}
+_REFUSALS = ("MisconfigurationException", "RuntimeError", "ValueError", "ImportError", "ModuleNotFoundError")
 
-_NOISE = re.compile(
-    r"Does not validate|Subtypes:|Errors:|Not a valid subclass|Subclass types expect|a class path|a dict with"
-    r"|Expected a <class 'NoneType'>|Given value type|Given value: (NestedArg|Namespace|[\[{])"
-    r"|Expected a path but"
+_SIZES = re.compile(
+    r"shapes cannot be multiplied|to have \d+ channels|Kernel size can't be greater|Output size is too small"
+    r"|size of tensor a .* must match|is invalid for input of size|expected input\["
 )
-_BASE_CLASS = re.compile(
-    r"Problem with given class_path '(pytorch_lightning|lightning\.pytorch)[\w.]*\.\w+':"
+_CLASSES = re.compile(r"Target -?\d+ is out of bounds")
+
+_WAYS_OUT = (
+    (
+        r"gpu backend|can not run on your system|torch_xla",
+        "Set `accelerator` to a device of this machine, or to auto or cpu.",
+    ),
+    (r"devices|your machine only has", "Set `devices` to as many as this machine has, or to 1."),
+    (r"dataloader`", "Name a data module: `data: {class_path: DigitsDataModule}`."),
+    (r"stateful callback", "A second callback of that class stands in the recipe: leave one of them out."),
 )
-# The second wording of each is that of older releases of jsonargparse.
-_UNKNOWN = re.compile(r"(?:[uU]nrecognized arguments: --|does not accept (?:option|nested key) ')([\w.]+)")
-_REFUSED = re.compile(r"(?:Option|Key) '([\w.]+)' is not (?:accepted|expected)")
-_AS_CLASS = "Expected a dot import path string: "
-_NOT_LOCAL = re.compile(r"best|last|hpc|registry(:.*)?|\w+://.*")
-
-
-def check_ckpt_path(path: str | Path | None) -> None:
-    """Refuse a checkpoint that is not there; Lightning would read the data first.
-
-    Raises:
-        SparsityError: If it names a local file that does not exist.
-    """
-    if path and not _NOT_LOCAL.fullmatch(str(path)) and not Path(path).exists():
-        hint = _near_file(path) or "."
-        raise SparsityError(
-            f"`ckpt_path` must be a checkpoint, got {str(path)!r}, which does not exist{hint}"
-        )
 
 
 def stop(message: str) -> NoReturn:
@@ -61,98 +54,77 @@ def refusal_in(error: BaseException | None) -> SparsityError | None:
     return error
 
 
-def where_to_look(message: str, command: str, options: Collection[str]) -> str:
-    """Return which of a command's options an unknown one may stand for, or where they are listed.
+def mistake_in(error: BaseException, model: Any = None) -> str | None:
+    """Return what to say of an error if it is a mistake in a recipe; None if its traceback is needed.
 
-    >>> where_to_look("unrecognized arguments: --trainer.max_epoch=3", "fit", ["data", "trainer.max_epochs"])
-    '; did you mean max_epochs?'
+    Args:
+        error: As it was caught.
+        model: The LightningModule, if it was made.
     """
-    unknown = _UNKNOWN.search(message)
-    if unknown is None or not options:
-        return ""
-    group, _, name = unknown[1].rpartition(".")
-    parts = [option.rpartition(".") for option in options]
-    siblings = [last for first, _, last in parts if first == group]
-    close = near(name, siblings) if siblings else near(unknown[1], options)
-    return close or f" (see `lightning-sparse {command} --help`)"
-
-
-def shorten(message: str) -> str:
-    r"""Return the lines of jsonargparse's message that say what is wrong, each once.
-
-    It tries every type that an argument may have, and reports on all of them.
-
-    >>> shorten("Does not validate against any of the Union subtypes\n - Option 'densty' is not accepted")
-    "Option 'densty' is not accepted."
-    """
-    lines = [line.strip(" -") for line in message.splitlines()]
-    lines = [line for line in lines if line and not _NOISE.search(line)]
-    if ours := [line for line in lines if line.startswith("`")]:  # a check of ours says it best
-        return " ".join(dict.fromkeys(ours))
-    lines = _without_other_types(lines)
-    literal = "".join(line for line in lines if "typing.Literal" in line)
-    names = [*_known_classes(lines), *re.findall(r"'(\w+)'", literal)]
-    pairs = zip(["", *lines], lines, strict=False)
-    lines = [_refusal(line, before, message) or _translate(line, names, literal) for before, line in pairs]
-    return " ".join(dict.fromkeys(lines)) or message
-
-
-def _known_classes(lines: list[str]) -> list[str]:
-    """Return our classes, if the place may take a class."""
-    takes_class = any(_AS_CLASS in line for line in lines)
-    return [name for module in _KNOWN_BY_NAME for name in module.__all__] if takes_class else []
-
-
-def _without_other_types(lines: list[str]) -> list[str]:
-    """Leave out the types that nobody meant: Lightning's base class; names, where a class was found."""
-    for index in [i for i, line in enumerate(lines) if _BASE_CLASS.match(line)]:
-        lines[index : index + 2] = ["", ""]
-    pairs = zip(lines, [*lines[1:], ""], strict=True)
-    return [
-        line for line, after in pairs if line and not ("typing.Literal" in line and "class_path" in after)
-    ]
-
-
-def _refusal(line: str, before: str, message: str) -> str | None:
-    """Say which option a class does not take, its value, and what the class takes; None if it is not that."""
-    found = _REFUSED.search(line)
-    if found is None:
+    if (refusal := refusal_in(error)) is not None:
+        return str(refusal)
+    frames = [(str(frame.f_globals.get("__name__")), frame) for frame, _ in walk_tb(error.__traceback__)]
+    rooms = [(name, frame) for name, frame in frames if not _is_library(name)]
+    if not rooms or not rooms[-1][0].startswith("lightning_sparse.") or not _is_first(error):
         return None
-    paths = re.findall(r"class_path[ =]'([\w.]+)'", before + line)
-    names = _options_of(paths[-1]) if paths else []
-    takes = f". {paths[-1].rpartition('.')[2]} takes {', '.join(names)}." if names else "."
-    return found[0] + _value_of(found[1], message) + (near(found[1], names) or takes)
+    room, function = rooms[-1][0].split(".")[1], rooms[-1][1].f_code.co_name
+    if room == "models":
+        return _misfit(error, model, function)
+    if room == "data" and isinstance(error, OSError):
+        return (
+            f"The data of `data` cannot be read or written: {error}. Look at its `data_dir` and `download`."
+        )
+    if frames[-1][0].partition(".")[0] in (*_LIGHTNING, "fsspec") and type(error).__name__ in _REFUSALS:
+        return _with_way_out(" ".join(str(error).split()))
+    return _of_checkpoint(error) if room == "cli" else None
 
 
-def _value_of(option: str, message: str) -> str:
-    """Return what an option was set to, as far as a message shows it without doubt."""
-    value = r"'?([^\s'()\[\]{},]+)'?[,)}\]]"
-    found = set(re.findall(rf"\b{re.escape(option)}'?(?:, val)?(?:=|: ){value}", message))
-    return f", got {found.pop()}" if len(found) == 1 else ""
+def _is_first(error: BaseException) -> bool:
+    """Tell whether nothing but a failed import lies behind an error."""
+    return error.__cause__ is None or isinstance(error.__cause__, ImportError)
 
 
-def _options_of(class_path: str) -> list[str]:
-    from jsonargparse import ArgumentParser
-
-    kind = locate(class_path)
-    if not isinstance(kind, type):
-        return []
-    names: list[str] = ArgumentParser().add_class_arguments(kind, fail_untyped=False)
-    return names
+def _is_library(name: str) -> bool:
+    package = name.partition(".")[0]
+    return package in _LIBRARIES or package in sys.stdlib_module_names
 
 
-def _translate(line: str, names: list[str], literal: str) -> str:
-    """Say in plain words what jsonargparse expected; a name is tried as a class where a choice is due."""
-    expected, _, name = line.partition(_AS_CLASS)
-    if name and not literal:
-        return f"{expected}There is no class {name!r}" + (near(name, names) or ".")
-    if given := literal and (name or line.partition("Given value: ")[2]):
-        return f"got {given!r}" + (near(given, names) or ".")
-    line = re.sub(r"Given value: (.*)", r"got \1.", line)
-    line = re.sub(r"(?<=File does not exist: )'(.*)'", lambda path: path[0] + _near_file(path[1]), line)
-    return re.sub(r"Expected a typing\.Literal\[(.*)\]", r"must be one of \1,", line)
+def _misfit(error: BaseException, model: Any, function: str) -> str | None:
+    """Say which argument of one of our nets does not fit the data."""
+    said = str(error).partition("\n")[0].rstrip(".")
+    if isinstance(error, ValueError) and function == "configure_optimizers":
+        return f"`model.optimizer`: {said}."
+    net = type(getattr(model, "net", model))
+    if isinstance(error, RuntimeError) and _SIZES.search(said):
+        wanted = {"in_features", "in_channels", "image_size"}
+    elif isinstance(error, IndexError) and _CLASSES.search(said):
+        wanted = {"num_classes"}
+    else:
+        return None
+    names = [f"`{name}`" for name in options_of(f"{net.__module__}.{net.__qualname__}") if name in wanted]
+    check = f"Set its {' and '.join(names)} to what the data has" if names else "Change it"
+    return f"`model.net` ({net.__name__}) does not fit the data: {said}. {check}, or choose other `data`."
 
 
-def _near_file(path: str | Path) -> str:
-    folder = Path(path).parent
-    return near(Path(path).name, [file.name for file in folder.iterdir()], 3) if folder.is_dir() else ""
+def _of_checkpoint(error: BaseException) -> str | None:
+    """Say that a checkpoint is of another net, or cannot be read."""
+    said = " ".join(str(error).split())
+    if isinstance(error, pickle.UnpicklingError):
+        reason = re.search(r"Unsupported \S+ \S+ \S+|WeightsUnpickler error: .{1,60}", said)
+        return (
+            f"`ckpt_path` cannot be read ({reason[0] if reason else 'not a pickle of tensors'}). It is "
+            "damaged, or holds objects of other classes than tensors, numbers and texts."
+        )
+    if isinstance(error, RuntimeError) and said.startswith("Error(s) in loading state_dict"):
+        first = said.partition(": ")[2]
+        return (
+            f"`ckpt_path` must be of the recipe's net, got another's: {first[:200]}"
+            f"{'...' if len(first) > 200 else ''} Use the recipe it was trained with: config.yaml in the "
+            "folder of its run."
+        )
+    return None
+
+
+def _with_way_out(said: str) -> str:
+    way_out = next((text for pattern, text in _WAYS_OUT if re.search(pattern, said)), "")
+    return f"{said if said.endswith(('.', '?')) else said.rstrip('!') + '.'} {way_out}".strip()

@@ -6,19 +6,32 @@
 
 import argparse
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any
 
 from lightning_sparse.callbacks.company import refuse_company
 from lightning_sparse.callbacks.sparsifier import Sparsifier, sparsifiers
-from lightning_sparse.checks import SparsityError, near
-from lightning_sparse.cli.errors import check_ckpt_path, refusal_in, shorten, stop, where_to_look
+from lightning_sparse.checks import SparsityError
+from lightning_sparse.cli.errors import mistake_in, stop
+from lightning_sparse.cli.names import meant
+from lightning_sparse.cli.places import check_ckpt_path, check_folders
 from lightning_sparse.cli.plot import plot
+from lightning_sparse.cli.recipes import check_recipes, replaced, without_model
+from lightning_sparse.cli.wording import shorten, unknown_argument
 from lightning_sparse.extras import import_extra
 from lightning_sparse.reporting import REPORT_PAGES
 from lightning_sparse.reporting.cost import LayerCost, cost_table
 from lightning_sparse.selection import layer_name, select_weights
-from lightning_sparse.trainer.packages import LightningDataModule, LightningModule, Trainer, cli_module
+from lightning_sparse.trainer.packages import (
+    LightningDataModule,
+    LightningModule,
+    Trainer,
+    cli_module,
+    rank_zero_warn,
+)
 
 __all__ = ["PlanTrainer", "main"]
 
@@ -67,24 +80,69 @@ def main(args: list[str] | None = None) -> None:
         import_extra("jsonargparse", "the command line")
     except ModuleNotFoundError as error:
         sys.exit(f"error: {error}")
-    sparse_cli = _make_cli(cli_module().LightningCLI)
+    session = _Session()
+    sparse_cli = _make_cli(cli_module().LightningCLI, session)
     _refuse_unknown(words, [*sparse_cli.subcommands(), "plot"])
-    description = DESCRIPTION.format(pages="|".join(REPORT_PAGES))
     try:
+        check_recipes(words)
+        for overlay, recipe in replaced(words):
+            rank_zero_warn(
+                f"The callbacks of {overlay} are replaced by those of {recipe}, which comes after it. An "
+                "overlay goes behind its recipe."
+            )
         sparse_cli(
             trainer_class=PlanTrainer,
             subclass_mode_model=True,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"exit_on_error": False, "description": description},
+            parser_kwargs=_parser_options(sparse_cli.subcommands()),
             args=args,
         )
+    except argparse.ArgumentError as error:
+        said, command = str(error), words[0]
+        first = f" The command comes first: lightning-sparse fit {command} ..." if command[0] == "-" else ""
+        unknown = unknown_argument(said, command, session.arguments(command))
+        stop((_missing(said, words) or unknown or shorten(said)) + first)
     except Exception as error:
-        if (refusal := refusal_in(error)) is not None:
-            stop(str(refusal))
-        if not isinstance(error, argparse.ArgumentError):
+        if (mistake := mistake_in(error, session.model)) is None:
             raise
-        hint = where_to_look(str(error), words[0], sparse_cli.options(words[0]))
-        stop(shorten(str(error)) + hint)
+        stop(mistake)
+
+
+@dataclass
+class _Session:
+    """What a command line has come to, for the errors that end it."""
+
+    parsers: dict[str, Any] = field(default_factory=dict)
+    model: LightningModule | None = None
+
+    def arguments(self, command: str) -> list[str]:
+        """Return the names of a command's arguments."""
+        parser = self.parsers.get(command)
+        return [] if parser is None else ["config", "print_config", "help", *parser.get_defaults().keys()]
+
+
+def _parser_options(commands: Iterable[str]) -> dict[str, Any]:
+    """Return the options of all parsers: among others, that no argument goes by a part of its name."""
+    return {
+        "exit_on_error": False,
+        "allow_abbrev": False,
+        "description": DESCRIPTION.format(pages="|".join(REPORT_PAGES)),
+        **{command: {"allow_abbrev": False} for command in commands},
+    }
+
+
+def _missing(message: str, words: list[str]) -> str:
+    """Say what a recipe without a model, such as an overlay, is to stand behind; "" if it is not that."""
+    if "required" not in message or f"{words[0]}.model" not in message:
+        return ""
+    if overlays := without_model(words):
+        behind = " ".join(f"--config {overlay}" for overlay in overlays)
+        return (
+            f"`--config` must name a recipe, got {', '.join(overlays)}, which has no `model`. An overlay "
+            f"goes behind a recipe: lightning-sparse {words[0]} --config <recipe> {behind}"
+        )
+    example = f"lightning-sparse {words[0]} --config recipes/quickstart.yaml"
+    return f"`--config` must name a recipe, got none. For example: {example}"
 
 
 def _load_plugins() -> None:
@@ -101,12 +159,11 @@ def _refuse_unknown(words: list[str], commands: list[str]) -> None:
     if not words:
         stop(f"{rule} none (see `lightning-sparse --help`)")
     if not words[0].startswith("-") and words[0] not in commands:
-        stop(f"{rule} {words[0]!r}" + (near(words[0], commands) or "."))
+        stop(f"{rule} {words[0]!r}" + (meant(words[0], commands) or "."))
 
 
-def _make_cli(base: type) -> Any:
+def _make_cli(base: type, session: _Session) -> Any:
     """Return our LightningCLI; its base is chosen when it is used, as it needs jsonargparse."""
-    parsers: list[Any] = []
 
     class SparseCLI(base):  # type: ignore[misc]
         @staticmethod
@@ -116,36 +173,47 @@ def _make_cli(base: type) -> Any:
 
         def add_arguments_to_parser(self, parser: Any) -> None:
             """Remember the parsers, which are made in the order of the commands."""
-            parsers.append(parser)
+            command = list(self.subcommands())[len(session.parsers)]
+            session.parsers[command] = parser
 
-        @classmethod
-        def options(cls, command: str) -> list[str]:
-            parser = dict(zip(cls.subcommands(), parsers, strict=False)).get(command)
-            return [] if parser is None else list(parser.get_defaults().keys())
+        def parse_arguments(self, parser: Any, args: Any) -> None:
+            """Look at the checkpoint before LightningCLI reads it."""
+            super().parse_arguments(parser, args)
+            check_ckpt_path(self.config[self.config.subcommand].get("ckpt_path"))
 
         def before_instantiate_classes(self) -> None:
-            check_ckpt_path(self.config[self.subcommand].get("ckpt_path"))
+            """Look at the folders that will be written to."""
+            trainer = self.config[self.subcommand].trainer
+            if self.subcommand != "plan" and not trainer.fast_dev_run:
+                check_folders(trainer)
 
         def instantiate_classes(self) -> None:
-            """Take a ValueError of a constructor for what it is, an argument that is wrong.
-
-            jsonargparse tries every type that an argument may have, and keeps of their errors only the text.
-            """
-            try:
+            with _as_argument_error():
                 super().instantiate_classes()
-            except ValueError as error:
-                raise argparse.ArgumentError(None, str(error)) from error
+            session.model = self.model
 
         def after_fit(self) -> None:
-            """Test the trained net if the data has a test set."""
-            if (
-                self.datamodule is not None
-                and not self.trainer.interrupted
-                and _has_test_set(self.datamodule)
-            ):
-                self.trainer.test(self.model, datamodule=self.datamodule)
+            _test_if_possible(self.trainer, self.model, self.datamodule)
 
     return SparseCLI
+
+
+@contextmanager
+def _as_argument_error() -> Iterator[None]:
+    """Take a ValueError of a constructor for what it is, an argument that is wrong.
+
+    jsonargparse tries every type that an argument may have, and keeps of their errors only the text.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise argparse.ArgumentError(None, str(error)) from error
+
+
+def _test_if_possible(trainer: Any, model: LightningModule, datamodule: LightningDataModule | None) -> None:
+    """Test the trained net if the data has a test set."""
+    if datamodule is not None and not trainer.interrupted and _has_test_set(datamodule):
+        trainer.test(model, datamodule=datamodule)
 
 
 def _has_test_set(datamodule: LightningDataModule) -> bool:

@@ -1,12 +1,14 @@
 """``lightning-sparse plot KIND RUN...``: report pages of finished runs, without any of LightningCLI."""
 
 import argparse
+import re
 import sys
 from dataclasses import fields
 from typing import Any, NoReturn
 
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.cli.errors import stop
+from lightning_sparse.cli.names import meant
 from lightning_sparse.reporting import REPORT_PAGES, ReportPage
 
 __all__ = ["plot"]
@@ -33,15 +35,19 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose mistakes look like those of the other commands."""
 
     def error(self, message: str) -> NoReturn:
-        stop(f"{message} (see `{self.prog} --help`)")
+        unknown = re.search(r"unrecognized arguments: --([\w-]+)", message)
+        names = [field.name.replace("_", "-") for page in REPORT_PAGES.values() for field in fields(page)]
+        close = meant(unknown[1], ["out", "help", *names]) if unknown else ""
+        stop(f"{message}{close} (see `{self.prog} --help`)")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="lightning-sparse plot", description="Draw finished runs.")
+    parser = _Parser(prog="lightning-sparse plot", description="Draw finished runs.", allow_abbrev=False)
     kinds = parser.add_subparsers(title="what to draw", metavar="KIND", dest="kind", required=True)
     for name, page in REPORT_PAGES.items():
         description = (page.__doc__ or page.summary).partition("\n")[0]
-        _add_arguments(kinds.add_parser(name, help=page.summary, description=description), page)
+        kind = kinds.add_parser(name, help=page.summary, description=description, allow_abbrev=False)
+        _add_arguments(kind, page)
     return parser
 
 

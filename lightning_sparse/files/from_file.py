@@ -58,6 +58,13 @@ class FromFile(PruningMethod):
                 "the other."
             )
 
+    def refuse_seed(self, seed: object) -> None:
+        """Refuse a seed where nothing is drawn."""
+        if seed is not None:
+            raise SparsityError(
+                f"`seed` has no effect with FromFile, which draws nothing, got {seed!r}. Leave it out."
+            )
+
     def masks(self) -> Masks:
         """Read the masks: boolean, by parameter name, on the CPU.
 

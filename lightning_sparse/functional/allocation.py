@@ -224,11 +224,9 @@ def _fixed_budgets(shapes: Shapes, fixed: Mapping[str, float], min_weights: int)
     budgets = {}
     for name, density in fixed.items():
         if name not in shapes:
-            raise SparsityError(
-                f"`density_overrides` must name layers among {', '.join(shapes)}, got {name!r}."
-            )
+            raise SparsityError(f"`fixed` must name layers among {', '.join(shapes)}, got {name!r}.")
         way_out = "Keep a layer dense with 1.0; leave it out altogether with `exclude`."
-        check_number(f"density_overrides[{name!r}]", density, "(0, 1]", way_out)
+        check_number(f"fixed[{name!r}]", density, "(0, 1]", way_out)
         budgets[name] = layer_budget(math.prod(shapes[name]), density, min_weights)
     return budgets
 
@@ -249,13 +247,14 @@ def _check_reachable(
     if not overridden:
         raise SparsityError(
             f"`density` must keep at least {least} weights ({min_weights} in each of {len(sizes)} layers), "
-            f"got {density}, which keeps {total}. Raise `density` or lower `min_weights_per_layer`."
+            f"got {density}, which keeps {total}. Raise `density` or lower `min_weights_per_layer` "
+            "(`min_weights` of `allocate`)."
         )
     way_out = "Lower the overrides or raise" if rest < least else "Raise the overrides or lower"
     raise SparsityError(
         f"`density_overrides` must leave the other {len(sizes)} layers between {least} and {most} weights, "
         f"got {rest}: they take {total - rest} of the {total} that `density` {density} keeps. "
-        f"{way_out} `density`."
+        f"{way_out} `density`. `allocate` calls the overrides `fixed`."
     )
 
 

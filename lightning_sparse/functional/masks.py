@@ -128,10 +128,11 @@ def _check_reachable(scores: Scores, k: int, min_weights: int, fixed: Mapping[st
     if least <= rest <= most:
         return
     way_out = "Raise `density` or lower `min_weights_per_layer`" if rest < least else "Lower `density`"
+    names = " `global_masks` calls these `min_weights` and `fixed`." if fixed or rest < least else ""
     raise SparsityError(
         f"`k` must leave between {least} ({min_weights} in each of {len(sizes)} layers) and {most} weights "
         f"to rank globally, got {rest}: {k} in all, {k - rest} of them in layers with a budget of their own. "
-        f"{way_out}{', or change `density_overrides`' if fixed else ''}."
+        f"{way_out}{', or change `density_overrides`' if fixed else ''}.{names}"
     )
 
 

@@ -70,11 +70,13 @@ class Unstructured(Pattern):
 
     def best(self, scores: Scores, k: int) -> Masks:
         """Keep the k highest scores."""
+        _check_kept(k, 0, sum(score.numel() for score in scores.values()))
         masks = best_of(rankable(scores), k)
         return {name: masks[name].view(score.shape) for name, score in scores.items()}
 
     def filled(self, kept: Tensor, scores: Tensor, k: int) -> Tensor:
         """Rank the others by themselves."""
+        _check_kept(k, len(kept), scores.numel())
         others = {"scores": scores.reshape(-1).index_fill(0, kept, -math.inf)}
         mask = best_of(rankable(others), k - len(kept))["scores"]
         return mask.index_fill_(0, kept, True).view(scores.shape)
@@ -86,6 +88,7 @@ class Unstructured(Pattern):
         positions are hard to hit are they shuffled instead.
         """
         size = shape.numel()
+        _check_kept(k, len(kept), size)
         mask = mask_at(kept, shape).view(-1)
         if 2 * k > size:
             free = positions_of(~mask)
@@ -98,6 +101,13 @@ class Unstructured(Pattern):
 
 
 UNSTRUCTURED = Unstructured()
+
+
+def _check_kept(k: int, least: int, most: int) -> None:
+    """Refuse to keep fewer weights than are kept already, or more than there are."""
+    check_count("k", k, least, f"There are {most} weights, {least} of them kept already.")
+    if k > most:
+        raise SparsityError(f"`k` must be at most {most}, the number of weights, got {k}.")
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,10 @@ def starting_alphas(
     weights: Mapping[str, Tensor], alpha: Alpha | Mapping[str, Alpha], offset: Offset
 ) -> dict[str, float]:
     """Return alpha by weight: as a pattern says, else 0 for a weight of zeros, else the usual one."""
+    if offset.is_zero and alpha != 1.0:
+        raise SparsityError(
+            f"`alpha` scales the offset, and 'none' has nothing to scale, got {alpha!r}. Leave it out."
+        )
     patterns = alpha if isinstance(alpha, Mapping) else {}
     for pattern in patterns:
         if not any(matches(name, pattern) for name in weights):

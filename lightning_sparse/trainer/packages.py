@@ -23,6 +23,7 @@ __all__ = [
     "Trainer",
     "cli_module",
     "is_lightning",
+    "names_in",
     "overrides",
     "package_of",
     "rank_zero_warn",
@@ -94,3 +95,9 @@ def package_of(trainer: Trainer) -> ModuleType:
 def cli_module() -> ModuleType:
     """Return ``pytorch_lightning.cli`` (or ``lightning.pytorch.cli``), which needs jsonargparse."""
     return importlib.import_module(f"{_installed[0].__name__}.cli")
+
+
+def names_in(module: str) -> list[str]:
+    """Return the public names of one of Lightning's modules, such as ``"callbacks"``."""
+    names: list[str] = getattr(_installed[0], module).__all__
+    return names

@@ -1,0 +1,151 @@
+"""Recipes as files: what is wrong with one is said with its name and line, before anything reads it."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning_sparse.checks import SparsityError, near
+
+if TYPE_CHECKING:
+    from yaml import MarkedYAMLError, Node
+
+__all__ = ["check_recipes", "near_file", "replaced", "without_model"]
+
+_OF_RECIPES = ("--config", "-c")
+_ENDINGS = (".yaml", ".yml")
+
+
+def check_recipes(words: Sequence[str]) -> None:
+    """Refuse recipes on a command line that are not there, or hold no mapping in YAML.
+
+    A file that another option names (``--trainer trainer.yaml``) must be YAML as well.
+
+    Raises:
+        SparsityError: It names the file, and the line where YAML ends to make sense.
+    """
+    for option, value in _options(words):
+        if option in _OF_RECIPES and not _is_elsewhere(value):
+            _check_mapping(option, value, _read(option, value))
+        elif value.endswith(_ENDINGS) and Path(value).is_file():
+            _read(option, value)
+
+
+def without_model(words: Sequence[str]) -> list[str]:
+    """Return the recipes on a command line that name no model: overlays, which go behind one that does."""
+    files = [value for option, value in _options(words) if option in _OF_RECIPES]
+    return [file for file in files if Path(file).is_file() and "model" not in _keys(_read("--config", file))]
+
+
+def replaced(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Return each overlay whose callbacks a recipe behind it replaces, with that recipe."""
+    files = [value for option, value in _options(words) if option in _OF_RECIPES and Path(value).is_file()]
+    nodes = [_read("--config", file) for file in files]
+    return [
+        (overlay, recipe)
+        for index, (overlay, node) in enumerate(zip(files, nodes, strict=True))
+        for recipe, behind in zip(files[index + 1 :], nodes[index + 1 :], strict=True)
+        if "model" not in _keys(node) and "model" in _keys(behind)
+        if "callbacks" in _keys(_under(node, "trainer")) and "callbacks" in _keys(_under(behind, "trainer"))
+    ]
+
+
+def near_file(path: str | Path, rest: str = "") -> str:
+    """Ask whether a file of a like name was meant; else return ``rest``."""
+    folder = Path(path).parent
+    names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    return near(Path(path).name, names, 3) or rest
+
+
+def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Return each option of a command line with its value."""
+    for word, following in zip(words, [*words[1:], "-"], strict=True):
+        option, is_joined, value = word.partition("=")
+        if option.startswith("-") and (is_joined or not following.startswith("-")):
+            yield option, value if is_joined else following
+
+
+def _is_elsewhere(value: str) -> bool:
+    """Tell whether a recipe is no local file, but a URL or written out on the command line."""
+    return "://" in value or "\n" in value or value.lstrip().startswith("{")
+
+
+def _read(option: str, value: str) -> "Node | None":
+    """Return the YAML in a file."""
+    import yaml
+
+    path = Path(value)
+    if not value:
+        raise _refusal(option, value, ", which names no file.")
+    if not path.exists():
+        raise _refusal(option, value, f", which does not exist{near_file(path, '.')}")
+    if path.is_dir():
+        recipes = sorted(file.name for file in path.iterdir() if file.suffix in _ENDINGS)
+        inside = f"one in it: {', '.join(recipes[:5])}" if recipes else "the file itself"
+        raise _refusal(option, value, f", which is a folder. Name {inside}.")
+    try:
+        node: Node | None = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (UnicodeDecodeError, yaml.reader.ReaderError):
+        raise _refusal(option, value, ", which is no text. Save it as UTF-8.") from None
+    except OSError as error:
+        raise _refusal(option, value, f", which cannot be read: {error.strerror}.") from None
+    except yaml.MarkedYAMLError as error:
+        raise _refusal(option, value, _where(error)) from None
+    _refuse_twice(option, value, node)
+    return node
+
+
+def _where(error: "MarkedYAMLError") -> str:
+    mark = error.problem_mark or error.context_mark
+    line = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "some line"
+    return (
+        f", which is no YAML at {line}: {error.problem}. Look at the indentation, brackets and colons "
+        "there and in the line above."
+    )
+
+
+def _refuse_twice(option: str, value: str, node: "Node | None") -> None:
+    """Refuse a key that stands twice in one mapping: YAML would take the last and drop the other."""
+    import yaml
+
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_twice(option, value, item)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: dict[str, int] = {}
+    for key, item in node.value:
+        line = key.start_mark.line + 1
+        if isinstance(key, yaml.ScalarNode) and key.value in seen and key.value != "<<":
+            twice = f", where {key.value!r} stands twice, in lines {seen[key.value]} and {line}"
+            raise _refusal(option, value, f"{twice}. Put what is under both under one.")
+        seen[str(key.value)] = line
+        _refuse_twice(option, value, item)
+
+
+def _check_mapping(option: str, value: str, node: "Node | None") -> None:
+    import yaml
+
+    form = "A recipe begins with `trainer:`, `model:` or `data:`."
+    if node is None or (isinstance(node, yaml.ScalarNode) and not node.value):
+        raise _refusal(option, value, f", which is empty. {form}")
+    if not isinstance(node, yaml.MappingNode):
+        kind = "a list" if isinstance(node, yaml.SequenceNode) else "one value"
+        raise _refusal(option, value, f", which holds {kind} at its top. {form}")
+
+
+def _keys(node: "Node | None") -> list[str]:
+    import yaml
+
+    return [str(key.value) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+
+
+def _under(node: "Node | None", name: str) -> "Node | None":
+    import yaml
+
+    entries = node.value if isinstance(node, yaml.MappingNode) else []
+    return next((item for key, item in entries if key.value == name), None)
+
+
+def _refusal(option: str, value: str, what: str) -> SparsityError:
+    kind = "a recipe" if option in _OF_RECIPES else "a file in YAML"
+    return SparsityError(f"`{option}` must be {kind}, got {value!r}{what}")
