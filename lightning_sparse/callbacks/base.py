@@ -1,6 +1,6 @@
 """The one base of all callbacks that own masks: who makes and takes them over, what is in checkpoints."""
 
-import copy
+import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +13,18 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from lightning_sparse.callbacks.company import refuse_averaging, refuse_late_start, warn_of_late_start
+from lightning_sparse.callbacks.saved import (
+    attributes_in,
+    names_at,
+    plain,
+    refuse_lost_state,
+    refuse_other_selection,
+    refuse_unnamed_weights,
+    restore_,
+)
 from lightning_sparse.callbacks.sparsifier import Sparsifier, refuse_changed_config, sparsifiers
-from lightning_sparse.callbacks.stateful import Stateful
-from lightning_sparse.checks import SparsityError, check_flag
+from lightning_sparse.checks import check_flag
+from lightning_sparse.files.states import refuse_other_layout
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.selection import parameters_by_name, prunes_nothing, select_weights
 from lightning_sparse.trainer.packages import LightningModule, Trainer, without_module
@@ -59,6 +68,8 @@ class SparsityCallback(Sparsifier, ABC):
     """What is counted in a run and goes into checkpoints: attributes, and how each is made afresh."""
     starts_late: ClassVar[bool] = True
     """Whether it may start in a fit that resumes from a checkpoint made without it."""
+    names_in: ClassVar[Sequence[str]] = ()
+    """Where its saved state names, beside the masks, the weights that must have one; () if nowhere."""
     remembers_when_tested: ClassVar[bool] = False
     """Whether a test of a checkpoint also brings back ``run_state``, for a later fit to go on from."""
 
@@ -66,6 +77,7 @@ class SparsityCallback(Sparsifier, ABC):
         super().__init__(density, **selection)
         check_flag("verify", verify)
         self.verify = verify
+        self.masks_what_it_selects = not self.moves  # what moves may have taken over another's masks
         self._module: weakref.ReferenceType[LightningModule] | None = None
         self._brought = _Brought()
         self.reset()
@@ -172,6 +184,8 @@ class SparsityCallback(Sparsifier, ABC):
             state.finished.add(self)  # a copy, beside the copy of who took the masks over
         anew = self not in state.finished
         if anew:
+            if trainer.ckpt_path is not None and trainer.global_step > 0 and self.moves != bool(state.masks):
+                refuse_lost_state(type(self).__name__, [o for o in state.finished if _is_among(o, owners)])
             self._begin(trainer, module, state)
         elif state.masks and not _is_among(state.owner, owners):
             state.owner = self  # who moved them is not in this Trainer
@@ -195,25 +209,28 @@ class SparsityCallback(Sparsifier, ABC):
         if self not in state.finished:
             return {}
         masks = state.masks if state.owner is self else {}
-        counted = {name.lstrip("_"): _plain(getattr(self, name)) for name in self.run_state}
+        counted = {name.lstrip("_"): plain(getattr(self, name)) for name in self.run_state}
         return {"config": self.full_config(), "finished": True, "masks": pack_masks(masks), **counted}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the masks of a checkpoint until the module is there; go on counting from there.
 
         Raises:
-            SparsityError: If fit goes on with other arguments than the checkpoint was made with.
+            SparsityError: If fit goes on with other arguments than the checkpoint was made with, if another
+                class or version has saved the state, or if masks are damaged or not for the right weights.
         """
+        name, goes_on = type(self).__name__, self._fitting or self.remembers_when_tested
+        if state_dict:
+            refuse_other_layout(name, state_dict, {"config": Mapping, "finished": bool, "masks": Mapping})
+            refuse_other_layout(name, state_dict, attributes_in(self.run_state) if goes_on else {})
         if self._fitting and state_dict:
             refuse_changed_config(self.full_config(), state_dict["config"])
         masks, done = unpack_masks(state_dict.get("masks", {})), bool(state_dict.get("finished", False))
+        if state_dict:
+            self._refuse_other_weights(masks, state_dict)
         self._brought = _Brought(masks, done, "checkpoint")
-        if state_dict and (self._fitting or self.remembers_when_tested):
-            _refuse_other_version(
-                type(self).__name__, [name.lstrip("_") for name in self.run_state], state_dict
-            )
-            for name in self.run_state:
-                _restore_(self, name, state_dict[name.lstrip("_")])
+        for attribute in self.run_state if state_dict and goes_on else ():
+            restore_(self, attribute, state_dict[attribute.lstrip("_")])
 
     def check_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Leave it to `load_state_dict`: masks are in the state of a callback."""
@@ -233,6 +250,19 @@ class SparsityCallback(Sparsifier, ABC):
         """Return the state of the module that this was set up for, an empty one if there is none."""
         module = self._module() if self._module is not None else None
         return SparseState() if module is None else state_of(module)
+
+    def _refuse_other_weights(self, masks: Masks, saved: Mapping[str, Any]) -> None:
+        """Refuse masks for other weights than those of the module, as far as that can be told."""
+        if self._module is None or (module := self._module()) is None:
+            return
+        name, config = type(self).__name__, self.full_config()
+        refuse_unnamed_weights(name, masks, names_at(saved, self.names_in), module)
+        same = all(saved["config"].get(key) == value for key, value in config.items())
+        if masks and same and self.masks_what_it_selects:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what there is to say was said when masks were made
+                selected = self.select(module)
+            refuse_other_selection(name, masks, selected, module)
 
     def _plan(self, module: LightningModule) -> None:
         self.check_module(module)
@@ -258,27 +288,3 @@ class SparsityCallback(Sparsifier, ABC):
 
 def _is_among(owner: object, callbacks: Sequence[Sparsifier]) -> bool:
     return any(callback is owner for callback in callbacks)
-
-
-def _refuse_other_version(callback: str, names: Sequence[str], saved: Mapping[str, Any]) -> None:
-    """Refuse a state in which something is missing."""
-    if missing := [name for name in names if name not in saved]:
-        raise SparsityError(
-            f"The checkpoint's state of {callback} lacks {missing[0]!r}: another version of this package "
-            "wrote it. Resume with that version, or load only the weights (`load_state_dict`) and start "
-            "a new run."
-        )
-
-
-def _plain(value: Any) -> Any:
-    """Return what stands for a value in a checkpoint."""
-    return value.state_dict() if isinstance(value, Stateful) else copy.copy(value)
-
-
-def _restore_(callback: SparsityCallback, name: str, saved: Any) -> None:
-    """Give a callback an attribute back."""
-    value = getattr(callback, name)
-    if isinstance(value, Stateful):
-        value.load_state_dict(saved)
-    else:
-        setattr(callback, name, copy.copy(saved))

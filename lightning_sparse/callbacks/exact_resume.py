@@ -1,13 +1,15 @@
 """Random number generators in the checkpoint: a resumed run is the run that was not interrupted."""
 
 import weakref
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch.distributed as dist
 from torch.utils.data import DistributedSampler
 
-from lightning_sparse.callbacks.company import OurCallback, announce_to_ranks
+from lightning_sparse.callbacks.company import OurCallback, announce_to_ranks, check_what_is_loaded
 from lightning_sparse.checks import SparsityError
+from lightning_sparse.files.states import refuse_other_layout
 from lightning_sparse.trainer.packages import LightningModule, Trainer, without_module
 from lightning_sparse.trainer.parts import restart_train_iterator, train_loaders
 from lightning_sparse.trainer.processes import compare_callbacks
@@ -47,6 +49,7 @@ class ExactResume(OurCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note whether this is a fit: test and predict load callback states too."""
         announce_to_ranks(self, trainer)
+        check_what_is_loaded(self, trainer)
         self._trainer = weakref.ref(trainer)
         self._fitting = stage == "fit"
         self._resuming = None
@@ -66,9 +69,14 @@ class ExactResume(OurCallback):
         """Give this rank its states back, before anything draws.
 
         Raises:
-            SparsityError: If the checkpoint was written by another number of processes.
+            SparsityError: If the checkpoint was written by another number of processes, or by another class
+                or version.
         """
+        refuse_other_layout("ExactResume", state_dict, {"ranks": list})
         ranks = state_dict["ranks"]
+        for rank in ranks:
+            refuse_other_layout("ExactResume", rank, {"rng": Mapping, "generators": list, "loaders": list})
+            refuse_other_layout("ExactResume", rank["rng"], dict.fromkeys(rng_state(), object))
         world, rank = (dist.get_world_size(), dist.get_rank()) if _distributed() else (1, 0)
         if self._fitting and len(ranks) != world:
             raise SparsityError(

@@ -27,9 +27,15 @@ def start_once_more_(trainer: Trainer, states: StartStates) -> None:
     """Give optimizers and schedulers their first states back, and let gradients go.
 
     Raises:
-        SparsityError: If there are other optimizers, parameter groups or schedulers than there were.
+        SparsityError: If one kind has no states, or if there are other optimizers, parameter groups or
+            schedulers than there were.
     """
     for kind, things in _with_states(trainer).items():
+        if kind not in states:
+            raise SparsityError(
+                f"The first states of {kind} are not in what the checkpoint has kept for a new start. Use "
+                "another checkpoint, or load only the weights (`load_state_dict`) and start a new run."
+            )
         _refuse_other_number(kind, len(things), len(states[kind]))
         for thing, saved in zip(things, states[kind], strict=True):
             if isinstance(thing, Optimizer):

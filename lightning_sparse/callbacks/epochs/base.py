@@ -49,6 +49,7 @@ class EpochPruning(SparsityCallback, ABC):
     moves = True
     starts_late = False
     remembers_when_tested = True
+    names_in = ("alive",)
     run_state: ClassVar = {
         "epoch": int,
         "path": list,
