@@ -88,8 +88,13 @@ def read_checkpoint(path: Any, load: Callable[[], Any]) -> Any:
             return load()
         _refuse_damage(file, path, "ckpt_path")
         proven = has_checksums(file)
-    with nullcontext() if proven else _explained(path, "ckpt_path"):
-        checkpoint = load()
+    try:
+        with nullcontext() if proven else _explained(path, "ckpt_path"):
+            checkpoint = load()
+    except RuntimeError as error:
+        if "PytorchStreamReader" not in str(error):
+            raise
+        raise _damaged(path, "ckpt_path", "its table of contents cannot be read") from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise SparsityError(
             f"`ckpt_path` {shown_source(path)} is no checkpoint of a Trainer: it has no 'state_dict'. Give "
@@ -133,10 +138,14 @@ def opened(source: Source) -> Iterator[IO[bytes]]:
 
 def _refuse_damage(file: IO[bytes], source: Source, argument: str, tensors: bool = True) -> None:
     if damage := damage_in(file, tensors):
-        raise SparsityError(
-            f"`{argument}` {shown_source(source)} is damaged ({damage}). Use an earlier checkpoint or "
-            "another file; this one was left as it is."
-        )
+        raise _damaged(source, argument, damage)
+
+
+def _damaged(source: Source, argument: str, damage: str) -> SparsityError:
+    return SparsityError(
+        f"`{argument}` {shown_source(source)} is damaged ({damage}). Use an earlier checkpoint or another "
+        "file; this one was left as it is."
+    )
 
 
 @contextmanager
