@@ -76,7 +76,9 @@ class ExactResume(OurCallback):
         ranks = state_dict["ranks"]
         for rank in ranks:
             refuse_other_layout("ExactResume", rank, {"rng": Mapping, "generators": list, "loaders": list})
-            refuse_other_layout("ExactResume", rank["rng"], dict.fromkeys(rng_state(), object))
+            refuse_other_layout(
+                "ExactResume", rank["rng"], dict.fromkeys(("torch", "numpy", "python"), object)
+            )
         world, rank = (dist.get_world_size(), dist.get_rank()) if _distributed() else (1, 0)
         if self._fitting and len(ranks) != world:
             raise SparsityError(

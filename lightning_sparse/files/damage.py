@@ -11,6 +11,9 @@ from typing import IO
 __all__ = ["damage_in", "has_checksums"]
 
 _CHUNK = 1 << 20
+_FOLDER = 0x10
+"""An attribute for which torch, unlike zipfile, reads no bytes of a record, and takes what is in memory."""
+
 _TENSORS = "/data/"
 """What the names of records with the numbers of a tensor have in them, behind the archive's own name."""
 
@@ -57,6 +60,8 @@ def damage_in(file: IO[bytes], tensors: bool = True) -> str | None:
         with zipfile.ZipFile(file) as archive:
             for entry in archive.infolist():
                 record = repr(entry.filename)
+                if entry.external_attr & _FOLDER:
+                    return f"{record} is marked as a folder"
                 if tensors or _TENSORS not in entry.filename:
                     _read_through(archive, entry)
     except Exception:  # whatever zipfile stumbles over, the archive is not as it was written

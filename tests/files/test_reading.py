@@ -155,6 +155,28 @@ def test_last_and_best_are_checked_too(tmp_path):
         path.unlink()
 
 
+def test_every_bit_of_the_table_of_contents(tmp_path):
+    """Of one record, and of what follows the last: in one of them torch read what was in memory."""
+    path, mask = tmp_path / "masks.pt", {"a": torch.rand(20, 20) < 0.5}
+    torch.save(mask, path)
+    whole = path.read_bytes()
+    record = whole.index(b"PK\x01\x02", whole.index(b"masks/data/0", whole.index(b"PK\x01\x02")) - 60)
+    after = whole.index(b"PK\x06\x06")
+    same, said = 0, []
+    for place in [*range(record, record + 60), *range(after, len(whole))]:
+        for bit in range(place % 2, 8, 2):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+            try:
+                assert_equal(load_masks(path), mask)
+                same += 1
+            except SparsityError as error:
+                said.append(str(error))
+    assert all("masks.pt" in text for text in said)
+    assert min(same, len(said)) > 50
+    path.write_bytes(whole[: record + 38] + b"\x10" + whole[record + 39 :])
+    assert "'masks/data/0' is marked as a folder" in refusal(path, load_masks, path)
+
+
 BROKEN = {
     "empty": lambda whole: b"",
     "one byte": lambda whole: whole[:1],
@@ -531,6 +553,17 @@ def test_another_layout_is_named(changed, row, change, message):
     path = changed(row, lambda content: change(content["callbacks"]), record=False)
     with pytest.raises(SparsityError, match=message):
         run(path, row)
+
+
+def test_a_whole_drop_fraction_resumes(saved, tmp_path):
+    """Numbers without a decimal point are numbers."""
+
+    def moves():
+        return RigLCallback(0.2, every_n_steps=1, stop_at=99, drop_fraction=1, drop_schedule="constant")
+
+    save = ModelCheckpoint(tmp_path, save_last=True)
+    trainer(tmp_path, moves(), save, max_epochs=1, enable_checkpointing=True).fit(make_toy(), loader(2))
+    trainer(tmp_path, moves(), max_epochs=2).fit(make_toy(), loader(2), ckpt_path=tmp_path / "last.ckpt")
 
 
 def test_masks_are_those_of_the_checkpoint(saved, tmp_path):

@@ -1,6 +1,7 @@
 """What connections have been through, for the logs: how many moved, survived, and were ever active."""
 
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -24,7 +25,7 @@ class History(Stateful):
         fraction: Drop fraction of the last update.
     """
 
-    layout: ClassVar = {"moved": dict, "fraction": float, "initial": dict, "ever": dict}
+    layout: ClassVar = {"moved": dict, "fraction": Real, "initial": dict, "ever": dict}
 
     def __init__(self) -> None:
         self.moved: dict[str, int] = {}
