@@ -1,6 +1,5 @@
 """The one base of all callbacks that own masks: who makes and takes them over, what is in checkpoints."""
 
-import copy
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +17,17 @@ from lightning_sparse.callbacks.company import (
     warn_of_late_start,
     warn_of_zeros_kept,
 )
+from lightning_sparse.callbacks.saved import (
+    attributes_in,
+    plain,
+    refuse_lost_state,
+    refuse_other_weights,
+    restore_,
+)
 from lightning_sparse.callbacks.sparsifier import Sparsifier, refuse_changed_config, sparsifiers
-from lightning_sparse.callbacks.stateful import Brought, Stateful
-from lightning_sparse.checks import SparsityError, check_flag
+from lightning_sparse.callbacks.stateful import Brought
+from lightning_sparse.checks import check_flag
+from lightning_sparse.files.states import refuse_other_layout
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.selection import parameters_by_name, prunes_nothing, select_weights
 from lightning_sparse.trainer.packages import LightningModule, Trainer, without_module
@@ -49,8 +56,10 @@ class SparsityCallback(Sparsifier, ABC):
     """What is counted in a run and goes into checkpoints: attributes, and how each is made afresh."""
     starts_late: ClassVar[bool] = True
     """Whether it may start in a fit that resumes from a checkpoint made without it."""
-    goes_on: ClassVar[bool] = False
+    keeps_counting: ClassVar[bool] = False
     """Whether a second fit of a module goes on counting where the first ended."""
+    names_in: ClassVar[Sequence[str]] = ()
+    """Where its saved state names, beside the masks, the weights that must have one; () if nowhere."""
     remembers_when_tested: ClassVar[bool] = False
     """Whether a test of a checkpoint also brings back ``run_state``, for a later fit to go on from."""
 
@@ -59,6 +68,7 @@ class SparsityCallback(Sparsifier, ABC):
         check_flag("verify", verify)
         self.verify = verify
         self.draws_masks = False
+        self.masks_what_it_selects = not self.moves  # what moves may have taken over another's masks
         self._module: weakref.ReferenceType[LightningModule] | None = None
         self._run_of: weakref.ReferenceType[LightningModule] | None = None  # what is counted is for it
         self._brought = Brought()
@@ -167,6 +177,8 @@ class SparsityCallback(Sparsifier, ABC):
             state.finished.add(self)  # a copy, beside the copy of who took the masks over
         anew = self not in state.finished
         if anew:
+            if trainer.ckpt_path is not None and trainer.global_step > 0 and self.moves != bool(state.masks):
+                refuse_lost_state(type(self).__name__, [o for o in state.finished if _is_among(o, owners)])
             self._begin(trainer, module, state)
         elif state.masks and not _is_among(state.owner, owners):
             state.owner = self  # who moved them is not in this Trainer
@@ -190,26 +202,30 @@ class SparsityCallback(Sparsifier, ABC):
         if self not in state.finished:
             return {}
         masks = state.masks if state.owner is self else {}
-        counted = {name.lstrip("_"): _plain(getattr(self, name)) for name in self.run_state}
+        counted = {name.lstrip("_"): plain(getattr(self, name)) for name in self.run_state}
         return {"config": self.full_config(), "finished": True, "masks": pack_masks(masks), **counted}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the masks of a checkpoint until the module is there; go on counting from there.
 
         Raises:
-            SparsityError: If fit goes on with other arguments than the checkpoint was made with.
+            SparsityError: If fit goes on with other arguments than the checkpoint was made with, if another
+                class or version has saved the state, or if masks are damaged or not for the right weights.
         """
+        name, goes_on = type(self).__name__, self._fitting or self.remembers_when_tested
+        if state_dict:
+            refuse_other_layout(name, state_dict, {"config": Mapping, "finished": bool, "masks": Mapping})
+            refuse_other_layout(name, state_dict, attributes_in(self.run_state) if goes_on else {})
         if self._fitting and state_dict:
             refuse_changed_config(self.full_config(), state_dict["config"])
         masks, done = unpack_masks(state_dict.get("masks", {})), bool(state_dict.get("finished", False))
+        if state_dict and self._module is not None:
+            refuse_other_weights(self, self._module(), masks, state_dict)
         self._brought = Brought(masks, done, "checkpoint")
-        if state_dict and (self._fitting or self.remembers_when_tested):
-            _refuse_other_version(
-                type(self).__name__, [name.lstrip("_") for name in self.run_state], state_dict
-            )
+        if state_dict and goes_on:
             self._run_of = self._module
-            for name in self.run_state:
-                _restore_(self, name, state_dict[name.lstrip("_")])
+        for attribute in self.run_state if state_dict and goes_on else ():
+            restore_(self, attribute, state_dict[attribute.lstrip("_")])
 
     def check_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Leave it to `load_state_dict`: masks are in the state of a callback."""
@@ -232,7 +248,7 @@ class SparsityCallback(Sparsifier, ABC):
 
     def _forget_other_run(self, module: LightningModule) -> None:
         """Begin anew if what was counted is for another module."""
-        if self.goes_on and self._run_of is not None and self._run_of() is not module:
+        if self.keeps_counting and self._run_of is not None and self._run_of() is not module:
             state_of(module).finished.discard(self)
             self.reset()
         self._run_of = weakref.ref(module)
@@ -264,27 +280,3 @@ class SparsityCallback(Sparsifier, ABC):
 
 def _is_among(owner: object, callbacks: Sequence[Sparsifier]) -> bool:
     return any(callback is owner for callback in callbacks)
-
-
-def _refuse_other_version(callback: str, names: Sequence[str], saved: Mapping[str, Any]) -> None:
-    """Refuse a state in which something is missing."""
-    if missing := [name for name in names if name not in saved]:
-        raise SparsityError(
-            f"The checkpoint's state of {callback} lacks {missing[0]!r}: another version of this package "
-            "wrote it. Resume with that version, or load only the weights (`load_state_dict`) and start "
-            "a new run."
-        )
-
-
-def _plain(value: Any) -> Any:
-    """Return what stands for a value in a checkpoint."""
-    return value.state_dict() if isinstance(value, Stateful) else copy.copy(value)
-
-
-def _restore_(callback: SparsityCallback, name: str, saved: Any) -> None:
-    """Give a callback an attribute back."""
-    value = getattr(callback, name)
-    if isinstance(value, Stateful):
-        value.load_state_dict(saved)
-    else:
-        setattr(callback, name, copy.copy(saved))

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from lightning_sparse.checks import SparsityError
+from lightning_sparse.files.reading import read_checkpoint
+from lightning_sparse.files.record import add_record_
 from lightning_sparse.trainer.packages import (
     Callback,
     LightningModule,
@@ -17,6 +19,7 @@ from lightning_sparse.trainer.parts import (
     averaged_copies,
     averages_buffers,
     callbacks_of,
+    read_checkpoint_with,
     starts_other_processes,
 )
 from lightning_sparse.trainer.processes import announce, compare_callbacks
@@ -27,6 +30,7 @@ __all__ = [
     "Member",
     "OurCallback",
     "announce_to_ranks",
+    "check_what_is_loaded",
     "explain_other_ranks",
     "refuse_averaged_supports",
     "refuse_averaging",
@@ -67,6 +71,13 @@ class OurCallback(Callback, ABC):
     def arguments(self) -> dict[str, Any]:
         """Return the arguments that say what it does, as plain values by name."""
 
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Let the first of ours write down what all of them have put into a checkpoint."""
+        if _is_first(self, trainer):
+            add_record_(checkpoint, [callback.state_key for callback in _ours(trainer)])
+
     def describe(self) -> str:
         """Return name and arguments on one line."""
         given = {name: value for name, value in self.arguments().items() if value is not None}
@@ -94,6 +105,12 @@ def announce_to_ranks(callback: OurCallback, trainer: Trainer) -> None:
     """Let the first of our callbacks tell the other ranks which there are."""
     if _is_first(callback, trainer):
         announce(trainer, {type(other).__name__: _shared(other) for other in _ours(trainer)})
+
+
+def check_what_is_loaded(callback: OurCallback, trainer: Trainer) -> None:
+    """Let the first of our callbacks check the stage's checkpoint, once for all, before it is taken up."""
+    if _is_first(callback, trainer):
+        read_checkpoint_with(trainer, read_checkpoint)
 
 
 def explain_other_ranks(trainer: Trainer, error: BaseException) -> None:

@@ -1,7 +1,7 @@
 """Layers of DCT plus sparse in the place of dense ones, before training starts."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from itertools import chain
 from typing import Any, cast
@@ -12,6 +12,7 @@ from lightning_sparse.callbacks.company import refuse_averaged_supports, refuse_
 from lightning_sparse.callbacks.converted import refuse_other_positions
 from lightning_sparse.callbacks.sparsifier import Config, Sparsifier, refuse_changed_config
 from lightning_sparse.checks import SparsityError, check_choice, check_count, check_flag
+from lightning_sparse.files.states import refuse_other_layout
 from lightning_sparse.functional.allocation import ALLOCATIONS, AllocationName, allocate
 from lightning_sparse.layers import DCTOffset, convert_, materialize_
 from lightning_sparse.layers.alphas import Alpha, check_alpha, plain_alpha
@@ -196,17 +197,22 @@ class DCTpSConversion(Sparsifier):
         """Compare arguments.
 
         Raises:
-            SparsityError: If fit is resumed with others than the checkpoint was made with.
+            SparsityError: If fit is resumed with others than the checkpoint was made with, or another class
+                or version has saved them.
         """
+        refuse_other_layout(type(self).__name__, state_dict, {"config": Mapping, "backend": str})
         if self._fitting:
             refuse_changed_config(self.full_config(), state_dict["config"])
 
     def check_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Refuse to resume with another number of values.
+        """Refuse layers that the checkpoint lacks, and to resume with another number of values.
 
         The layers have the checkpoint's number by now: right for a test, not what fit's arguments say.
         """
-        _refuse_other_counts(self._counts, checkpoint["state_dict"])
+        weights = {plain_name(key): value for key, value in checkpoint["state_dict"].items()}
+        _refuse_missing_layers(self._counts, weights)
+        if self._fitting:
+            _refuse_other_counts(self._counts, weights)
 
     # Steps of the above.
 
@@ -268,12 +274,22 @@ class DCTpSConversion(Sparsifier):
                 )
 
 
+def _refuse_missing_layers(names: Iterable[str], weights: Mapping[str, Tensor]) -> None:
+    """Refuse a checkpoint without the values or the positions of a layer; modules may be lenient."""
+    for layer in map(layer_name, names):
+        lacks = [part for part in ("values", "indices") if f"{layer}.{part}" not in weights]
+        if lacks:
+            raise SparsityError(
+                f"The checkpoint lacks the {' and '.join(lacks)} of the converted layer {layer!r}. Use "
+                "another checkpoint, or leave DCTpSConversion out for one of dense layers."
+            )
+
+
 def _refuse_other_counts(counts: Budgets, weights: Mapping[str, Tensor]) -> None:
     """Refuse a checkpoint with other numbers of values in layers than ``counts``."""
-    weights = {plain_name(key): value for key, value in weights.items()}
     for name, count in counts.items():
-        saved = weights.get(f"{layer_name(name)}.values")
-        if saved is not None and len(saved) != count:
+        saved = weights[f"{layer_name(name)}.values"]
+        if len(saved) != count:
             raise SparsityError(
                 f"Layer {layer_name(name)!r} has {count} values, but {len(saved)} in the checkpoint. Resume "
                 "with the arguments that the checkpoint was made with."

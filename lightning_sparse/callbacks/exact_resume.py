@@ -1,13 +1,14 @@
 """What Lightning leaves out of a checkpoint: a resumed run is the run that was not interrupted."""
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch.distributed as dist
 
-from lightning_sparse.callbacks.company import OurCallback, announce_to_ranks
+from lightning_sparse.callbacks.company import OurCallback, announce_to_ranks, check_what_is_loaded
 from lightning_sparse.checks import SparsityError
+from lightning_sparse.files.states import refuse_other_layout
 from lightning_sparse.trainer.accumulation import give_back_gradients_, standing_gradients
 from lightning_sparse.trainer.generators import (
     draws_places,
@@ -95,6 +96,7 @@ class ExactResume(OurCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note whether this is a fit: test and predict load callback states too."""
         announce_to_ranks(self, trainer)
+        check_what_is_loaded(self, trainer)
         self._trainer = weakref.ref(trainer)
         self._fitting = stage == "fit"
         self._forget()
@@ -113,9 +115,16 @@ class ExactResume(OurCallback):
         """Give this rank its states back, before anything draws.
 
         Raises:
-            SparsityError: If the checkpoint was written by another number of processes.
+            SparsityError: If the checkpoint was written by another number of processes, or by another class
+                or version.
         """
+        refuse_other_layout("ExactResume", state_dict, {"ranks": list})
         ranks = state_dict["ranks"]
+        for rank in ranks:
+            refuse_other_layout("ExactResume", rank, {"rng": Mapping, "generators": list, "loaders": list})
+            refuse_other_layout(
+                "ExactResume", rank["rng"], dict.fromkeys(("torch", "numpy", "python"), object)
+            )
         world, rank = (dist.get_world_size(), dist.get_rank()) if _distributed() else (1, 0)
         if self._fitting and len(ranks) != world:
             raise SparsityError(

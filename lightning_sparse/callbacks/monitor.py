@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from lightning_sparse.callbacks.company import OurCallback, announce_to_ranks
+from lightning_sparse.callbacks.company import OurCallback, announce_to_ranks, check_what_is_loaded
 from lightning_sparse.checks import check_count, check_flag
 from lightning_sparse.reporting.layers import LayerCount, sparsity_metrics, sparsity_table
 from lightning_sparse.selection import dense_weights, layer_name
@@ -46,8 +46,9 @@ class SparsityMonitor(OurCallback):
         return {"every_n_epochs": self.every_n_epochs}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Tell the other ranks of it."""
+        """Tell the other ranks of it, and let the checkpoint be checked."""
         announce_to_ranks(self, trainer)
+        check_what_is_loaded(self, trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare with the other ranks."""

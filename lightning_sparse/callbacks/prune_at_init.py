@@ -90,6 +90,7 @@ class PruneAtInit(SparsityCallback):
         elif density is None:
             raise SparsityError("`density` is required, got None. It is the share kept: 0.1 keeps 10%.")
         super().__init__(1.0 if density is None else density, **selection)
+        self.masks_what_it_selects = not isinstance(self.method, FromFile)  # the file may be gone by now
         self.min_weights_per_layer = min_weights_per_layer
         self.loss_fn = loss_fn
         self.mask_ablation = mask_ablation

@@ -12,6 +12,7 @@ from lightning_sparse.callbacks import fits, together
 from lightning_sparse.callbacks.company import (
     OurCallback,
     announce_to_ranks,
+    check_what_is_loaded,
     explain_other_ranks,
     refuse_company,
     refuse_strategy,
@@ -24,7 +25,6 @@ from lightning_sparse.checks import (
     check_selection,
     near,
 )
-from lightning_sparse.files.damage import explain_damage, refuse_damaged_checkpoint
 from lightning_sparse.functional.budgets import total_budget
 from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.parts import callbacks_of
@@ -179,6 +179,7 @@ class Sparsifier(OurCallback, ABC):
         warn_of_spawned_processes(name, trainer, self.left_behind)
         refuse_company(self, sparsifiers(trainer))
         announce_to_ranks(self, trainer)
+        check_what_is_loaded(self, trainer)
         self.prepare(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -244,17 +245,12 @@ class Sparsifier(OurCallback, ABC):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Refuse a checkpoint with a flipped bit; Lightning has read it by now, but changed no file."""
+        """Refuse a checkpoint whose layers are not those of this run; damaged ones never get here."""
         self._loading = False
-        if sparsifiers(trainer)[:1] == [self]:
-            refuse_damaged_checkpoint(trainer.ckpt_path)
-        if self._fitting:
-            self.check_checkpoint(checkpoint)
+        self.check_checkpoint(checkpoint)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say in plain words that a checkpoint is cut short, or ranks differ; no teardown follows."""
-        if self._loading:
-            explain_damage(trainer.ckpt_path, exception)
+        """Say in plain words that ranks differ; no teardown follows."""
         explain_other_ranks(trainer, exception)
         if fits.ends(self, trainer, pl_module):
             self.release(pl_module)

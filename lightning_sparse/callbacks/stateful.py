@@ -1,8 +1,9 @@
 """What a callback counts and gathers, in a form that checkpoints hold."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lightning_sparse.types import Masks
 
@@ -11,6 +12,9 @@ __all__ = ["Brought", "Stateful"]
 
 class Stateful(ABC):
     """Goes into a checkpoint as plain values and tensors of its own choice."""
+
+    layout: ClassVar[Mapping[str, type]]
+    """What ``state_dict`` returns: the class of each entry."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

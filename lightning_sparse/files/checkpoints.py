@@ -5,15 +5,16 @@ import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import IO, Any, TypeVar
 
-import fsspec
-import torch
 from torch import Tensor, nn
 
+from lightning_sparse.checks import SparsityError
+from lightning_sparse.files.reading import foreign_class, opened, read_file, shown_source
 from lightning_sparse.layers import convert_
 from lightning_sparse.layers.convertible import convertible_layers, unconverted_layers
-from lightning_sparse.layers.offsets.state import OFFSET_KEY, offset_from_state
+from lightning_sparse.layers.offsets.state import OFFSET_KEY, describes_offset, offset_from_state
 from lightning_sparse.layers.signal import ABOUT_SIGNAL
 from lightning_sparse.selection import plain_name
 from lightning_sparse.trainer.packages import LightningModule
@@ -39,14 +40,19 @@ def load_from_checkpoint(module_class: type[Module], path: str | Path | IO[bytes
     Returns:
         The module, in training mode if its class makes it so; `to_dense_` turns its layers into
         ordinary ones with the same weights.
+
+    Raises:
+        SparsityError: If the file is damaged, is no checkpoint, lacks something that it says it holds, or
+            holds objects of other classes, which are only read if ``weights_only=False`` says so, or if
+            the class reads them so by itself.
     """
-    checkpoint = _read(path, kwargs.get("map_location") or "cpu", kwargs.get("weights_only") is not False)
-    supports = _supports(checkpoint["state_dict"])
+    checkpoint = _read(module_class, path, kwargs)
+    supports = _supports(checkpoint["state_dict"], shown_source(path))
     if not supports:
-        return module_class.load_from_checkpoint(path, **kwargs)
+        return _load(module_class, path, kwargs)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found keys that are")
-        module = module_class.load_from_checkpoint(path, **{**kwargs, "strict": False})
+        module = _load(module_class, path, {**kwargs, "strict": False})
     with warnings.catch_warnings():
         for about in ("Frozen copies of layers", ABOUT_SIGNAL):  # weights are loaded right after
             warnings.filterwarnings("ignore", message=about)
@@ -59,17 +65,46 @@ def load_from_checkpoint(module_class: type[Module], path: str | Path | IO[bytes
     return module
 
 
-def _read(path: str | Path | IO[bytes], map_location: Any, weights_only: bool) -> dict[str, Any]:
+def _load(module_class: type[Module], path: str | Path | IO[bytes], options: Mapping[str, Any]) -> Module:
+    """Let the class load the file, without ``weights_only`` if it settles that by itself."""
+    try:
+        return module_class.load_from_checkpoint(path, **options)
+    except TypeError as error:  # got two of them, or takes none: either way it has read nothing yet
+        if "weights_only" not in options or "'weights_only'" not in str(error):
+            raise
+    rest = {name: value for name, value in options.items() if name != "weights_only"}
+    return module_class.load_from_checkpoint(path, **rest)
+
+
+def _read(
+    module_class: type[Module], path: str | Path | IO[bytes], options: Mapping[str, Any]
+) -> dict[str, Any]:
     """Read a checkpoint from wherever Lightning, which reads it once more, could."""
-    is_url = isinstance(path, str) and "://" in path
-    with fsspec.open(path, "rb") if is_url else nullcontext(path) as source:
-        checkpoint: dict[str, Any] = torch.load(source, map_location, weights_only=weights_only)
-    if not isinstance(path, str | Path):
-        path.seek(0)
-    return checkpoint
+    device, safely = options.get("map_location") or "cpu", options.get("weights_only")
+    try:
+        content = read_file(path, "path", map_location=device, weights_only=safely is not False)
+    except UnpicklingError as error:
+        refusal = SparsityError(
+            f"`path` {shown_source(path)} holds {foreign_class(error)}, neither a tensor nor a plain value. "
+            " If you trust the file, give `weights_only=False`."
+        )
+        if safely is not None:
+            raise refusal from None
+        try:  # a class that reads such files by itself has run what is in this one, and may again
+            with nullcontext() if isinstance(path, str | Path) else opened(path):
+                _load(module_class, path, {**options, "strict": False})
+        except UnpicklingError:
+            raise refusal from None
+        content = read_file(path, "path", map_location=device, weights_only=False)
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
+        raise SparsityError(
+            f"`path` {shown_source(path)} is no checkpoint of a Trainer: it has no 'state_dict'. Give one "
+            "that Lightning wrote."
+        )
+    return content
 
 
-def _supports(weights: Mapping[str, Any]) -> dict[str, Tensor]:
+def _supports(weights: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     """Return the positions of the values of all compact layers that a state dict holds, by layer."""
     ending = f".{OFFSET_KEY}"
     found: dict[str, Tensor] = {}
@@ -77,7 +112,16 @@ def _supports(weights: Mapping[str, Any]) -> dict[str, Tensor]:
         values, indices = weights.get(f"{path}.values"), weights.get(f"{path}.indices")
         if isinstance(values, Tensor) and isinstance(indices, Tensor) and values.shape == indices.shape:
             found[path] = indices
+        elif describes_offset(weights[path + ending]):
+            raise SparsityError(
+                f"`path` {source} must have as many values as positions for the layer {path!r}, got "
+                f"{_count(values)} and {_count(indices)}. Use another file."
+            )
     return found
+
+
+def _count(numbers: object) -> str:
+    return str(numbers.numel()) if isinstance(numbers, Tensor) else "none"
 
 
 def _convert_(module: nn.Module, supports: Mapping[str, Tensor], checkpoint: Mapping[str, Any]) -> None:
@@ -95,8 +139,9 @@ def _convert_(module: nn.Module, supports: Mapping[str, Tensor], checkpoint: Map
 
 def _options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """Return how the layers were made, as far as weights do not say: from the callback that made them."""
-    for state in checkpoint.get("callbacks", {}).values():
-        config = state.get("config", {}) if isinstance(state, Mapping) and "backend" in state else {}
-        if "alpha_requires_grad" in config:
+    callbacks = checkpoint.get("callbacks")
+    for state in callbacks.values() if isinstance(callbacks, Mapping) else ():
+        config = state.get("config") if isinstance(state, Mapping) and "backend" in state else None
+        if isinstance(config, Mapping) and "alpha_requires_grad" in config:
             return {"backend": state["backend"], "alpha_requires_grad": config["alpha_requires_grad"]}
     return {}

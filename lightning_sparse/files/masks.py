@@ -1,19 +1,20 @@
 """Masks in files of their own, and masks out of checkpoints."""
 
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_sparse.checks import SparsityError, check_kind, check_path
+from lightning_sparse.checks import SparsityError, check_kind
+from lightning_sparse.files.reading import read_dict
+from lightning_sparse.files.record import with_record
 from lightning_sparse.files.writing import write_whole
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.types import Masks
 from lightning_sparse.weights.state import state_of
 
-__all__ = ["load_masks", "read_file", "save_masks", "states_in", "unpacked"]
+__all__ = ["load_masks", "save_masks", "states_in", "unpacked"]
 
 
 def save_masks(module: nn.Module, path: str | Path) -> None:
@@ -33,7 +34,7 @@ def save_masks(module: nn.Module, path: str | Path) -> None:
         raise SparsityError(
             "`module` must have masks, got none. Fit it with a callback that makes some, in this process."
         )
-    write_whole({"masks": pack_masks(masks)}, path)
+    write_whole(with_record({"masks": pack_masks(masks)}), path)
 
 
 def load_masks(path: str | Path, argument: str = "path") -> Masks:
@@ -47,41 +48,16 @@ def load_masks(path: str | Path, argument: str = "path") -> Masks:
         Boolean mask by parameter name, on the CPU.
 
     Raises:
-        SparsityError: If there is no such file, if it is damaged, or if it holds no masks.
+        SparsityError: If there is no such file, if it is damaged, if it lacks a mask that it says it holds,
+            or if it holds no masks.
     """
-    masks = _masks_in(read_file(path, argument), path, argument)
+    masks = _masks_in(read_dict(path, argument), path, argument)
     if not masks:
         raise SparsityError(
             f"`{argument}` {str(path)!r} holds no masks. Give a file of `save_masks`, a checkpoint of a "
             "sparse run (not `save_weights_only`), or a saved dict of boolean tensors by parameter name."
         )
     return masks
-
-
-def read_file(path: str | Path, argument: str) -> dict[str, Any]:
-    """Return what a file holds, nothing but tensors and plain values; {} if that is no dict.
-
-    Raises:
-        SparsityError: If there is no such file, or it is damaged.
-    """
-    check_path(argument, path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise SparsityError(
-            f"`{argument}` must be a file, got {str(path)!r}, which does not exist."
-        ) from None
-    except UnpicklingError as error:  # torch's own text advises what would run foreign code
-        raise SparsityError(
-            f"`{argument}` {str(path)!r} cannot be read: it is no file of masks, ticket or checkpoint. Use "
-            "another file."
-        ) from error
-    except Exception as error:  # torch raises whatever the bytes make it stumble over
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise SparsityError(
-            f"`{argument}` {str(path)!r} cannot be read: {reason}. Use another file."
-        ) from error
-    return content if isinstance(content, dict) else {}
 
 
 def unpacked(packed: dict[str, Any], path: str | Path, argument: str) -> Masks:
@@ -92,8 +68,8 @@ def unpacked(packed: dict[str, Any], path: str | Path, argument: str) -> Masks:
     """
     try:
         return unpack_masks(packed)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise SparsityError(f"`{argument}` {str(path)!r} is damaged ({error}). Use another file.") from error
+    except SparsityError as error:
+        raise SparsityError(f"`{argument}` {str(path)!r} is damaged: {error}") from None
 
 
 def states_in(content: dict[str, Any]) -> list[dict[str, Any]]:

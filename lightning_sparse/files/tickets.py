@@ -4,15 +4,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_sparse.checks import SparsityError, check_kind
-from lightning_sparse.files.masks import read_file, states_in, unpacked
+from lightning_sparse.files.masks import states_in, unpacked
+from lightning_sparse.files.reading import read_dict
 from lightning_sparse.files.writing import write_whole
 from lightning_sparse.functional.packing import pack_masks
 from lightning_sparse.types import Masks
 
 __all__ = ["Ticket", "load_ticket", "save_ticket"]
+
+_PARTS = ("masks", "signs", "centroids")
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def load_ticket(path: str | Path, argument: str = "path") -> Ticket:
     Raises:
         SparsityError: If there is no such file, if it is damaged, or if it holds no ticket.
     """
-    found = _ticket_in(read_file(path, argument), path, argument)
+    found = _ticket_in(read_dict(path, argument), path, argument)
     if found is None:
         raise SparsityError(
             f"`{argument}` {str(path)!r} holds no centroids. Give a ticket of ASNISigmoidPruner (its "
@@ -76,9 +80,11 @@ def load_ticket(path: str | Path, argument: str = "path") -> Ticket:
 
 def _ticket_in(content: dict[str, Any], path: str | Path, argument: str) -> Ticket | None:
     for state in states_in(content):
-        if all(state.get(part) for part in ("masks", "signs", "centroids")):
+        if all(isinstance(part := state.get(name), dict) and part for name in _PARTS):
             masks = unpacked(state["masks"], path, argument)
-            ticket = Ticket(masks, state["signs"], state["centroids"], state.get("provenance", {}))
+            provenance = state.get("provenance")
+            provenance = provenance if isinstance(provenance, dict) else {}
+            ticket = Ticket(masks, state["signs"], state["centroids"], provenance)
             if not _fits(ticket):
                 raise SparsityError(
                     f"`{argument}` {str(path)!r} has a ticket whose masks, signs and centroids do not fit. "
@@ -94,8 +100,12 @@ def _fits(ticket: Ticket) -> bool:
     if not all(isinstance(part, Tensor) for part in parts):
         return False
     counts = {name: int(mask.count_nonzero()) for name, mask in ticket.masks.items()}
+    sizes = {"kept": sum(counts.values()), "weights": sum(mask.numel() for mask in ticket.masks.values())}
+    if any(ticket.provenance.get(name, size) != size for name, size in sizes.items()):
+        return False  # a layer is missing in all parts, or one too many
     return (
-        counts == {name: len(sign) for name, sign in ticket.signs.items()}
+        all(sign.ndim == 1 and sign.dtype == torch.int8 for sign in ticket.signs.values())
+        and counts == {name: len(sign) for name, sign in ticket.signs.items()}
         and ticket.centroids.keys() == counts.keys()
         and all(pair.shape == (2,) for pair in ticket.centroids.values())
     )

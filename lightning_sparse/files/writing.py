@@ -56,5 +56,16 @@ def write_whole(content: Any, path: str | os.PathLike[str]) -> None:
     Raises:
         SparsityError: If no file can be written there.
     """
-    with whole_file(path) as (unfinished, _):
+    with whole_file(path) as (unfinished, _), _checksums():
         torch.save(content, unfinished)
+
+
+@contextmanager
+def _checksums() -> Iterator[None]:
+    """Write checksums even where the program has turned them off for its own large files."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(True)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import SparsityError, shown
 from lightning_sparse.types import Masks
 
 __all__ = ["count_bits", "pack_bits", "pack_masks", "unpack_bits", "unpack_masks"]
+
+_WAY_OUT = "Use another checkpoint or file."
 
 
 def pack_bits(mask: Tensor) -> Tensor:
@@ -69,16 +71,28 @@ def unpack_masks(packed: Mapping[str, Mapping[str, Any]]) -> Masks:
     """Return the masks that ``pack_masks`` packed.
 
     Raises:
-        SparsityError: If the bits of a mask are not those that were packed.
+        SparsityError: If that is not what it is, or the bits of a mask are not those that were packed.
     """
-    masks: Masks = {}
-    for name, entry in packed.items():
-        if _checksum(entry["bits"]) != entry["crc32"]:
-            raise SparsityError(
-                f"The checkpoint's mask of {name!r} is corrupt (wrong checksum). Use another checkpoint."
-            )
-        masks[name] = unpack_bits(entry["bits"], torch.Size(entry["shape"]))
-    return masks
+    if not isinstance(packed, Mapping):
+        raise SparsityError(f"Masks must be a dict by parameter name, got {shown(packed)}. {_WAY_OUT}")
+    return {name: _unpack(name, entry) for name, entry in packed.items()}
+
+
+def _unpack(name: str, entry: Mapping[str, Any]) -> Tensor:
+    if not isinstance(entry, Mapping) or not {"bits", "shape", "crc32"} <= entry.keys():
+        got = ", ".join(map(str, entry)) or "nothing" if isinstance(entry, Mapping) else shown(entry)
+        raise SparsityError(f"The mask of {name!r} must have bits, shape and crc32, got {got}. {_WAY_OUT}")
+    bits, shape = entry["bits"], entry["shape"]
+    are_bits = isinstance(bits, Tensor) and bits.dtype == torch.uint8 and bits.ndim == 1
+    is_shape = isinstance(shape, list | tuple) and all(type(size) is int and size >= 0 for size in shape)
+    if not (are_bits and is_shape):
+        raise SparsityError(
+            f"The mask of {name!r} must have a vector of bytes and a list of sizes, got {shown(bits)} and "
+            f"{shown(shape)}. {_WAY_OUT}"
+        )
+    if _checksum(bits) != entry["crc32"]:
+        raise SparsityError(f"The mask of {name!r} is corrupt (wrong checksum). {_WAY_OUT}")
+    return unpack_bits(bits, torch.Size(shape))
 
 
 def _pack(mask: Tensor) -> dict[str, Any]:
@@ -87,7 +101,7 @@ def _pack(mask: Tensor) -> dict[str, Any]:
 
 
 def _checksum(bits: Tensor) -> int:
-    return zlib.crc32(bits.numpy().tobytes())
+    return zlib.crc32(bits.cpu().numpy().tobytes())
 
 
 def count_bits(packed: Tensor) -> int:

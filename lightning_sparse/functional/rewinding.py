@@ -14,7 +14,15 @@ from lightning_sparse.functional.schedules import exponential
 from lightning_sparse.selection import parameters_by_name, plain_name
 from lightning_sparse.types import Budgets, Densities, Masks, Shapes
 
-__all__ = ["Snapshot", "budgets_on_the_way", "prune_by_magnitude", "rewind_", "round_budgets", "snapshot"]
+__all__ = [
+    "Snapshot",
+    "budgets_on_the_way",
+    "prune_by_magnitude",
+    "refuse_partial",
+    "rewind_",
+    "round_budgets",
+    "snapshot",
+]
 
 Snapshot: TypeAlias = dict[str, Tensor | None]
 """Parameters and buffers by name, as they were; ``None`` for buffers that were not there yet."""
@@ -131,6 +139,25 @@ def snapshot(module: nn.Module, leave_out: Collection[str] = ()) -> Snapshot:
         for name, value in values.items()
         if name not in leave_out
     }
+
+
+def refuse_partial(saved: Collection[str], module: nn.Module, leave_out: Collection[str] = ()) -> None:
+    """Refuse a snapshot that lacks a parameter of a module, which would stay as it is.
+
+    Args:
+        saved: Names in the snapshot.
+        module: The module to give values back to.
+        leave_out: Names that were not copied.
+
+    Raises:
+        SparsityError: It names what is missing.
+    """
+    names = [plain_name(name) for name, _ in module.named_parameters()]
+    if missing := [name for name in names if name not in saved and name not in leave_out]:
+        raise SparsityError(
+            f"The earlier weights to go back to lack {missing[0]!r} ({len(missing)} in all). Use another "
+            "checkpoint, or load only the weights (`load_state_dict`) and start a new run."
+        )
 
 
 @torch.no_grad()

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-import torch
 from torch import Tensor
 
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.extras import import_extra
+from lightning_sparse.files.reading import read_dict
 from lightning_sparse.selection import plain_name
 
 __all__ = ["Checkpoint", "Curve", "Run", "read_curves", "read_run", "trained_curves"]
@@ -32,7 +32,7 @@ class Checkpoint:
 
     def weights(self, names: Collection[str]) -> dict[str, Tensor]:
         """Return those of these parameters that it has, on the CPU; names are plain."""
-        state = _load(self.path)["state_dict"]
+        state = read_dict(self.path, "RUN", mmap=True)["state_dict"]
         return {plain_name(name): weight for name, weight in state.items() if plain_name(name) in names}
 
 
@@ -139,19 +139,15 @@ def _version(folder: Path) -> Path:
 
 def _read_checkpoint(path: Path) -> Checkpoint | str:
     """Return a checkpoint, or why it cannot be used."""
-    try:
-        content = _load(path)
+    try:  # tensors are read from the file, and their checksums compared, only when they are used
+        content = read_dict(path, "RUN", tensors=False, mmap=True)
+        if not isinstance(content["callbacks"], Mapping):
+            return f"{path.name} has no states of callbacks: not a checkpoint of a Trainer"
         return Checkpoint(path, content["epoch"], content["global_step"], content["callbacks"])
     except KeyError as error:
         return f"{path.name} has no entry {error}: not a checkpoint of a Trainer, or of weights only"
-    except Exception as error:  # torch raises whatever the bytes make it stumble over
-        return f"{path.name} cannot be read: {str(error).splitlines()[0]}"
-
-
-def _load(path: Path) -> dict[str, Any]:
-    """Open a checkpoint; tensors are read from the file only when they are used."""
-    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return content
+    except SparsityError as error:
+        return f"{path.name} cannot be read: {error}"
 
 
 def _read_points(folder: Path) -> list[_Point]:
@@ -161,12 +157,19 @@ def _read_points(folder: Path) -> list[_Point]:
 def _from_table(path: Path) -> Iterator[_Point]:
     """Yield what CSVLogger wrote."""
     with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            cells = {
-                name: float(cell) for name, cell in row.items() if cell and name not in ("step", "epoch")
-            }
-            for name, value in cells.items() if row.get("epoch") else ():
-                yield _Point(name, int(float(row["epoch"])), int(float(row["step"])), value)
+        rows = csv.DictReader(file)
+        try:
+            for row in rows:
+                cells = {
+                    name: float(cell) for name, cell in row.items() if cell and name not in ("step", "epoch")
+                }
+                for name, value in cells.items() if row.get("epoch") else ():
+                    yield _Point(name, int(float(row["epoch"])), int(float(row["step"])), value)
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            raise SparsityError(
+                f"`RUN` has a table {str(path)!r} whose line {rows.line_num} cannot be read: {error}. Repair "
+                "the line, or leave the run out."
+            ) from None
 
 
 def _from_events(folder: Path) -> Iterator[_Point]:

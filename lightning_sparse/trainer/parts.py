@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -32,6 +33,7 @@ __all__ = [
     "has_optimizers",
     "loss_scale",
     "planned_steps",
+    "read_checkpoint_with",
     "restart_train_iterator",
     "scales_losses",
     "schedulers_of",
@@ -136,6 +138,35 @@ def unlogged(trainer: Trainer, module: LightningModule) -> Iterator[None]:
 
 def _log_nothing(*_: Any, **__: Any) -> None:
     """Stand in for ``log`` and ``log_dict``."""
+
+
+class _Reader:
+    """Takes the place of a strategy's ``load_checkpoint`` once: Lightning knows the path only then."""
+
+    def __init__(self, strategy: Any, read: Callable[[Any, Callable[[], Any]], Any]) -> None:
+        self.strategy, self.read = strategy, read
+        self.before = vars(strategy).get("load_checkpoint")
+        if isinstance(self.before, _Reader):  # of a stage that loaded none
+            self.before = self.before.before
+
+    def __call__(self, path: Any, *arguments: Any, **options: Any) -> Any:
+        if self.before is None:
+            del self.strategy.load_checkpoint
+        else:
+            self.strategy.load_checkpoint = self.before
+        return self.read(path, partial(self.strategy.load_checkpoint, path, *arguments, **options))
+
+
+def read_checkpoint_with(trainer: Trainer, read: Callable[[Any, Callable[[], Any]], Any]) -> None:
+    """Let the next checkpoint that the Trainer loads be read by a function.
+
+    Args:
+        trainer: In `setup` of a stage: it loads its checkpoint next, if there is one.
+        read: Takes the path, as Lightning has found it for "last" or "best" too, and a function that loads
+            the checkpoint as Lightning would; returns it.
+    """
+    strategy: Any = trainer.strategy
+    strategy.load_checkpoint = _Reader(strategy, read)
 
 
 def tqdm_of(trainer: Trainer) -> Callable[..., Any]:

@@ -32,8 +32,14 @@ def start_once_more_(trainer: Trainer, states: StartStates) -> None:
     """Give optimizers and schedulers their first states back, and let gradients go.
 
     Raises:
-        SparsityError: If there are other optimizers, parameter groups or schedulers than there were.
+        SparsityError: If one kind has no states, or if there are other optimizers, parameter groups or
+            schedulers than there were.
     """
+    if missing := [kind for kind in ("optimizers", "schedulers") if kind not in states]:
+        raise SparsityError(
+            f"The first states of {missing[0]} are not in what the checkpoint has kept for a new start. Use "
+            "another checkpoint, or load only the weights (`load_state_dict`) and start a new run."
+        )
     schedulers, unknown = schedulers_of(trainer), [None] * len(states["optimizers"])
     _refuse_other_number("optimizers", len(trainer.optimizers), len(states["optimizers"]))
     _refuse_other_number("schedulers", len(schedulers), len(states["schedulers"]))

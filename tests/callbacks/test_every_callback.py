@@ -40,6 +40,7 @@ from lightning_sparse import (
     SparsityMonitor,
     SynFlow,
 )
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.weights.state import SparseState, state_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* and `max_epochs` is [12]:UserWarning")
@@ -616,8 +617,9 @@ def test_damaged_checkpoint(tmp_path, row, damage):
         needle = state if state is not None else packed["masks"]["net.6.weight"]["bits"]
         content[content.index(needle.numpy().tobytes()) + 40] ^= 1
     path.write_bytes(content)
-    error = (RuntimeError, OSError) if damage == "truncated" else ValueError
-    with pytest.raises(error, match=r"`ckpt_path` '.*last.ckpt' is damaged .* Use an earlier checkpoint"):
+    with pytest.raises(
+        SparsityError, match=r"`ckpt_path` '.*last.ckpt' is damaged .* Use an earlier checkpoint"
+    ):
         trainer(tmp_path, *ROWS[row](), max_epochs=3).fit(make_toy(), loader(), ckpt_path=path)
     assert path.read_bytes() == content
 

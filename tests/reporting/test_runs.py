@@ -6,6 +6,7 @@ import torch
 from asni_toy import MASKS, SEARCHED, E, asni_state, fixed_state, log, save
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.packing import pack_masks
 from lightning_sparse.reporting.asni.runs import best, masks_of, parts_of
 from lightning_sparse.reporting.runs import read_curves, read_run
@@ -169,3 +170,36 @@ def test_masks_of_a_dense_net(folder):
     assert masks_of(read_run(folder).checkpoints[0]) == {}
     save(folder, 1, SEARCHED, fixed_state())
     assert masks_of(read_run(folder).checkpoints[1]).keys() == MASKS.keys()
+
+
+def test_a_table_that_cannot_be_read_is_named(folder):
+    log(folder, 3)
+    table = folder / "metrics.csv"
+    table.write_text(table.read_text().replace("0.5", "0.x", 1))
+    with pytest.raises(SparsityError, match=r"`RUN` has a table '.*metrics.csv' whose line 2 cannot be read"):
+        read_curves(folder)
+
+
+def test_a_state_of_another_class_or_version_is_named(folder):
+    for state, message in (({"total": 3}, "lacks 'config'"), ("text", "must be a dict, got 'text'")):
+        save(folder, 2, SEARCHED, {"ASNISigmoidPruner": state})
+        with pytest.raises(SparsityError, match=rf"ASNISigmoidPruner \(epoch=2.*ckpt\) {message}"):
+            parts_of(read_run(folder))
+
+
+def test_flipped_bits_are_named_where_they_are_used(folder):
+    """Weights when they are asked for, all else when the run is read."""
+    save(folder, 2, SEARCHED, asni_state(3, restarted=False))
+    (path,) = folder.rglob("*.ckpt")
+    whole, name = path.read_bytes(), next(iter(SEARCHED))
+    place = whole.index(SEARCHED[name].numpy().tobytes())
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 64]) + whole[place + 1 :])
+    (checkpoint,) = read_run(folder).checkpoints
+    with pytest.raises(SparsityError, match=r"`RUN` '.*ckpt' is damaged"):
+        checkpoint.weights([name])
+    place = whole.index(b"callbacks")
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 64]) + whole[place + 1 :])
+    with pytest.raises(
+        SparsityError, match=r"which has no checkpoint \(.*ckpt cannot be read: .* is damaged"
+    ):
+        read_run(folder)

@@ -15,7 +15,7 @@ from lightning_sparse.functional.asni import kept_path, sparsity_path, sparsity_
 from lightning_sparse.functional.budgets import total_budget
 from lightning_sparse.functional.centroids import centroids, reinitialise_, set_by_rule, signs
 from lightning_sparse.functional.masks import count_all, sparsity
-from lightning_sparse.functional.rewinding import rewind_, snapshot
+from lightning_sparse.functional.rewinding import refuse_partial, rewind_, snapshot
 from lightning_sparse.selection import layer_name
 from lightning_sparse.trainer.packages import LightningModule, Trainer, rank_zero_warn
 from lightning_sparse.weights.state import state_of
@@ -165,8 +165,7 @@ class ASNISigmoidPruner(EpochPruning):
     def keep_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Keep what the retraining starts from, and note where this search comes from."""
         _warn_of_old_ticket(self.ticket_path)
-        ruled = set_by_rule(module, self._alive) if self.reinit == "centroids" else set()
-        self._saved = snapshot(module, leave_out=ruled) if self.reinit is not None else {}
+        self._saved = snapshot(module, leave_out=self._ruled(module)) if self.reinit is not None else {}
         self._provenance = {
             **self.config(),
             "search_epochs": self._search_epochs,
@@ -191,6 +190,7 @@ class ASNISigmoidPruner(EpochPruning):
         """Start the retraining if the search is over."""
         if self.reinit is None or self.restarted or self.epoch < self._search_epochs:
             return
+        refuse_partial(self._saved, module, self._ruled(module))
         ticket = self._ticket(module)
         self._signs, self._centroids = trainer.strategy.broadcast((ticket.signs, ticket.centroids))
         rewind_(module, self._saved, ticket.masks)
@@ -217,6 +217,10 @@ class ASNISigmoidPruner(EpochPruning):
             for sign, value in zip(("plus", "minus"), pair.tolist(), strict=True):
                 metrics[f"centroids/{layer_name(name)}/{sign}"] = value
         return metrics
+
+    def _ruled(self, module: LightningModule) -> set[str]:
+        """Return the names of what the new start sets by a rule, and nobody has to keep."""
+        return set_by_rule(module, self._alive) if self.reinit == "centroids" else set()
 
     def _ticket(self, module: LightningModule) -> Ticket:
         state = state_of(module)

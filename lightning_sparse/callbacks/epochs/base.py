@@ -48,8 +48,9 @@ class EpochPruning(SparsityCallback, ABC):
 
     moves = True
     starts_late = False
-    goes_on = True
+    keeps_counting = True
     remembers_when_tested = True
+    names_in = ("alive",)
     run_state: ClassVar = {
         "epoch": int,
         "path": list,

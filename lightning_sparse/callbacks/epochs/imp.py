@@ -10,7 +10,7 @@ from lightning_sparse.callbacks.sparsifier import Config
 from lightning_sparse.checks import SparsityError, check_count
 from lightning_sparse.functional.budgets import total_budget
 from lightning_sparse.functional.masks import sparsity
-from lightning_sparse.functional.rewinding import rewind_, round_budgets, snapshot
+from lightning_sparse.functional.rewinding import refuse_partial, rewind_, round_budgets, snapshot
 from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.weights.state import state_of
 
@@ -115,6 +115,7 @@ class IterativeMagnitudePruning(EpochPruning):
                 f"`rewind_to_step` must be a step of the first round, got {self.rewind_to_step}: the round "
                 "is over. Lower it, or raise `epochs_per_round`."
             )
+        refuse_partial(self._saved, module)
         self.prune_(trainer, module)
         rewind_(module, self._saved, state_of(module).masks)
         self.restart_(trainer, module)

@@ -78,7 +78,7 @@ class MovingConnections(SparsityCallback, ABC):
             budget cannot be met, or ``stop_at`` is a share of an unknown number of steps.
     """
 
-    moves = True
+    moves, names_in = True, ("history", "initial")
     run_state: ClassVar = {"_clock": Clock, "_history": History, "_sums": dict, "_draw_seed": lambda: None}
     _clock: Clock
     _history: History
@@ -115,7 +115,7 @@ class MovingConnections(SparsityCallback, ABC):
         self.skip_step_on_update = skip_step_on_update
         self.allocation, self.dense_first_layer = allocation, dense_first_layer
         self.grad_average = grad_average
-        self.draws_masks = density is not None
+        self.draws_masks = self.masks_what_it_selects = density is not None
 
     # Masks of its own.
 

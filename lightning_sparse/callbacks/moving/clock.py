@@ -1,6 +1,6 @@
 """The time that counts for moving connections: steps of each optimizer."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.optim import Optimizer
 
@@ -22,6 +22,8 @@ class Clock(Stateful):
         every_n_steps: Steps between updates.
         last_step: Step from which on there are no updates.
     """
+
+    layout: ClassVar = {"steps": dict, "owed": list}
 
     def __init__(self) -> None:
         self.every_n_steps, self.last_step = 1, 0  # set when fit starts

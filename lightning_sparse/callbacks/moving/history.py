@@ -1,7 +1,8 @@
 """What connections have been through, for the logs: how many moved, survived, and were ever active."""
 
 from collections.abc import Iterable
-from typing import Any
+from numbers import Real
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -23,6 +24,8 @@ class History(Stateful):
         moved: Connections moved since it was last cleared, by name of the weight.
         fraction: Drop fraction of the last update.
     """
+
+    layout: ClassVar = {"moved": dict, "fraction": Real, "initial": dict, "ever": dict}
 
     def __init__(self) -> None:
         self.moved: dict[str, int] = {}

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_sparse.checks import SparsityError, check_choice
 from lightning_sparse.layers.offsets.base import OFFSETS, Offset
 
-__all__ = ["OFFSET_KEY", "offset_from_state", "offset_state", "refuse_other_offset"]
+__all__ = ["OFFSET_KEY", "describes_offset", "offset_from_state", "offset_state", "refuse_other_offset"]
 
 OFFSET_KEY = "_extra_state"
 """Its key in a state dict, after the layer's name: what PyTorch calls the result of ``get_extra_state``."""
@@ -54,6 +54,14 @@ def refuse_other_offset(offset: Offset, shape: torch.Size, state: Tensor) -> Non
             f"`offset` must be {_shown(theirs)}, with which the weights were trained, got a layer with "
             f"{_shown(ours)}. Convert the module with the former."
         )
+
+
+def describes_offset(state: object) -> bool:
+    """Tell whether what a state dict has as a layer's extra state is what `offset_state` returns."""
+    try:
+        return isinstance(state, Tensor) and bool(_read(state))
+    except SparsityError:
+        return False
 
 
 def _read(state: Tensor) -> dict[str, Any]:

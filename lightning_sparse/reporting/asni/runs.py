@@ -1,11 +1,12 @@
 """The variants D, A, C and S of the ASNI paper, found in the folders of finished runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Literal, TypeAlias
 
-from lightning_sparse.functional.packing import unpack_masks
+from lightning_sparse.files.masks import unpacked
+from lightning_sparse.files.states import refuse_other_layout
 from lightning_sparse.reporting.runs import Checkpoint, Curve, Run, trained_curves
 from lightning_sparse.types import Masks
 
@@ -22,6 +23,17 @@ MEANING: dict[Variant, str] = {
 """What each variant is (Damadi et al., "Amenable Sparse Network Investigator", 2021, figure 2b)."""
 
 ASNI, PRUNE_AT_INIT = "ASNISigmoidPruner", "PruneAtInit"  # under these names checkpoints hold their states
+
+
+_READ = {
+    "config": Mapping,
+    "epoch": int,
+    "ended": object,
+    "path": list,
+    "search_epochs": int,
+    "restarted": bool,
+}
+"""What is read from the state of ASNI."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,13 @@ class Part:
 
 
 def parts_of(run: Run) -> list[Part]:
-    """Return what a run trained, told from its callbacks' states; nothing if it is none of D, A, C, S."""
+    """Return what a run trained, told from its callbacks' states; nothing if it is none of D, A, C, S.
+
+    Raises:
+        SparsityError: If another class or version has saved the state of ASNI.
+    """
+    for checkpoint in (one for one in run.checkpoints if ASNI in one.callbacks):
+        refuse_other_layout(f"{ASNI} ({checkpoint.path.name})", checkpoint.callbacks[ASNI], _READ)
     states = run.checkpoints[-1].callbacks
     if ASNI in states:
         return _search_and_retraining(run)
@@ -77,7 +95,7 @@ def masks_of(checkpoint: Checkpoint) -> Masks:
     """Return the masks in a checkpoint's callback states; empty if there are none."""
     states = [checkpoint.callbacks.get(name, {}) for name in (ASNI, PRUNE_AT_INIT)]
     packed = [state["masks"] for state in states if state.get("masks")]
-    return unpack_masks(packed[0]) if packed else {}
+    return unpacked(packed[0], checkpoint.path, "RUN") if packed else {}
 
 
 def _search_and_retraining(run: Run) -> list[Part]:

@@ -1,0 +1,179 @@
+"""Everything that is read back from files of ``torch.save`` passes through here, and is checked.
+
+Bytes first, by the checksums of the archive; then that it can be read at all, without running foreign code;
+then that what the file says it holds is there. What is wrong is one error that names the file.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import IO, Any, TypeAlias
+
+import fsspec
+import torch
+
+from lightning_sparse.checks import SparsityError, check_path
+from lightning_sparse.files.damage import damage_in, has_checksums
+from lightning_sparse.files.record import refuse_incomplete
+
+__all__ = ["Source", "foreign_class", "opened", "read_checkpoint", "read_dict", "read_file", "shown_source"]
+
+Source: TypeAlias = str | os.PathLike[str] | IO[bytes]
+"""A path, a URL that fsspec knows, or an open file."""
+
+_FOREIGN = re.compile(r"GLOBAL ([\w.]+)")
+"""What torch calls a class that is not read as plain data."""
+
+
+def read_file(source: Source, argument: str, tensors: bool = True, **options: Any) -> Any:
+    """Return what a file holds, nothing but tensors and plain values.
+
+    Args:
+        source: What to read.
+        argument: What errors call it: the caller's own name for it.
+        tensors: Whether the checksums of tensors are compared too, and not only those of all else.
+        **options: For ``torch.load``; by default ``map_location="cpu"`` and ``weights_only=True``.
+
+    Raises:
+        SparsityError: If there is no such file, if it is damaged, or if it lacks what it says it holds.
+        UnpicklingError: If it is not damaged, and holds objects of other classes.
+    """
+    if not hasattr(source, "read"):
+        check_path(argument, source)
+    with _explained(source, argument), opened(source) as file:
+        _refuse_damage(file, source, argument, tensors)
+        options = {"map_location": "cpu", "weights_only": True, **options}
+        by_path = options.get("mmap") and not hasattr(source, "read")
+        content = torch.load(source if by_path else file, **options)
+    if isinstance(content, dict):
+        refuse_incomplete(content, shown_source(source), argument)
+    return content
+
+
+def read_dict(source: Source, argument: str, **options: Any) -> dict[str, Any]:
+    """Return what a file holds, {} if that is no dict; a class of someone else's is an error, too.
+
+    Raises:
+        SparsityError: As from `read_file`.
+    """
+    try:
+        content = read_file(source, argument, **options)
+    except UnpicklingError as error:
+        raise SparsityError(
+            f"`{argument}` {shown_source(source)} holds {foreign_class(error)}, and only tensors and plain "
+            "values are read from it. Save it without that object."
+        ) from None
+    return content if isinstance(content, dict) else {}
+
+
+def read_checkpoint(path: Any, load: Callable[[], Any]) -> Any:
+    """Let Lightning read a checkpoint, once its bytes are those that were written, and check what it holds.
+
+    What cannot be opened here (a folder of shards, a file that is not there) is left to Lightning.
+
+    Args:
+        path: Where it lies.
+        load: Reads it.
+
+    Raises:
+        SparsityError: If it is damaged, no checkpoint, or lacks what it says it holds.
+    """
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(opened(path))
+        except Exception:  # whatever the file system says: Lightning tries next, and tells of it
+            return load()
+        _refuse_damage(file, path, "ckpt_path")
+        proven = has_checksums(file)
+    try:
+        with nullcontext() if proven else _explained(path, "ckpt_path"):
+            checkpoint = load()
+    except RuntimeError as error:
+        if "PytorchStreamReader" not in str(error):
+            raise
+        raise _damaged(path, "ckpt_path", "its table of contents cannot be read") from None
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise SparsityError(
+            f"`ckpt_path` {shown_source(path)} is no checkpoint of a Trainer: it has no 'state_dict'. Give "
+            "one that Lightning wrote."
+        )
+    refuse_incomplete(checkpoint, shown_source(path), "ckpt_path")
+    return checkpoint
+
+
+def foreign_class(error: UnpicklingError) -> str:
+    """Name the class of an object that is neither a tensor nor a plain value.
+
+    >>> foreign_class(UnpicklingError("Unsupported global: GLOBAL my.Own was not an allowed global"))
+    'an object of my.Own'
+    """
+    found = _FOREIGN.search(str(error))
+    return "an object of " + found[1] if found else "an object of another class"
+
+
+def shown_source(source: Source) -> str:
+    """Return how errors show a file: its path in quotes, or the name of an open one."""
+    if isinstance(source, str | os.PathLike):
+        return repr(os.fspath(source))
+    return repr(str(getattr(source, "name", f"an open {type(source).__name__}")))
+
+
+@contextmanager
+def opened(source: Source) -> Iterator[IO[bytes]]:
+    """Open a file for reading; one that is open already stays so, at the position where it was."""
+    if not isinstance(source, str | os.PathLike):
+        position = source.tell()
+        try:
+            yield source
+        finally:
+            source.seek(position)
+        return
+    is_url = "://" in os.fspath(source)
+    with fsspec.open(os.fspath(source), "rb") if is_url else Path(source).open("rb") as file:
+        yield file
+
+
+def _refuse_damage(file: IO[bytes], source: Source, argument: str, tensors: bool = True) -> None:
+    if damage := damage_in(file, tensors):
+        raise _damaged(source, argument, damage)
+
+
+def _damaged(source: Source, argument: str, damage: str) -> SparsityError:
+    return SparsityError(
+        f"`{argument}` {shown_source(source)} is damaged ({damage}). Use an earlier checkpoint or another "
+        "file; this one was left as it is."
+    )
+
+
+@contextmanager
+def _explained(source: Source, argument: str) -> Iterator[None]:
+    """Turn whatever torch raises over bytes that it cannot read into one line that names the file."""
+    name = shown_source(source)
+    try:
+        yield
+    except SparsityError:
+        raise
+    except FileNotFoundError:
+        raise SparsityError(f"`{argument}` must be a file, got {name}, which does not exist.") from None
+    except OSError as error:
+        raise SparsityError(
+            f"`{argument}` {name} cannot be read: {error.strerror or error}. Use another file."
+        ) from None
+    except UnpicklingError:
+        if _is_proven(source):
+            raise  # it is as it was written: there is an object of another class in it
+        raise SparsityError(
+            f"`{argument}` {name} cannot be read: it is no file of masks, ticket or checkpoint, or it is "
+            "damaged. Use another file."
+        ) from None
+    except Exception as error:  # torch raises whatever the bytes make it stumble over
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise SparsityError(f"`{argument}` {name} cannot be read: {reason}. Use another file.") from None
+
+
+def _is_proven(source: Source) -> bool:
+    with opened(source) as file:
+        return has_checksums(file)
