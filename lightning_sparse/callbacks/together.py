@@ -9,6 +9,7 @@ from functools import partial
 from torch.optim import Optimizer
 
 from lightning_sparse.callbacks.company import Member, refuse_missing_owner
+from lightning_sparse.callbacks.looking import warn_of_dense_products
 from lightning_sparse.callbacks.monitor import log_sparsity, monitored, print_table_after_summary
 from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.processes import assert_ranks_agree
@@ -34,6 +35,7 @@ def start(trainer: Trainer, module: LightningModule, members: Sequence[Member]) 
     if state.enforced:
         state.clean_(trainer.optimizers)  # a checkpoint's optimizers come after its masks
     assert_ranks_agree(trainer, module)
+    warn_of_dense_products(trainer, module)
     if not monitored(trainer):
         log_sparsity(module, zeros=_have_masks(members))
         print_table_after_summary(trainer, module, zeros=_have_masks(members))

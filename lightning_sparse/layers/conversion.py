@@ -22,7 +22,7 @@ from lightning_sparse.layers.base import compact_layers
 from lightning_sparse.layers.offsets import Offset, OffsetName, offset_from_name
 from lightning_sparse.layers.replacement import compact_layer, dense_layer, replace_
 from lightning_sparse.layers.support import draw_support
-from lightning_sparse.selection import match_overrides, matches, plain_name, select_weights
+from lightning_sparse.selection import match_overrides, matches_any, plain_name, select_weights
 from lightning_sparse.types import Budgets
 
 __all__ = ["convert_", "convertible_layers", "to_dense_", "unconverted_layers"]
@@ -183,8 +183,7 @@ def unconverted_layers(
 
 def _selected(path: str, include: Sequence[str] | None, exclude: Sequence[str]) -> bool:
     name = plain_name(f"{path}.weight")
-    wanted = include is None or any(matches(name, pattern) for pattern in include)
-    return wanted and not any(matches(name, pattern) for pattern in exclude)
+    return (include is None or matches_any(name, include)) and not matches_any(name, exclude)
 
 
 def convertible_layers(

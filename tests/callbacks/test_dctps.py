@@ -560,7 +560,7 @@ def test_trainable_sparsity_is_logged_once(tmp_path, callbacks, capsys):
 
 def test_what_stays_dense_is_named(tmp_path, capsys):
     fit(tmp_path, make_toy(), convert=converter(exclude=["net.0"]), enable_model_summary=True)
-    assert "Dense and not counted: 216 weights in net.0." in capsys.readouterr().out
+    assert "Dense and not counted: 216 of 1,016 weights (21.3%): net.0 (216)." in capsys.readouterr().out
 
 
 def test_the_monitor_counts_both_kinds(tmp_path):

@@ -23,7 +23,7 @@ from lightning_sparse.functional.saliency.base import (
 from lightning_sparse.functional.saliency.gradients import gradients_of, mean_gradients, operations_of
 from lightning_sparse.functional.saliency.published import OneShot
 from lightning_sparse.functional.saliency.scoring import Mode, over_their_sum, scoring
-from lightning_sparse.selection import SPARSE_LAYERS
+from lightning_sparse.selection import matrices_of
 from lightning_sparse.types import Loss, Scores
 
 __all__ = ["GraSP", "cooled", "grasp"]
@@ -134,8 +134,8 @@ def cooled(layer: nn.Module, temperature: float) -> Iterator[None]:
 
 def _last_layer(module: nn.Module) -> nn.Module:
     """Return the trained linear or convolutional layer that was registered last, as the net's output."""
-    layers = [layer for layer in module.modules() if isinstance(layer, SPARSE_LAYERS)]
-    trained = [layer for layer in layers if layer.weight.requires_grad]
+    layers = {layer: matrices_of(layer) for layer in module.modules()}
+    trained = [layer for layer, own in layers.items() if any(getattr(layer, n).requires_grad for n in own)]
     if not trained:
         raise SparsityError("`temperature` needs a trained linear or convolutional layer; set it to None.")
     return trained[-1]
