@@ -54,8 +54,7 @@ def dense_products(module: nn.Module) -> dict[str, tuple[int, int]]:
 
     Only layers are called that may do something else than multiply with the parameter, which PyTorch's own
     do not, and only those that can be called by themselves. Nothing of them is changed: not parameters, nor
-    buffers, attributes or random numbers. Where a mask prunes nothing yet, every second entry stands for
-    what it will prune.
+    buffers, attributes or random numbers.
 
     Args:
         module: Any module with masks.
@@ -107,19 +106,29 @@ def _look(layer: nn.Module, weight: nn.Parameter, mask: Callable[[], Tensor]) ->
             with _by_itself(layer), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 x = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
-                operands = _operands(layer, x)
-                if any(operand.data_ptr() == weight.data_ptr() for operand in operands):
+                if any(operand.data_ptr() == weight.data_ptr() for operand in _operands(layer, x)):
                     return None  # the parameter itself, and no copy of it
-                pruned = ~mask()
-                if not pruned.any():
-                    pruned.view(-1)[1::2] = True
-                    weight.masked_fill_(pruned, 0)
-                    operands = _operands(layer, x)
-                counts = [_count(laid, pruned) for laid in _like(weight, operands)]
+                pruned = _set_values_(layer, weight, mask())
+                counts = [_count(laid, pruned) for laid in _like(weight, _operands(layer, x))]
                 return (min(counts), int(pruned.count_nonzero())) if counts else None
         except Exception:  # it is somebody else's code, called in a way that it may not expect
             continue
     return None
+
+
+def _set_values_(layer: nn.Module, weight: nn.Parameter, mask: Tensor) -> Tensor:
+    """Give a layer values that show what it does, for a while, and return what is pruned.
+
+    A mask that prunes nothing yet prunes every second entry, and what is zero throughout becomes one: a gain
+    or a low-rank part may be zero before the first step, and hides then what is dense after it.
+    """
+    if mask.count_nonzero() == mask.numel():
+        mask.view(-1)[1::2] = False
+        weight.mul_(mask)
+    for parameter in layer.parameters():
+        if parameter.requires_grad and not parameter.count_nonzero():
+            parameter.copy_(mask if parameter is weight else torch.ones_like(parameter))
+    return ~mask
 
 
 class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -199,7 +208,9 @@ def _like(weight: Tensor, operands: Sequence[Tensor]) -> Iterator[Tensor]:
     for operand in operands:
         if operand.numel() != weight.numel() or operand.ndim < 2:
             continue
-        for laid in (operand, operand.mT):
+        square = operand.ndim == 2 and operand.shape[0] == operand.shape[1]
+        known = operand.shape == weight.shape and not square
+        for laid in (operand,) if known else (operand, operand.mT):
             matrix = laid[0] if laid.ndim > 2 and len(laid) == 1 < len(weight) else laid
             if len(matrix) == len(weight):
                 yield matrix.reshape(weight.shape)
