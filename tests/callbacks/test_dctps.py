@@ -173,6 +173,7 @@ def test_alpha_groups(tmp_path):
     assert len(runner.optimizers[0].param_groups[1]["params"]) == 2
 
 
+@pytest.mark.filterwarnings("ignore:.*nothing here has been trained so")  # on purpose
 @pytest.mark.parametrize("trained", [True, False])
 def test_alpha(tmp_path, trained):
     toy = make_toy()
@@ -186,6 +187,7 @@ def test_alpha(tmp_path, trained):
     assert (alphas != {name: layer.alpha.item() for name, layer in compact_layers(toy).items()}) is trained
 
 
+@pytest.mark.filterwarnings("ignore:.*nothing here has been trained so")  # on purpose
 def test_the_same_seed_gives_the_same_support_whatever_the_weights():
     def of(seed, converting):
         torch.manual_seed(seed)
@@ -525,6 +527,7 @@ class _Spawning:
         self.strategy.broadcast = lambda value, src=0: value
 
 
+@pytest.mark.filterwarnings("ignore:.*nothing here has been trained so")  # on purpose
 def test_supports_are_not_sent_around():
     toy = make_toy()
     toy._ddp_params_and_buffers_to_ignore = ["causal_mask"]
