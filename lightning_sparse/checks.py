@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 __all__ = [
+    "ALL",
     "SparsityError",
     "check_at_least",
     "check_callable",
@@ -32,6 +33,9 @@ __all__ = [
 
 
 LARGEST = sys.float_info.max
+
+ALL = "all"
+"""In place of patterns to ``include``: every trained weight of two or more dimensions."""
 
 
 class SparsityError(ValueError):
@@ -160,7 +164,9 @@ def check_path(argument: str, value: object) -> None:
 
 
 def check_patterns(argument: str, patterns: object) -> None:
-    """Refuse what is not a list of patterns on parameter names; ``None`` is none."""
+    """Refuse what is not a list of patterns on parameter names; ``None`` is none. `ALL` may be included."""
+    if argument == "include" and patterns == ALL:
+        return
     if isinstance(patterns, str):
         raise SparsityError(
             f"`{argument}` must be a list of patterns, got {shown(patterns)}. Write [{shown(patterns)}]."

@@ -1,5 +1,6 @@
 """Sparsity without a Trainer: for plain PyTorch loops, Fabric and notebooks."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -29,6 +30,7 @@ from lightning_sparse.functional.saliency import (
 from lightning_sparse.selection import match_overrides, select_weights
 from lightning_sparse.types import Loss, Masks
 from lightning_sparse.weights.found import sparse_weights
+from lightning_sparse.weights.multiplied import news_of_dense_products
 from lightning_sparse.weights.optimizers import parameters_of
 from lightning_sparse.weights.saving import mask_when_saved
 from lightning_sparse.weights.state import state_of
@@ -80,7 +82,7 @@ def sparsify_(
         min_weights_per_layer: No layer keeps fewer than this (or all, if it is smaller). ``None``: 1, or 0
             for a method with ``conformance="reference"``.
         include: Patterns on parameter names: only weights that match one of them. ``None``: the weights of
-            linear and convolutional layers.
+            linear and convolutional layers. ``"all"``: every trained weight of two or more dimensions.
         exclude: Patterns of weights to leave dense; they do not count towards the density.
         density_overrides: Density by pattern, for single layers; the total stays, the others share the rest.
         seed: Seed of all random draws. ``None``: that of torch's generator. `PruneAtInit` with the same seed
@@ -123,6 +125,8 @@ def sparsify_(
         fixed = match_overrides(weights, density_overrides)
         masks = _last(prune_along(method, problem, density, fixed=fixed, min_weights=least), module, method)
     state_of(module).install_(module, masks, _NOBODY)
+    if news := news_of_dense_products(module):
+        warnings.warn(news, stacklevel=2)
     return masks
 
 

@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from torch import nn
+
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.files.reading import read_checkpoint
 from lightning_sparse.files.record import add_record_
@@ -96,6 +98,9 @@ class Member(Protocol):
     @property
     def verifies(self) -> bool:
         """Whether everything is checked after every step."""
+
+    def select(self, module: LightningModule) -> dict[str, nn.Parameter]:
+        """Return the weights it is for."""
 
     def start_(self, trainer: Trainer, module: LightningModule) -> None:
         """Make the net sparse, unless it is."""

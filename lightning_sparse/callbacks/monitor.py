@@ -1,11 +1,10 @@
 """Watches sparsity, with or without a callback that makes it, and is the one writer of its figures."""
 
-from collections.abc import Collection
 from typing import Any
 
 from lightning_sparse.callbacks.company import OurCallback, announce_to_ranks, check_what_is_loaded
 from lightning_sparse.checks import check_count, check_flag
-from lightning_sparse.reporting.layers import LayerCount, sparsity_metrics, sparsity_table
+from lightning_sparse.reporting.layers import LayerCount, not_counted, sparsity_metrics, sparsity_table
 from lightning_sparse.selection import dense_weights, layer_name
 from lightning_sparse.trainer.packages import LightningModule, Trainer, is_lightning, rank_zero_warn
 from lightning_sparse.trainer.parts import callbacks_of
@@ -101,7 +100,9 @@ def print_table(trainer: Trainer, module: LightningModule, zeros: bool = False) 
     if not trainer.is_global_zero:
         return
     groups = _by_metric(module, zeros)
-    rest = _not_counted(module, {weight.name for weights in groups.values() for weight in weights})
+    counted = {weight.name: weight.shape.numel() for weights in groups.values() for weight in weights}
+    others = {name: weight.numel() for name, weight in dense_weights(module, counted).items()}
+    rest = not_counted(others, sum(counted.values()))
     for weights in groups.values():
         title, table = weights[0].title, sparsity_table(list(map(_count, weights)), weights[0].columns)
         print(f"\n{title}:\n{table}{rest}\n", flush=True)
@@ -136,12 +137,3 @@ def _by_metric(module: LightningModule, zeros: bool) -> dict[str, list[SparseWei
 
 def _count(weight: SparseWeight) -> LayerCount:
     return LayerCount(layer_name(weight.name), tuple(weight.shape), weight.shape.numel(), weight.nnz)
-
-
-def _not_counted(module: LightningModule, counted: Collection[str]) -> str:
-    others = dense_weights(module, counted)
-    if not others:
-        return ""
-    names = ", ".join(layer_name(name) for name in list(others)[:3]) + (", ..." if len(others) > 3 else "")
-    total = sum(weight.numel() for weight in others.values())
-    return f"\nDense and not counted: {total:,} weights in {names}. `include` can take them in."

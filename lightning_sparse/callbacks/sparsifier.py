@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from inspect import signature
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 from torch.optim import Optimizer
@@ -18,7 +18,9 @@ from lightning_sparse.callbacks.company import (
     refuse_strategy,
     warn_of_spawned_processes,
 )
+from lightning_sparse.callbacks.looking import warn_of_untrained
 from lightning_sparse.checks import (
+    ALL,
     SparsityError,
     check_count,
     check_density,
@@ -47,7 +49,7 @@ class Sparsifier(OurCallback, ABC):
         density: Share of the selected weights to keep, a fraction in (0, 1].
         include: Patterns on parameter names: only weights that match one of them. ``None``: the weights of
             linear and convolutional layers; a conversion takes those that it can replace, and what moves
-            connections all that have a support.
+            connections all that have a support. ``"all"``: every trained weight of two or more dimensions.
         exclude: Patterns of weights to leave as they are; they do not count towards the density.
         density_overrides: Density by pattern, for single layers; the total stays, the others share the rest.
         seed: Seed of all random draws. ``None``: the process's own seed (``seed_everything``).
@@ -64,7 +66,7 @@ class Sparsifier(OurCallback, ABC):
         self,
         density: float,
         *,
-        include: list[str] | None = None,
+        include: list[str] | Literal["all"] | None = None,
         exclude: list[str] | None = None,
         density_overrides: dict[str, float] | None = None,
         seed: int | None = None,
@@ -123,7 +125,7 @@ class Sparsifier(OurCallback, ABC):
     def full_config(self) -> Config:
         """Return all arguments that a resumed run must share with the first, by name."""
         shared: dict[str, Any] = {
-            "include": sorted(self.include or []),
+            "include": self.include if self.include == ALL else sorted(self.include or []),
             "exclude": sorted(self.exclude),
             "density_overrides": {name: float(share) for name, share in self.density_overrides.items()},
         }
@@ -224,8 +226,7 @@ class Sparsifier(OurCallback, ABC):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare ranks, or take up what came with the weights to validate."""
         if not self._fitting:
-            compare_callbacks(trainer)
-            self.take_up(trainer, pl_module)
+            self.on_test_start(trainer, pl_module)
         elif self._leads and not trainer.sanity_checking:
             together.before_looking(pl_module)
             assert_ranks_agree(trainer, pl_module)
@@ -234,6 +235,8 @@ class Sparsifier(OurCallback, ABC):
         """Take up what came with the weights to test, or to predict with."""
         compare_callbacks(trainer)
         self.take_up(trainer, pl_module)
+        if sparsifiers(trainer)[-1:] == [self]:
+            warn_of_untrained(trainer, pl_module, sparsifiers(trainer))
 
     on_predict_start = on_test_start
 

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from lightning_sparse.callbacks.company import Member, refuse_missing_owner
 from lightning_sparse.callbacks.converted import refuse_moved_originals, refuse_unoptimized_values
+from lightning_sparse.callbacks.looking import warn_of_dense_products
 from lightning_sparse.callbacks.monitor import log_sparsity, monitored, print_table_after_summary
 from lightning_sparse.trainer.clipping import before_clipping
 from lightning_sparse.trainer.packages import LightningModule, Trainer
@@ -46,6 +47,7 @@ def start(trainer: Trainer, module: LightningModule, members: Sequence[Member]) 
     assert_ranks_agree(trainer, module, values=True)
     if _verify(members):
         state.until_detached(verify_forwards(module))
+    warn_of_dense_products(trainer, module)
     if not monitored(trainer):
         log_sparsity(module, zeros=_have_masks(members))
         print_table_after_summary(trainer, module, zeros=_have_masks(members))

@@ -11,7 +11,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.layers.base import compact_layers
 from lightning_sparse.layers.copies import converted_copies, frozen_copies
-from lightning_sparse.selection import matches, plain_name, select_weights
+from lightning_sparse.selection import matches_any, plain_name, select_weights
 from lightning_sparse.types import Budgets
 
 __all__ = ["convertible_layers", "copies_of", "layers_converted_before", "unconverted_layers"]
@@ -49,8 +49,7 @@ def unconverted_layers(
 
 def _selected(path: str, include: Sequence[str] | None, exclude: Sequence[str]) -> bool:
     name = f"{path}.weight"
-    wanted = include is None or any(matches(name, pattern) for pattern in include)
-    return wanted and not any(matches(name, pattern) for pattern in exclude)
+    return (include is None or matches_any(name, include)) and not matches_any(name, exclude)
 
 
 def convertible_layers(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_sparse.selection import layer_name
 
-__all__ = ["LayerCount", "count_layers", "render_table", "sparsity_metrics", "sparsity_table"]
+__all__ = ["LayerCount", "count_layers", "not_counted", "render_table", "sparsity_metrics", "sparsity_table"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,28 @@ def sparsity_table(
         "total", (), sum(layer.weights for layer in layers), sum(layer.kept for layer in layers)
     )
     return render_table(("layer", "shape", *counted), rows, _cells(total))
+
+
+def not_counted(sizes: Mapping[str, int], counted: int) -> str:
+    """Return the line below a table about what is large and dense, the largest first; "" if nothing is.
+
+    Args:
+        sizes: Size of every other weight of two or more dimensions.
+        counted: Size of all that the table counts.
+
+    >>> print(not_counted({"rnn.w": 48, "embed.weight": 352}, 1600).strip())
+    Dense and not counted: 400 of 2,000 weights (20.0%): embed (352), rnn.w (48). `include` can take them in.
+    """
+    if not sizes:
+        return ""
+    largest = sorted(sizes, key=sizes.__getitem__, reverse=True)
+    names = ", ".join(f"{layer_name(name)} ({sizes[name]:,})" for name in largest[:3])
+    rest, more = sum(sizes.values()), ", ..." if len(sizes) > 3 else ""
+    total = counted + rest
+    return (
+        f"\nDense and not counted: {rest:,} of {total:,} weights ({rest / total:.1%}): {names}{more}. "
+        "`include` can take them in."
+    )
 
 
 def render_table(

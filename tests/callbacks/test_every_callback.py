@@ -469,6 +469,7 @@ def test_accumulation_scheduler(tmp_path, row):
     Run(tmp_path, row).fit(make_toy(), GradientAccumulationScheduler({0: 2, 1: 4}))
 
 
+@pytest.mark.filterwarnings("ignore:.*nothing here has been trained so")  # on purpose
 @pytest.mark.parametrize("row", ROWS)
 def test_validate_before_fit_changes_nothing(tmp_path, row):
     plain = Run(tmp_path, row).fit(make_toy())

@@ -101,7 +101,8 @@ def test_the_table_says_what_is_large_and_dense(tmp_path, capsys):
     toy.rnn = torch.nn.LSTM(3, 4)
     trainer(tmp_path, PruneAtInit("erk", 0.1), enable_model_summary=True).fit(toy, loader())
     assert (
-        "Dense and not counted: 112 weights in rnn.weight_ih_l0, rnn.weight_hh_l0." in capsys.readouterr().out
+        "Dense and not counted: 112 of 1,128 weights (9.9%): rnn.weight_hh_l0 (64), rnn.weight_ih_l0 (48)."
+        in capsys.readouterr().out
     )
 
 

@@ -54,6 +54,7 @@ def test_masks_hold_after_every_step(tmp_path, method, optimizer):
     assert sum(int(weight.count_nonzero()) for weight in state_of(toy).weights.values()) == 102
 
 
+@pytest.mark.filterwarnings("ignore:.*nothing here has been trained so")  # on purpose
 def test_without_training_nothing_is_pruned(tmp_path):
     toy = make_toy()
     before = weights_of(toy)

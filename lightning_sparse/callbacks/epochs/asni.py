@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparse.callbacks.epochs.base import EpochPruning
+from lightning_sparse.callbacks.epochs.steepness import warn_of_steep_search
 from lightning_sparse.callbacks.sparsifier import Config
 from lightning_sparse.checks import SparsityError, check_choice, check_count, check_number, check_writable
 from lightning_sparse.files.tickets import Ticket, save_ticket
@@ -165,6 +166,7 @@ class ASNISigmoidPruner(EpochPruning):
     def keep_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Keep what the retraining starts from, and note where this search comes from."""
         _warn_of_old_ticket(self.ticket_path)
+        warn_of_steep_search(type(self).__name__, sum(self._alive.values()), self.path, self._search_epochs)
         self._saved = snapshot(module, leave_out=self._ruled(module)) if self.reinit is not None else {}
         self._provenance = {
             **self.config(),

@@ -1,7 +1,7 @@
 """What ASNI and lottery-ticket rounds share: pruning between epochs, and starting training once more."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -39,7 +39,7 @@ class EpochPruning(SparsityCallback, ABC):
         density: Share of the selected weights to keep at the end, a fraction in (0, 1].
         min_weights_per_layer: No layer keeps fewer than this (or all, if it is smaller).
         include: Patterns on parameter names: only weights that match one of them. ``None``: the weights of
-            linear and convolutional layers.
+            linear and convolutional layers. ``"all"``: every trained weight of two or more dimensions.
         exclude: Patterns of weights to leave dense; they do not count towards the density.
         density_overrides: Density at the end by pattern, for single layers; the others share the rest.
         verify: After every step, check that pruned weights are zero, every count is exact, the optimizer has
@@ -73,7 +73,7 @@ class EpochPruning(SparsityCallback, ABC):
         density: float,
         *,
         min_weights_per_layer: int = 1,
-        include: list[str] | None = None,
+        include: list[str] | Literal["all"] | None = None,
         exclude: list[str] | None = None,
         density_overrides: dict[str, float] | None = None,
         verify: bool = False,

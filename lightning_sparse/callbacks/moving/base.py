@@ -14,7 +14,6 @@ from lightning_sparse.callbacks.moving.checks import (
     check_average,
     check_matched,
     check_schedule,
-    matches_any,
     refuse_nothing_moved,
     refuse_without_density,
     warn_of_raw_steps,
@@ -31,7 +30,7 @@ from lightning_sparse.functional.growth import ActiveWeights, GrowthRule, move, 
 from lightning_sparse.functional.growth.moves import draws_of
 from lightning_sparse.functional.pruning import plan_budgets, random_masks
 from lightning_sparse.functional.schedules import DropScheduleName, drop_fraction
-from lightning_sparse.selection import match_overrides, parameters_by_name
+from lightning_sparse.selection import match_overrides, matches_any, parameters_by_name
 from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.parts import unscale_gradients_
 from lightning_sparse.trainer.processes import assert_ranks_agree, seed_of_rank_zero

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lightning_sparse.checks import SparsityError, check_choice, check_count, check_number
+from lightning_sparse.checks import ALL, SparsityError, check_choice, check_count, check_number
 from lightning_sparse.functional.growth import GrowthRule
 from lightning_sparse.functional.schedules import DROP_SCHEDULES
 from lightning_sparse.selection import matches
@@ -12,7 +12,6 @@ __all__ = [
     "check_average",
     "check_matched",
     "check_schedule",
-    "matches_any",
     "refuse_nothing_moved",
     "refuse_without_density",
     "warn_of_raw_steps",
@@ -20,14 +19,9 @@ __all__ = [
 ]
 
 
-def matches_any(name: str, patterns: Sequence[str]) -> bool:
-    """Tell whether a weight's name matches one of these patterns."""
-    return any(matches(name, pattern) for pattern in patterns)
-
-
 def check_matched(argument: str, patterns: Sequence[str], names: Sequence[str]) -> None:
     """Refuse patterns that match none of the names."""
-    for pattern in patterns:
+    for pattern in patterns if patterns != ALL else ():
         if not any(matches(name, pattern) for name in names):
             raise SparsityError(
                 f"`{argument}` pattern {pattern!r} matches nothing that can move. Names here: "

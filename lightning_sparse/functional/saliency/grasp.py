@@ -23,7 +23,7 @@ from lightning_sparse.functional.saliency.base import (
 from lightning_sparse.functional.saliency.gradients import gradients_of, mean_gradients, operations_of
 from lightning_sparse.functional.saliency.published import OneShot
 from lightning_sparse.functional.saliency.scoring import Mode, first_line, over_their_sum, scoring
-from lightning_sparse.selection import SPARSE_LAYERS
+from lightning_sparse.selection import matrices_of
 from lightning_sparse.types import Loss, Scores
 
 __all__ = ["GraSP", "cooled", "grasp"]
@@ -142,8 +142,8 @@ def _last_layer(module: nn.Module) -> nn.Module | None:
 
     ``None`` if there is none: which output the logits are is then not known, and nothing is divided.
     """
-    layers = [layer for layer in module.modules() if isinstance(layer, SPARSE_LAYERS)]
-    trained = [layer for layer in layers if layer.weight.requires_grad]
+    layers = {layer: matrices_of(layer) for layer in module.modules()}
+    trained = [layer for layer, own in layers.items() if any(getattr(layer, n).requires_grad for n in own)]
     return trained[-1] if trained else None
 
 

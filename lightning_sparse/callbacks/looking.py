@@ -1,0 +1,69 @@
+"""Looks at a net when a stage starts, and says so where it is not what one would take it for."""
+
+import warnings
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from lightning_sparse.callbacks.company import Member
+from lightning_sparse.checks import SparsityError
+from lightning_sparse.selection import countable_weights
+from lightning_sparse.trainer.packages import LightningModule, Trainer, rank_zero_warn
+from lightning_sparse.trainer.parts import unlogged
+from lightning_sparse.trainer.randomness import left_undisturbed
+from lightning_sparse.weights.found import sparse_weights
+from lightning_sparse.weights.multiplied import news_of_dense_products
+from lightning_sparse.weights.state import state_of
+
+__all__ = ["warn_of_dense_products", "warn_of_untrained"]
+
+
+def warn_of_dense_products(trainer: Trainer, module: LightningModule) -> None:
+    """Warn of masked weights whose layers multiply with something that is not zero where masks prune.
+
+    Every rank looks, on its own, so that all do the same.
+    """
+    with left_undisturbed(trainer), unlogged(trainer, module):
+        news = news_of_dense_products(module)
+    if news:
+        rank_zero_warn(news)
+
+
+def warn_of_untrained(trainer: Trainer, module: LightningModule, members: Sequence[Member]) -> None:
+    """Warn that what is tested, validated or predicted with is not the sparse net that one would expect.
+
+    That is a net that nobody has pruned, or converted layers of which nothing has been trained; not one with
+    masks of an earlier fit, nor one whose weights are sparse, wherever they come from.
+    """
+    names = " and ".join(type(member).__name__ for member in members)
+    compact = [weight for weight in sparse_weights(module).values() if not weight.takes_masks]
+    if compact and not any(weight.active.any() for weight in compact):
+        found = f"The layers of {names} have random supports, and values that are all zero"
+    elif compact or state_of(module).weights or any(map(_is_partly_zero, _weights(module, members))):
+        return
+    else:
+        found = f"There are no masks for {names}, and the weights are dense"
+    source = "no `ckpt_path` is given"
+    if trainer.ckpt_path is not None:
+        source = f"`ckpt_path` {str(trainer.ckpt_path)!r} holds none that are sparse"
+    rank_zero_warn(
+        f"{found}: nothing here has been trained so, and {source}. Give a checkpoint of the sparse net, or "
+        "fit the module first."
+    )
+
+
+def _weights(module: LightningModule, members: Sequence[Member]) -> list[Tensor]:
+    """Return the weights that callbacks would prune; by default if they do not say."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what stays dense: that belongs to fit
+        try:
+            selected = {name: weight for member in members for name, weight in member.select(module).items()}
+        except SparsityError:  # for fit to say
+            selected = {}
+    return [*(selected or countable_weights(module)).values()]
+
+
+def _is_partly_zero(weight: Tensor) -> bool:
+    """Tell whether a weight is sparse: not zero throughout, as some are at first, nor zero by mere chance."""
+    zeros = weight.numel() - int(weight.count_nonzero())
+    return weight.numel() > zeros >= max(1, weight.numel() // 1000)
