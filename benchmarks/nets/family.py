@@ -51,7 +51,7 @@ def run_family(family: str, options: argparse.Namespace) -> list[dict[str, Any]]
         if options.nets and net not in options.nets:
             continue
         with contextlib.suppress(Exception):  # what fails does so again in its cell
-            build()  # packages import much only now, and each cell would again
+            build().module.configure_optimizers()  # packages import much only now
         for method in options.methods or getattr(package, "METHODS", METHODS):
             outcome = {"package": FAMILIES[family], **_forked(net, build, method, options.timeout)}
             outcomes.append(outcome)

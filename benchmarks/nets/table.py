@@ -46,8 +46,8 @@ def _cell(outcome: dict[str, Any] | None, numbers: dict[tuple[str, str], int]) -
 
 def _plain(text: str) -> str:
     """Return a text on one line that Markdown leaves as it is; long names of layers are left out."""
-    short = re.sub(r"'?\b\w+(\.\w+){2,}'?(, )?", "... ", " ".join(text.split()))
-    return re.sub(r"([*_|<>])", r"\\\1", re.sub(r"(\.\.\. ?)+", "... ", short))
+    short = re.sub(r"'?\b\w+(\.\w+){2,}'?", "...", " ".join(text.split()))
+    return re.sub(r"([*_|<>])", r"\\\1", re.sub(r"\.\.\.(,? \.\.\.)+", "...", short))
 
 
 def put_into(page: Path, text: str) -> None:
