@@ -89,7 +89,7 @@ def run(net: str, build: Build, name: str, folder: Path) -> Outcome:
             verdict: Verdict = "FAULT" if found.wrong else "warned" if said else "exact"
             text = "; ".join([*(found.wrong or said), *found.notes])
         except SparsityError as error:
-            verdict, text = "clear error", str(error)
+            verdict, text = ("FAULT", _told(error)) if _in_a_layer(error) else ("clear error", str(error))
         except Exception as error:  # whatever others' code raises
             verdict, text = "FAULT", _told(error)
     counts = found.kept, found.total, found.parameters
@@ -101,8 +101,7 @@ def _look(build: Build, name: str, folder: Path, found: _Findings, said: list[st
     whole = fitted(build, method, folder)
     found.kept, found.total = counted(whole.module)
     found.wrong += [*_miscounted(whole, found, name), *_unheld(whole), *whole.case.problems(whole.module)]
-    products = whole.watch.dense_products.items()
-    found.wrong += [text for layer, text in products if not any(layer in words for words in said)]
+    found.wrong += _dense_products(whole, said)
     found.wrong += whole.states.wrong.values()
     if name.startswith("DCTpS") and not said:
         found.wrong += _loud(build, whole, folder)
@@ -183,6 +182,17 @@ def _unheld(whole: Fitted) -> Iterator[str]:
         yield f"no optimizer has the values of {len(loose)} converted layers, such as {loose[0]}"
 
 
+def _dense_products(whole: Fitted, said: list[str]) -> Iterator[str]:
+    """Say which layers multiply with a dense weight, unless a warning does; it names a few of many."""
+    found = whole.watch.dense_products
+    if found and not any(layer in words for layer in found for words in said):
+        layer, alive = next(iter(found.items()))
+        yield (
+            f"{len(found)} layers are sparse in their parameters and not in their products, such as {layer}: "
+            f"{alive} pruned entries are not zero there"
+        )
+
+
 def _loud(build: Build, whole: Fitted, folder: Path) -> Iterator[str]:
     """Say that a converted net starts far from where the dense one does."""
     dense = fitted(build, Method(list, epochs=1), folder / "loud").watch.losses[0]
@@ -238,6 +248,14 @@ def our_warnings() -> Iterator[list[str]]:
         warnings.simplefilter("always")
         warnings.showwarning = note  # type: ignore[assignment]
         yield said
+
+
+def _in_a_layer(error: Exception) -> bool:
+    """Tell whether a net's own code met an error in one of our layers: that is no refusal of ours."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(
+        frame.name == "forward" and "lightning_sparse" in Path(frame.filename).parts for frame in frames
+    )
 
 
 def _told(error: Exception) -> str:

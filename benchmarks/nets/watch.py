@@ -30,12 +30,12 @@ class Watch(Callback):
 
     Attributes:
         losses: Of all steps.
-        dense_products: By layer, that it multiplies with something else than zero where its mask prunes.
+        dense_products: By layer, how many weights are not zero where its mask prunes when it multiplies.
     """
 
     def __init__(self) -> None:
         self.losses: list[float] = []
-        self.dense_products: dict[str, str] = {}
+        self.dense_products: dict[str, int] = {}
         self._handles: list[RemovableHandle] = []
 
     def on_train_batch_start(self, trainer: Any, pl_module: nn.Module, *_: Any) -> None:
@@ -60,10 +60,7 @@ class Watch(Callback):
         def leave(*_: Any) -> None:
             product.__exit__(None, None, None)
             if product.alive:
-                self.dense_products[name] = (
-                    f"{name} is sparse in its parameter and not in its product: {product.alive} pruned "
-                    "entries are not zero there"
-                )
+                self.dense_products[name] = product.alive
 
         self._handles += [
             layer.register_forward_pre_hook(enter),

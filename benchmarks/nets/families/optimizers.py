@@ -70,5 +70,4 @@ NETS: dict[str, Build] = {
     "pytorch_optimizer Shampoo": of("pytorch_optimizer", "Shampoo"),
     "pytorch_optimizer Lion": of("pytorch_optimizer", "Lion"),
     "pytorch_optimizer Prodigy": of("pytorch_optimizer", "Prodigy"),
-    "pytorch_optimizer TRAC": around("pytorch_optimizer", "TRAC", ADAM),
 }
