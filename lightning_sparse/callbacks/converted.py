@@ -13,7 +13,12 @@ from lightning_sparse.trainer.parts import callbacks_of, has_optimizers
 from lightning_sparse.weights.found import sparse_weights
 from lightning_sparse.weights.optimizers import parameters_of
 
-__all__ = ["refuse_moved_originals", "refuse_other_positions", "refuse_unoptimized_values"]
+__all__ = [
+    "explain_empty_optimizer",
+    "refuse_moved_originals",
+    "refuse_other_positions",
+    "refuse_unoptimized_values",
+]
 
 
 def refuse_unoptimized_values(trainer: Trainer, module: LightningModule) -> None:
@@ -43,6 +48,17 @@ def refuse_unoptimized_values(trainer: Trainer, module: LightningModule) -> None
         rank_zero_warn(problem)
     else:
         raise SparsityError(problem)
+
+
+def explain_empty_optimizer(module: nn.Module, error: BaseException) -> None:
+    """Put the reason into PyTorch's error about an optimizer that was handed no parameters."""
+    trained = trained_parameters(module)
+    if isinstance(error, ValueError) and "empty parameter list" in str(error) and trained:
+        error.args = (
+            "`configure_optimizers` must hand over the values of converted layers, such as "
+            f"{next(iter(trained))!r}, got none ({error}). They are vectors: groups of matrices (`p.ndim == 2`, "
+            "as for Muon) do not find them. Give them to an optimizer such as AdamW.",
+        )
 
 
 def refuse_moved_originals(members: Sequence[Member], module: nn.Module) -> None:

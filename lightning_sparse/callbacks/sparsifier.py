@@ -18,6 +18,7 @@ from lightning_sparse.callbacks.company import (
     refuse_strategy,
     warn_of_spawned_processes,
 )
+from lightning_sparse.callbacks.converted import explain_empty_optimizer
 from lightning_sparse.callbacks.looking import warn_of_untrained
 from lightning_sparse.checks import (
     ALL,
@@ -253,8 +254,9 @@ class Sparsifier(OurCallback, ABC):
         self.check_checkpoint(checkpoint)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say in plain words that ranks differ; no teardown follows."""
+        """Say in plain words that ranks differ, or values are in no optimizer; no teardown follows."""
         explain_other_ranks(trainer, exception)
+        explain_empty_optimizer(pl_module, exception)
         if fits.ends(self, trainer, pl_module):
             self.release(pl_module)
 

@@ -62,6 +62,17 @@ def test_an_optimizer_made_before_the_conversion_is_refused(tmp_path):
         fit(tmp_path, module)
 
 
+@pytest.mark.parametrize("convolutions_only", [False, True])
+def test_groups_of_matrices_find_no_values(tmp_path, convolutions_only):
+    """As optimizers for matrices ask for: PyTorch says that there are none, not why."""
+
+    def matrices(parameters):
+        return torch.optim.SGD([p for p in parameters if p.ndim == (4 if convolutions_only else 2)], 0.1)
+
+    with pytest.raises(ValueError, match=r"values of converted layers, such as 'net\.0\.values', got none"):
+        trainer(tmp_path, DCTpSConversion(0.2)).fit(make_toy(optimizer=matrices), loader())
+
+
 def test_so_are_layers_converted_before_beside_another_callback(tmp_path):
     module = with_optimizers(norms_and(nn.Linear, nn.Conv2d))
     convert_(module, 0.1)
