@@ -56,8 +56,8 @@ def explain_empty_optimizer(module: nn.Module, error: BaseException) -> None:
     if isinstance(error, ValueError) and "empty parameter list" in str(error) and trained:
         error.args = (
             "`configure_optimizers` must hand over the values of converted layers, such as "
-            f"{next(iter(trained))!r}, got none ({error}). They are vectors: groups of matrices (`p.ndim == 2`, "
-            "as for Muon) do not find them. Give them to an optimizer such as AdamW.",
+            f"{next(iter(trained))!r}, got none ({error}). They are vectors: groups of matrices "
+            "(`p.ndim == 2`, as for Muon) do not find them. Give them to an optimizer such as AdamW.",
         )
 
 
