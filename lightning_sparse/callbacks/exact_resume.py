@@ -1,7 +1,7 @@
 """What Lightning leaves out of a checkpoint: a resumed run is the run that was not interrupted."""
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch.distributed as dist
@@ -121,7 +121,9 @@ class ExactResume(OurCallback):
         refuse_other_layout("ExactResume", state_dict, {"ranks": list})
         ranks = state_dict["ranks"]
         for rank in ranks:
-            refuse_other_layout("ExactResume", rank, {"rng": Mapping, "generators": list, "loaders": list})
+            refuse_other_layout(
+                "ExactResume", rank, {"rng": Mapping, "generators": Collection, "loaders": list}
+            )
             refuse_other_layout(
                 "ExactResume", rank["rng"], dict.fromkeys(("torch", "numpy", "python"), object)
             )
