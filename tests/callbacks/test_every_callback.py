@@ -213,8 +213,8 @@ def gradients_changed_late(run):
 
 
 def no_epsilon(run):
-    if run.row.startswith("ASNI"):
-        pytest.skip("is dense at first: where a gradient is zero, Adam itself makes NaN of the weight")
+    if run.row.startswith(("ASNI", "IMP", "RigL", "SET")):
+        pytest.skip("ranks weights: where a gradient is zero, Adam itself makes NaN of a kept one")
 
     def make(params):
         return torch.optim.Adam(params, 0.01, eps=0.0)
