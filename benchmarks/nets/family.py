@@ -39,6 +39,7 @@ FAMILIES = {
 
 def run_family(family: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Import a package and run its nets, each cell in a fork; in a process of its own."""
+    logging.disable(logging.ERROR)
     torch.set_num_threads(1)
     torch.compiler.set_stance("force_eager")  # some optimizers compile their steps, for minutes
     try:
@@ -97,7 +98,7 @@ def _forked(net: str, build: Build, method: str, timeout: float) -> dict[str, An
 
 
 def _cell(pipe: Any, net: str, build: Build, method: str, folder: Path) -> None:
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, sys.stdout.fileno())
+    os.dup2(silence, sys.stderr.fileno())
     pipe.send(asdict(run(net, build, method, folder)))

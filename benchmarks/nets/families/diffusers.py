@@ -20,10 +20,10 @@ def denoised(net: nn.Module, batch: Any) -> Tensor:
 def unet() -> Case:
     net = UNet2DModel(
         16,
-        block_out_channels=(16, 32),
+        block_out_channels=(32, 64),
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
+        layers_per_block=2,
         norm_num_groups=8,
         attention_head_dim=8,
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from neuralforecast.losses.pytorch import MAE
 from neuralforecast.models import LSTM, NBEATS, NHITS, PatchTST, TSMixer
 from neuralforecast.tsdataset import TimeSeriesDataModule, TimeSeriesDataset
@@ -22,7 +23,8 @@ def net(kind: type[Any], **options: Any) -> Case:
         }
     )
     dataset, *_ = TimeSeriesDataset.from_df(frame)
-    module = kind(h=4, input_size=16, loss=MAE(), batch_size=BATCH_SIZE, windows_batch_size=16, **options)
+    sizes = {"h": 4, "input_size": 16, "batch_size": BATCH_SIZE, "windows_batch_size": 16}
+    module = kind(**sizes, loss=MAE(), random_seed=torch.initial_seed(), **options)  # it seeds by itself
     data = TimeSeriesDataModule(dataset, batch_size=BATCH_SIZE, shuffle_train=True)
     return Case(module, data, fit={"weights_only": False})
 

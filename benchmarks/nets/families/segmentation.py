@@ -20,9 +20,12 @@ def net(kind: type[Any], encoder: str, **options: Any) -> Case:
     return Case(Task(made, segmented), loader(images(64)))
 
 
-NARROW = {"decoder_channels": (32, 16, 16, 8, 8)}
 NETS: dict[str, Build] = {
-    "Unet, mobilenet_v2": partial(net, smp.Unet, "mobilenet_v2", **NARROW),
-    "FPN, tu-test_efficientnet": partial(net, smp.FPN, "tu-test_efficientnet", decoder_pyramid_channels=32),
-    "DeepLabV3Plus, mobilenet_v2": partial(net, smp.DeepLabV3Plus, "mobilenet_v2", decoder_channels=32),
+    "Unet, tu-test_efficientnet": partial(
+        net, smp.Unet, "tu-test_efficientnet", decoder_channels=(32, 16, 16, 8, 8)
+    ),
+    "DeepLabV3Plus, tu-test_efficientnet": partial(
+        net, smp.DeepLabV3Plus, "tu-test_efficientnet", decoder_channels=32
+    ),
+    "PSPNet, tu-test_resnet": partial(net, smp.PSPNet, "tu-test_resnet", psp_out_channels=32),
 }
