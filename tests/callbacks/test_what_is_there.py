@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import warnings
 import weakref
 
 import pytest
@@ -242,7 +243,7 @@ def test_a_trainer_that_could_not_say_that_it_ended_is_not_running(tmp_path):
 
 @pytest.mark.parametrize("kind", [RigLCallback, SETCallback])
 @pytest.mark.parametrize(
-    "earlier", [lambda: PruneAtInit("erk", 0.2), lambda: RigLCallback(0.2, every_n_steps=2)]
+    "earlier", [lambda: PruneAtInit("erk", 0.2, seed=7), lambda: RigLCallback(0.2, every_n_steps=2)]
 )
 def test_a_new_callback_has_its_own_density(tmp_path, kind, earlier):
     """Masks of an earlier fit are not taken for those that are asked for; what they left at zero is told."""
@@ -252,6 +253,18 @@ def test_a_new_callback_has_its_own_density(tmp_path, kind, earlier):
         trainer(tmp_path, kind(0.05, every_n_steps=3, stop_at=99, verify=True)).fit(toy, loader())
     assert sum(int(mask.sum()) for mask in state_of(toy).masks.values()) == 51
     assert nonzero(toy.state_dict()) <= 51
+
+
+@pytest.mark.parametrize("kind", [RigLCallback, SETCallback])
+def test_nothing_is_told_of_zeros_where_there_are_none(tmp_path, kind):
+    toy = make_toy()
+    trainer(tmp_path, PruneAtInit("erk", 0.2)).fit(toy, loader())
+    for parameter in toy.parameters():
+        nn.init.normal_(parameter)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer(tmp_path, kind(0.05, every_n_steps=3, stop_at=99)).fit(toy, loader())
+    assert not [w for w in caught if "drawn masks of its own" in str(w.message)]
 
 
 @pytest.mark.parametrize("kind", [RigLCallback, SETCallback])
