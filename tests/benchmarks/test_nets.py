@@ -117,8 +117,18 @@ def test_codes_of_eight_bits_are_read():
 def test_a_process_that_dies_or_takes_too_long_is_a_fault():
     died = _forked("dies", lambda: os._exit(3), "erk", 60)
     assert (died["verdict"], died["text"]) == ("FAULT", "the process died with exit code 3")
-    late = _forked("sleeps", lambda: time.sleep(60), "erk", 0.5)
-    assert (late["verdict"], late["text"]) == ("FAULT", "not done after 0 s")
+    late = _forked("sleeps", lambda: time.sleep(60), "erk", 0.05)
+    assert (late["verdict"], late["text"]) == ("FAULT", "not done after 1 s of waiting")
+
+
+def busy():
+    while True:
+        pass
+
+
+def test_a_process_is_given_so_many_seconds_of_the_processor():
+    slow = _forked("works", busy, "erk", 1)
+    assert (slow["verdict"], slow["text"]) == ("FAULT", "the process used up 1 s")
 
 
 def test_the_table_has_a_row_for_a_net_and_a_note_for_a_text(tmp_path):
