@@ -43,13 +43,13 @@ class Outcome:
         total: Weights they are chosen from.
         parameters: Of the whole net, before.
         seconds: Time of the processor that the cell took.
-        text: The error, the warnings, or what is wrong.
+        texts: The error, the warnings, or what is wrong.
     """
 
     net: str
     method: str
     verdict: Verdict
-    text: str = ""
+    texts: list[str] = field(default_factory=list)
     kept: int = 0
     total: int = 0
     parameters: int = 0
@@ -88,13 +88,14 @@ def run(net: str, build: Build, name: str, folder: Path) -> Outcome:
         try:
             _look(build, name, folder, found, said)
             verdict: Verdict = "FAULT" if found.wrong else "warned" if said else "exact"
-            text = "; ".join([*(found.wrong or said), *found.notes])
+            texts = [*(found.wrong or said), *found.notes]
         except SparsityError as error:
-            verdict, text = ("FAULT", _told(error)) if _in_a_layer(error) else ("clear error", str(error))
+            ours = not _in_a_layer(error)
+            verdict, texts = ("clear error", [str(error)]) if ours else ("FAULT", [_told(error)])
         except Exception as error:  # whatever others' code raises
-            verdict, text = "FAULT", _told(error)
+            verdict, texts = "FAULT", [_told(error)]
     counts = found.kept, found.total, found.parameters
-    return Outcome(net, name, verdict, text, *counts, time.process_time() - start)
+    return Outcome(net, name, verdict, texts, *counts, time.process_time() - start)
 
 
 def _look(build: Build, name: str, folder: Path, found: _Findings, said: list[str]) -> None:

@@ -68,7 +68,7 @@ def run_family(family: str, options: argparse.Namespace) -> list[dict[str, Any]]
 def _tell(outcome: dict[str, Any]) -> None:
     counts = f"{outcome['kept']}/{outcome['total']}"
     words = (outcome["package"], outcome["net"], outcome["method"], outcome["verdict"], counts)
-    print(" | ".join(words), f"| {outcome['seconds']:.1f} s", outcome["text"], flush=True)
+    print(" | ".join(words), f"| {outcome['seconds']:.1f} s", "; ".join(outcome["texts"]), flush=True)
 
 
 def _forked(net: str, build: Build, method: str, timeout: float) -> dict[str, Any]:
@@ -87,18 +87,18 @@ def _forked(net: str, build: Build, method: str, timeout: float) -> dict[str, An
             "total": 0,
             "parameters": 0,
             "seconds": timeout,
-            "text": "",
+            "texts": [],
         }
         try:
             if ours.poll(WAIT * timeout):
                 outcome = ours.recv()
             else:
-                outcome["text"] = f"not done after {WAIT * timeout:.0f} s of waiting"
+                outcome["texts"].append(f"not done after {WAIT * timeout:.0f} s of waiting")
         except EOFError:
             process.join()
             slow = process.exitcode == -signal.SIGXCPU
             how = f"used up {timeout:.0f} s" if slow else f"died with exit code {process.exitcode}"
-            outcome["text"] = f"the process {how}"
+            outcome["texts"].append(f"the process {how}")
         process.kill()
         process.join()
     return outcome
