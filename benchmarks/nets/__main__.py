@@ -53,7 +53,9 @@ def parse(argv: Iterable[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="packages")
     parser.add_argument("--nets", nargs="+", help="nets of these packages (default: all)")
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="methods (default: all)")
-    parser.add_argument("--timeout", type=float, default=180, help="seconds for one cell (default: 180)")
+    parser.add_argument(
+        "--timeout", type=float, default=180, help="seconds of the processor for one cell (default: 180)"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="packages at a time (default: 1)")
     parser.add_argument("--results", type=Path, default=Path(__file__).parents[1] / "results", help="folder")
     parser.add_argument("--into", type=Path, help="page to write the table into, between its two marks")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import lightning_sparse
 from benchmarks.nets.case import Build, Case
 from benchmarks.nets.found import compact, masked
-from benchmarks.nets.methods import BY_HAND, DENSE, DENSITY, METHODS, Method
+from benchmarks.nets.methods import BY_HAND, DENSE, METHODS, Method
 from benchmarks.nets.states import States
 from benchmarks.nets.watch import ByHand, Watch
 from lightning_sparse import ExactResume, to_dense_
@@ -42,13 +42,14 @@ class Outcome:
         kept: Weights that masks keep, or trained entries of S, counted in the module after fit.
         total: Weights they are chosen from.
         parameters: Of the whole net, before.
-        text: The error, the warnings, or what is wrong.
+        seconds: Time of the processor that the cell took.
+        texts: The error, the warnings, or what is wrong.
     """
 
     net: str
     method: str
     verdict: Verdict
-    text: str = ""
+    texts: list[str] = field(default_factory=list)
     kept: int = 0
     total: int = 0
     parameters: int = 0
@@ -82,25 +83,26 @@ class _Findings:
 
 def run(net: str, build: Build, name: str, folder: Path) -> Outcome:
     """Train a net with a method, and say what came of it."""
-    start, found = time.perf_counter(), _Findings()
+    start, found = time.process_time(), _Findings()
     with our_warnings() as said:
         try:
             _look(build, name, folder, found, said)
             verdict: Verdict = "FAULT" if found.wrong else "warned" if said else "exact"
-            text = "; ".join([*(found.wrong or said), *found.notes])
+            texts = [*(found.wrong or said), *found.notes]
         except SparsityError as error:
-            verdict, text = ("FAULT", _told(error)) if _in_a_layer(error) else ("clear error", str(error))
+            ours = not _in_a_layer(error)
+            verdict, texts = ("clear error", [str(error)]) if ours else ("FAULT", [_told(error)])
         except Exception as error:  # whatever others' code raises
-            verdict, text = "FAULT", _told(error)
+            verdict, texts = "FAULT", [_told(error)]
     counts = found.kept, found.total, found.parameters
-    return Outcome(net, name, verdict, text, *counts, time.perf_counter() - start)
+    return Outcome(net, name, verdict, texts, *counts, time.process_time() - start)
 
 
 def _look(build: Build, name: str, folder: Path, found: _Findings, said: list[str]) -> None:
     method = METHODS[name]
     whole = fitted(build, method, folder)
     found.kept, found.total = counted(whole.module)
-    found.wrong += [*_miscounted(whole, found, name), *_unheld(whole), *whole.case.problems(whole.module)]
+    found.wrong += [*_miscounted(whole, found, method), *_unheld(whole), *whole.case.problems(whole.module)]
     found.wrong += _dense_products(whole, said)
     found.wrong += whole.states.wrong.values()
     if name.startswith("DCTpS") and not said:
@@ -154,11 +156,11 @@ def counted(module: nn.Module) -> tuple[int, int]:
     return kept, sum(mask.numel() for mask in masks) + sum(layer.weight.numel() for layer in layers)
 
 
-def _miscounted(whole: Fitted, found: _Findings, name: str) -> Iterator[str]:
+def _miscounted(whole: Fitted, found: _Findings, method: Method) -> Iterator[str]:
     """Say where counts are not those that were asked for."""
-    if name == DENSE:
+    if method == METHODS[DENSE]:
         return
-    budget = math.floor(Fraction(str(DENSITY)) * found.total + Fraction(1, 2))
+    budget = math.floor(Fraction(str(method.density)) * found.total + Fraction(1, 2))
     if found.kept != budget or not budget:
         yield f"keeps {found.kept} of {found.total} weights instead of {budget}"
     weights = dict(whole.module.named_parameters())
@@ -185,7 +187,8 @@ def _unheld(whole: Fitted) -> Iterator[str]:
 def _dense_products(whole: Fitted, said: list[str]) -> Iterator[str]:
     """Say which layers multiply with a dense weight, unless a warning does; it names a few of many."""
     found = whole.watch.dense_products
-    if found and not any(layer in words for layer in found for words in said):
+    told = [words for words in said if "in the product" in words]
+    if found and not any(layer in words for layer in found for words in told):
         layer, alive = next(iter(found.items()))
         yield (
             f"{len(found)} layers are sparse in their parameters and not in their products, such as {layer}: "

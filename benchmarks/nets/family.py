@@ -4,8 +4,11 @@ import argparse
 import contextlib
 import importlib
 import logging
+import math
 import multiprocessing
 import os
+import resource
+import signal
 import sys
 import tempfile
 from dataclasses import asdict
@@ -36,6 +39,8 @@ FAMILIES = {
 }
 """Modules of ``families``, and the package whose nets they build."""
 
+WAIT = 20  # times the time of the processor: others may use it too
+
 
 def run_family(family: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Import a package and run its nets, each cell in a fork; in a process of its own."""
@@ -63,7 +68,7 @@ def run_family(family: str, options: argparse.Namespace) -> list[dict[str, Any]]
 def _tell(outcome: dict[str, Any]) -> None:
     counts = f"{outcome['kept']}/{outcome['total']}"
     words = (outcome["package"], outcome["net"], outcome["method"], outcome["verdict"], counts)
-    print(" | ".join(words), f"| {outcome['seconds']:.1f} s", outcome["text"], flush=True)
+    print(" | ".join(words), f"| {outcome['seconds']:.1f} s", "; ".join(outcome["texts"]), flush=True)
 
 
 def _forked(net: str, build: Build, method: str, timeout: float) -> dict[str, Any]:
@@ -71,7 +76,7 @@ def _forked(net: str, build: Build, method: str, timeout: float) -> dict[str, An
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as folder:
-        process = context.Process(target=_cell, args=(theirs, net, build, method, Path(folder)))
+        process = context.Process(target=_cell, args=(theirs, net, build, method, Path(folder), timeout))
         process.start()
         theirs.close()
         outcome = {
@@ -82,22 +87,25 @@ def _forked(net: str, build: Build, method: str, timeout: float) -> dict[str, An
             "total": 0,
             "parameters": 0,
             "seconds": timeout,
-            "text": "",
+            "texts": [],
         }
         try:
-            if ours.poll(timeout):
+            if ours.poll(WAIT * timeout):
                 outcome = ours.recv()
             else:
-                outcome["text"] = f"not done after {timeout:.0f} s"
+                outcome["texts"].append(f"not done after {WAIT * timeout:.0f} s of waiting")
         except EOFError:
             process.join()
-            outcome["text"] = f"the process died with exit code {process.exitcode}"
+            slow = process.exitcode == -signal.SIGXCPU
+            how = f"used up {timeout:.0f} s" if slow else f"died with exit code {process.exitcode}"
+            outcome["texts"].append(f"the process {how}")
         process.kill()
         process.join()
     return outcome
 
 
-def _cell(pipe: Any, net: str, build: Build, method: str, folder: Path) -> None:
+def _cell(pipe: Any, net: str, build: Build, method: str, folder: Path, timeout: float) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(timeout), resource.RLIM_INFINITY))
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, sys.stdout.fileno())
     os.dup2(silence, sys.stderr.fileno())

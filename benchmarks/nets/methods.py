@@ -17,6 +17,7 @@ from lightning_sparse import (
 )
 
 DENSITY = 0.1
+GENTLE = 0.3  # as far as ASNI comes in four epochs without large steps
 EVERY = 2  # steps between moves of connections
 DENSE = "dense"
 BY_HAND = "magnitude"  # compared with the same masks in a loop of its own
@@ -30,11 +31,13 @@ class Method:
         callbacks: Makes them anew for each fit.
         epochs: Length of the fit.
         resume_after: Epochs in the checkpoint that a second fit goes on from.
+        density: Share of the selected weights that is kept in the end.
     """
 
     callbacks: Callable[[], list[Any]]
     epochs: int = 2
     resume_after: int = 1
+    density: float = DENSITY
 
 
 def _prune(method: str | PruningMethod) -> Method:
@@ -42,7 +45,7 @@ def _prune(method: str | PruningMethod) -> Method:
 
 
 def _asni() -> list[Any]:
-    return [ASNISigmoidPruner(DENSITY, search_epochs=4, verify=True)]
+    return [ASNISigmoidPruner(GENTLE, gamma=2, search_epochs=4, verify=True)]
 
 
 def _imp() -> list[Any]:
@@ -60,7 +63,7 @@ METHODS = {
     "synflow": _prune(SynFlow(iterations=20)),
     "force": _prune(FORCE(iterations=10)),
     "RigL": Method(lambda: [_rigl(DENSITY)]),
-    "ASNI": Method(_asni, epochs=6, resume_after=2),
+    "ASNI": Method(_asni, epochs=6, resume_after=2, density=GENTLE),
     "IMP": Method(_imp, epochs=3, resume_after=2),
     "DCTpS": Method(lambda: [DCTpSConversion(DENSITY)]),
     "DCTpS + RigL": Method(lambda: [DCTpSConversion(DENSITY), _rigl()]),

@@ -12,7 +12,7 @@ def table_of(record: dict[str, Any]) -> str:
     outcomes = record["outcomes"]
     methods = list(dict.fromkeys(o["method"] for o in outcomes))
     cells = {(o["package"], o["net"], o["method"]): o for o in outcomes}
-    numbers: dict[tuple[str, str], int] = {}
+    notes = Notes()
     lines = [
         f"| package | net | selected | {' | '.join(methods)} |",
         f"|---|---|---|{'---|' * len(methods)}",
@@ -20,9 +20,8 @@ def table_of(record: dict[str, Any]) -> str:
     for package, net in dict.fromkeys((o["package"], o["net"]) for o in outcomes):
         row = [cells.get((package, net, method)) for method in methods]
         total, parameters = (max(o[key] for o in row if o) for key in ("total", "parameters"))
-        shown = " | ".join(_cell(o, numbers) for o in row)
+        shown = " | ".join(_cell(o, notes) for o in row)
         lines.append(f"| {package} | {net} | {total:,} of {parameters:,} | {shown} |")
-    notes = [f"{number}. {verdict}: {text}" for (verdict, text), number in numbers.items()]
     used = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     counts = {
         v: sum(o["verdict"] == v for o in outcomes) for v in ("exact", "warned", "clear error", "FAULT")
@@ -31,22 +30,37 @@ def table_of(record: dict[str, Any]) -> str:
     head = (
         f"Run on {record['date']}, in {record['seconds'] / 60:.0f} minutes: {counted}.\n\nVersions: {used}."
     )
-    return "\n".join([head, "", *lines, "", *notes, ""])
+    return "\n".join([head, "", *lines, "", str(notes), ""])
 
 
-def _cell(outcome: dict[str, Any] | None, numbers: dict[tuple[str, str], int]) -> str:
+class Notes:
+    """The texts under the table, each once: texts that differ in names and numbers alone are one."""
+
+    def __init__(self) -> None:
+        self.texts: dict[tuple[str, str], str] = {}
+
+    def number(self, verdict: str, text: str) -> int:
+        """Return the number of a text."""
+        key = verdict, re.sub(r"\d[\d.,]*", "n", plain(text))
+        self.texts.setdefault(key, plain(text))
+        return list(self.texts).index(key) + 1
+
+    def __str__(self) -> str:
+        notes = enumerate(self.texts.items(), 1)
+        return "\n".join(f"{number}. {verdict}: {text}" for number, ((verdict, _), text) in notes)
+
+
+def _cell(outcome: dict[str, Any] | None, notes: Notes) -> str:
     if outcome is None:
         return ""
-    if not outcome["text"]:
-        return str(outcome["verdict"])
-    text = _plain(outcome["text"])
-    number = numbers.setdefault((outcome["verdict"], text), len(numbers) + 1)
-    return f"{outcome['verdict'].removeprefix('clear ')} ({number})"
+    verdict = outcome["verdict"]
+    numbers = sorted({notes.number(verdict, text) for text in outcome["texts"]})
+    return verdict.removeprefix("clear ") + (f" ({', '.join(map(str, numbers))})" if numbers else "")
 
 
-def _plain(text: str) -> str:
-    """Return a text on one line that Markdown leaves as it is; long names of layers are left out."""
-    short = re.sub(r"'?\b\w+(\.\w+){2,}'?", "...", " ".join(text.split()))
+def plain(text: str) -> str:
+    """Return a text on one line that Markdown leaves as it is; names of layers are left out."""
+    short = re.sub(r"(?<!`)'?\b(?!\w+\.py\b)[a-zA-Z_]\w*(\.\w+)+'?", "...", " ".join(text.split()))
     return re.sub(r"([*_|<>])", r"\\\1", re.sub(r"\.\.\.(,? \.\.\.)+", "...", short))
 
 

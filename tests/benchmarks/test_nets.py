@@ -39,7 +39,7 @@ def build(layers=lambda: [nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4)], loss=
 @pytest.mark.parametrize("method", ["magnitude", "RigL", "DCTpS + RigL"])
 def test_what_holds_is_exact(method, tmp_path):
     outcome = run("toy", build, method, tmp_path)
-    assert (outcome.verdict, outcome.text) == ("exact", "")
+    assert (outcome.verdict, outcome.texts) == ("exact", [])
     assert (outcome.kept, outcome.total, outcome.parameters) == (72, 720, 754)
 
 
@@ -49,15 +49,15 @@ def test_refusals_in_our_words_are_told_from_raw_errors(tmp_path):
 
     refused = run("norms", partial(build, lambda: [nn.LayerNorm(20)]), "erk", tmp_path)
     assert refused.verdict == "clear error"
-    assert "weight" in refused.text
+    assert "weight" in refused.texts[0]
     raw = run("fails", partial(build, loss=fails), "erk", tmp_path)
     assert raw.verdict == "FAULT"
-    assert raw.text.startswith("RuntimeError: of the net's own (test_nets.py:")
+    assert raw.texts[0].startswith("RuntimeError: of the net's own (test_nets.py:")
 
 
 def test_what_a_net_is_asked_beyond_the_rest_counts(tmp_path):
     outcome = run("toy", partial(build, problems=lambda _: ["no teacher"]), "erk", tmp_path)
-    assert (outcome.verdict, outcome.text) == ("FAULT", "no teacher")
+    assert (outcome.verdict, outcome.texts) == ("FAULT", ["no teacher"])
 
 
 def test_a_run_that_no_net_repeats_is_no_fault(tmp_path):
@@ -66,7 +66,7 @@ def test_a_run_that_no_net_repeats_is_no_fault(tmp_path):
         "drifts", partial(build, loss=lambda *x: classified(*x) * (2 + next(calls))), "erk", tmp_path
     )
     assert outcome.verdict == "exact"
-    assert outcome.text == "resumed: not the undisturbed run, dense nets too"
+    assert outcome.texts == ["resumed: not the undisturbed run, dense nets too"]
 
 
 def test_training_by_hand_tells_a_weight_that_is_off(tmp_path):
@@ -116,20 +116,35 @@ def test_codes_of_eight_bits_are_read():
 
 def test_a_process_that_dies_or_takes_too_long_is_a_fault():
     died = _forked("dies", lambda: os._exit(3), "erk", 60)
-    assert (died["verdict"], died["text"]) == ("FAULT", "the process died with exit code 3")
-    late = _forked("sleeps", lambda: time.sleep(60), "erk", 0.5)
-    assert (late["verdict"], late["text"]) == ("FAULT", "not done after 0 s")
+    assert (died["verdict"], died["texts"]) == ("FAULT", ["the process died with exit code 3"])
+    late = _forked("sleeps", lambda: time.sleep(60), "erk", 0.05)
+    assert (late["verdict"], late["texts"]) == ("FAULT", ["not done after 1 s of waiting"])
 
 
-def test_the_table_has_a_row_for_a_net_and_a_note_for_a_text(tmp_path):
-    cell = {"package": "p", "net": "n", "kept": 1, "total": 10, "parameters": 1100, "text": ""}
+def busy():
+    while True:
+        pass
+
+
+def test_a_process_is_given_so_many_seconds_of_the_processor():
+    slow = _forked("works", busy, "erk", 1)
+    assert (slow["verdict"], slow["texts"]) == ("FAULT", ["the process used up 1 s"])
+
+
+def test_the_table_has_a_row_for_a_net_and_a_note_for_a_kind_of_text(tmp_path):
+    cell = {"package": "p", "net": "n", "kept": 1, "total": 10, "parameters": 1100, "texts": []}
+    first, second = "net.fc.weight, net.b.weight are | off by 2.5", "net.c is | off by 30"
     outcomes = [
         {**cell, "method": "erk", "verdict": "exact"},
-        {**cell, "method": "snip", "verdict": "clear error", "text": "a.b.c.weight, d.e.f.weight are | off"},
+        {**cell, "method": "snip", "verdict": "clear error", "texts": [first]},
+        {**cell, "method": "RigL", "verdict": "warned", "texts": ["other", second, second.replace("3", "4")]},
     ]
     text = table_of({"outcomes": outcomes, "date": "2026-11-27", "seconds": 60, "versions": {"torch": "2"}})
-    assert "| p | n | 10 of 1,100 | exact | error (1) |" in text
-    assert "1. clear error: ... are \\| off" in text
+    assert "| p | n | 10 of 1,100 | exact | error (1) | warned (2, 3) |" in text
+    assert (
+        "\n1. clear error: ... are \\| off by 2.5\n2. warned: other\n3. warned: ... is \\| off by 30\n"
+        in text
+    )
     page = tmp_path / "page.md"
     page.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
     put_into(page, text)
