@@ -124,7 +124,7 @@ def _look(build: Build, name: str, folder: Path, found: _Findings, said: list[st
 
 def _is_told(key: str, said: list[str]) -> bool:
     """Tell whether a warning of ours has named what an optimizer keeps and that cannot be set to zero."""
-    return any(f"keeps {key.rpartition('.')[2]!r}" in text for text in said)
+    return any("keeps" in text and repr(key.rpartition(".")[2]) in text for text in said)
 
 
 def fitted(build: Build, method: Method, folder: Path, resume: Path | None = None) -> Fitted:
