@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from lightning_sparse.weights.enforcement import all_finite
 
@@ -79,7 +80,8 @@ def state_apart(weight: Tensor, optimizers: Iterable[Optimizer]) -> list[str]:
     """Return the names of what optimizers keep for ``weight`` in codes, or not entry by entry."""
     found: dict[str, None] = {}
     for one, key, value in _state_of(weight, optimizers):
-        coded = value.numel() > 1 and not value.is_floating_point() and value.dtype != torch.bool
+        numbers = value.is_floating_point() and not is_traceable_wrapper_subclass(value)
+        coded = value.numel() > 1 and not numbers and value.dtype != torch.bool
         if coded or key in _mixed.get(one, ()):
             found[key] = None
     return list(found)
@@ -91,7 +93,9 @@ def zero_at_(value: Tensor, places: Tensor) -> None:
     if type(value) is Tensor or isinstance(value, nn.Parameter):
         value.masked_fill_(places, 0)
     else:  # a class of its own, such as a quantised momentum: only as a whole it knows how to be written
-        value.copy_(numbers_of(value).masked_fill(places, 0))
+        numbers = numbers_of(value)
+        if numbers[places].any():  # writing rounds the others anew
+            value.copy_(numbers.masked_fill(places, 0))
 
 
 def numbers_of(value: Tensor) -> Tensor:

@@ -43,8 +43,8 @@ def warn_of_state_apart(callback: str, optimizer: Optimizer, weights: Sequence[S
             _warned.add(optimizer)
             rank_zero_warn(
                 f"{type(optimizer).__name__} keeps {_named(keys)} of {weight.name!r} in codes, or not weight "
-                f"by weight: it stays as it is when {callback} moves connections. For new ones to start from "
-                "nothing, use an optimizer such as SGD or AdamW, with states of 32 or 16 bits."
+                f"by weight: when {callback} moves connections, it stays as it is, or is rounded anew. For "
+                "new ones to start from nothing, use SGD, AdamW or the like, with states of 32 or 16 bits."
             )
             return
 

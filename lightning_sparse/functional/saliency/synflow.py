@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from textwrap import shorten
 from typing import Any
 
@@ -152,12 +153,26 @@ def _scores(
     flow_only = FlowOnly(tensors[name] for name in own_names.values()) if paper else nullcontext()
     explained = _explained(module, arguments, keywords)
     with left_as_found(module, False, parameters=False), explained, flow_only:
-        outputs = functional_call(module, tensors, arguments, keywords)
+        outputs = functional_call(module, _by_holder(module, tensors), arguments, keywords, tie_weights=False)
         flow = _total(outputs)
         gradients = torch.autograd.grad(flow, list(scored.values()), allow_unused=True)
     return {
         name: _saliencies_(tensor.detach(), gradient)
         for (name, tensor), gradient in zip(scored.items(), gradients, strict=True)
+    }
+
+
+def _by_holder(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors by every layer that holds one, each layer under one of its names.
+
+    PyTorch's own way of tying would exchange those of a layer with two names twice, and leave them there.
+    """
+    names = {id(tensor): name for name, tensor in chain(module.named_parameters(), module.named_buffers())}
+    return {
+        f"{path}.{key}" if path else key: tensors[names[id(tensor)]]
+        for path, layer in module.named_modules()
+        for key, tensor in chain(layer._parameters.items(), layer._buffers.items())
+        if tensor is not None and names[id(tensor)] in tensors
     }
 
 
