@@ -150,8 +150,9 @@ def fitted(build: Build, method: Method, folder: Path, resume: Path | None = Non
 
 
 def counted(module: nn.Module) -> tuple[int, int]:
-    """Return how many weights are kept, and of how many."""
-    masks, layers = masked(module).values(), compact(module).values()
+    """Return how many weights are kept, and of how many; frozen copies of converted layers count for nothing."""
+    masks = masked(module).values()
+    layers = [layer for layer in compact(module).values() if layer.values.requires_grad]
     kept = sum(int(mask.sum()) for mask in masks) + sum(layer.values.numel() for layer in layers)
     return kept, sum(mask.numel() for mask in masks) + sum(layer.weight.numel() for layer in layers)
 
@@ -179,7 +180,11 @@ def _unheld(whole: Fitted) -> Iterator[str]:
         for group in optimizer.param_groups
         for p in group["params"]
     }
-    loose = [name for name, layer in compact(whole.module).items() if id(layer.values) not in held]
+    loose = [
+        name
+        for name, layer in compact(whole.module).items()
+        if layer.values.requires_grad and id(layer.values) not in held
+    ]
     if loose:
         yield f"no optimizer has the values of {len(loose)} converted layers, such as {loose[0]}"
 
