@@ -150,7 +150,7 @@ def fitted(build: Build, method: Method, folder: Path, resume: Path | None = Non
 
 
 def counted(module: nn.Module) -> tuple[int, int]:
-    """Return how many weights are kept, and of how many; frozen copies of converted layers count for nothing."""
+    """Return how many weights are kept, and of how many; frozen copies of layers are left out."""
     masks = masked(module).values()
     layers = [layer for layer in compact(module).values() if layer.values.requires_grad]
     kept = sum(int(mask.sum()) for mask in masks) + sum(layer.values.numel() for layer in layers)
