@@ -167,6 +167,10 @@ def check_patterns(argument: str, patterns: object) -> None:
     """Refuse what is not a list of patterns on parameter names; ``None`` is none. `ALL` may be included."""
     if argument == "include" and patterns == ALL:
         return
+    if argument == "include" and isinstance(patterns, str) and patterns.lower() == ALL:
+        raise SparsityError(
+            f"`include` must be a list of patterns, or {ALL!r}, got {patterns!r}. Write `include={ALL!r}`."
+        )
     if isinstance(patterns, str):
         raise SparsityError(
             f"`{argument}` must be a list of patterns, got {shown(patterns)}. Write [{shown(patterns)}]."

@@ -163,3 +163,26 @@ def test_layers_without_weights_are_left_out():
 def test_layer_names():
     assert layer_name("net.fc.weight") == "net.fc"
     assert layer_name("rnn.weight_ih_l0") == "rnn.weight_ih_l0"
+
+
+@pytest.mark.parametrize("word", ["all", "All"])
+def test_the_word_for_all_weights_is_no_pattern(word):
+    with pytest.raises(ValueError, match=r"not in a list: `include='all'`\.$"):
+        select_weights(Net(), include=["head.*", word])
+    with pytest.raises(ValueError, match=r"Write `include='all'`\.$"):
+        select_weights(Net(), include=f"A{word[1:]}")
+
+
+def test_a_layer_may_be_named_all():
+    net = nn.ModuleDict({"all": nn.Linear(4, 3), "head": nn.Linear(3, 2)})
+    assert list(select_weights(net, include=["all"])) == ["all.weight"]
+
+
+def test_all_is_no_way_out_where_nothing_is_trained():
+    frozen = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4)).requires_grad_(False)
+    with pytest.warns(UserWarning, match="Frozen"), pytest.raises(ValueError, match="is trained") as caught:
+        select_weights(frozen)
+    assert "'all'" not in str(caught.value)
+    with pytest.raises(ValueError, match="or take all by `include='all'`"):
+        select_weights(nn.Embedding(5, 4))
+    select_weights(nn.Embedding(5, 4), include="all")

@@ -232,6 +232,8 @@ def warn_of_zeros_kept(callback: str, state: SparseState) -> None:
     """Warn that masks took the place of an earlier fit's, whose pruned weights are zero."""
     kept = sum(state.counts.values())
     alive = sum(int(weight.count_nonzero()) for weight in state.weights.values())
+    if alive == kept:
+        return
     rank_zero_warn(
         f"{callback} has drawn masks of its own in place of those of an earlier fit: {kept - alive:,} of the "
         f"{kept:,} weights it keeps start at zero. To go on with the earlier ones, leave `density` out."

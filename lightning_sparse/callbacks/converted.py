@@ -53,7 +53,8 @@ def refuse_unoptimized_values(trainer: Trainer, module: LightningModule) -> None
 def explain_empty_optimizer(module: nn.Module, error: BaseException) -> None:
     """Put the reason into PyTorch's error about an optimizer that was handed no parameters."""
     trained = trained_parameters(module)
-    if isinstance(error, ValueError) and "empty parameter list" in str(error) and trained:
+    is_it = isinstance(error, ValueError) and "empty parameter list" in str(error)
+    if is_it and trained and not str(error).startswith("`"):  # another callback may have said so
         error.args = (
             "`configure_optimizers` must hand over the values of converted layers, such as "
             f"{next(iter(trained))!r}, got none ({error}). They are vectors: groups of matrices "

@@ -57,11 +57,11 @@ class ExactResume(OurCallback):
     """Store what Lightning leaves out of checkpoints, of every process, and give it back when fit resumes.
 
     That is: random number generators, the global ones and those that data sets, transforms, samplers,
-    dataloaders, the module and the data module have as attributes; gradients between two steps, as batches
-    are accumulated; a step of ``ReduceLROnPlateau`` that was still to be made; the digits of
-    ``precision="64-true"``. Lightning restores none of them, so that a resumed run shuffles as in its first
-    epoch and draws other dropout masks. With this callback a run resumed at the end of an epoch equals the
-    undisturbed one bit for bit, wherever training itself is reproducible. In mid-epoch that also needs a
+    dataloaders, the module, the data module and other callbacks have as attributes; gradients between two
+    steps, as batches are accumulated; a step of ``ReduceLROnPlateau`` that was still to be made; the digits
+    of ``precision="64-true"``. Lightning restores none of them, so that a resumed run shuffles as in its
+    first epoch and draws other dropout masks. With this callback a run resumed at the end of an epoch equals
+    the undisturbed one bit for bit, wherever training itself is reproducible. In mid-epoch that also needs a
     dataloader that knows where it was, one with ``state_dict`` such as torchdata's ``StatefulDataLoader``.
 
     Call ``seed_everything`` with the same seed in both runs: Lightning's distributed sampler shuffles by it.

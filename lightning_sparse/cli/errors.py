@@ -24,6 +24,10 @@ _SIZES = re.compile(
     r"shapes cannot be multiplied|to have \d+ channels|Kernel size can't be greater|Output size is too small"
     r"|size of tensor a .* must match|is invalid for input of size|expected input\["
 )
+_UNREADABLE = re.compile(
+    r"(WeightsUnpickler error: )?Unsupported \w+: GLOBAL [\w.]+|Unsupported \S+ \S+ \S+"
+    r"|WeightsUnpickler error: .{1,60}(?!\S)"
+)
 _CLASSES = re.compile(r"Target -?\d+ is out of bounds")
 
 _WAYS_OUT = (
@@ -110,7 +114,7 @@ def _of_checkpoint(error: BaseException) -> str | None:
     """Say that a checkpoint is of another net, or cannot be read."""
     said = " ".join(str(error).split())
     if isinstance(error, pickle.UnpicklingError):
-        reason = re.search(r"Unsupported \S+ \S+ \S+|WeightsUnpickler error: .{1,60}", said)
+        reason = _UNREADABLE.search(said)
         return (
             f"`ckpt_path` cannot be read ({reason[0] if reason else 'not a pickle of tensors'}). It is "
             "damaged, or holds objects of other classes than tensors, numbers and texts."

@@ -93,7 +93,7 @@ def _check_archive(path: Path) -> None:
         raise _refusal(path, f", which is damaged or cut short ({reason}).") from None
     except Exception:  # objects of other classes: Lightning decides whether it takes them
         return
-    if not isinstance(content, dict) or "state_dict" not in content:
+    if not isinstance(content, dict) or content.get("state_dict") is None:
         keys = f" of {', '.join(map(str, list(content)[:4]))}" if isinstance(content, dict) else ""
         what = f"a {type(content).__name__}{keys}"
         raise _refusal(path, f", which holds {what}. Lightning writes its own with ModelCheckpoint.")

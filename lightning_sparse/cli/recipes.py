@@ -97,6 +97,9 @@ def _read(option: str, value: str) -> "Node | None":
 def _where(error: "MarkedYAMLError") -> str:
     mark = error.problem_mark or error.context_mark
     line = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "some line"
+    is_alias = "undefined alias" in str(error.problem) or "scanning an alias" in str(error.context)
+    if is_alias:
+        return f', which is no YAML at {line}: text that starts with `*` needs quotes, as in ["*head"].'
     return (
         f", which is no YAML at {line}: {error.problem}. Look at the indentation, brackets and colons "
         "there and in the line above."

@@ -32,7 +32,13 @@ _CLASS = re.compile(r"Problem with given class_path '([\w.]+)':\s*")
 _FUNCTION = re.compile(r"Type \S.*? expects a function or a callable class:\s*")
 _EXPECTED = re.compile(r"Expected an? (<class '([\w.]+)'>|typing\.Literal\[(.*?)\])(?:\. Got value: (.*))?$")
 _AS_CLASS = re.compile(r"Expected a dot import path string: (.*)")
-_GIVEN = re.compile(r"(?:Given|Got) value: (.*?)(?:\. Got value: .*)?$")
+_GIVEN = re.compile(r"(?:Given|Got) value: ?(.*?)(?:\. Got value: .*)?$")
+
+_REPLACED = {
+    "mask_path": "`method: {class_path: FromFile, init_args: {file: ...}}`",
+    "weight_init": "`method: {class_path: FromFile, init_args: {file: ..., start: centroids}}`",
+}
+"""Former arguments of PruneAtInit, and what is written today."""
 
 _KINDS = {
     "float": "a number",
@@ -151,7 +157,7 @@ class _Findings:
         elif found := _AS_CLASS.match(line):
             self.no_class = found[1]
         elif found := _GIVEN.match(line):
-            self.given = found[1]
+            self.given = found[1] or "an empty text"
         elif refused := self._refused(line):
             self.others.append(refused)
         else:
@@ -179,6 +185,8 @@ class _Findings:
             return f"{said}. Put a space after its colon"
         paths = re.findall(r"class_path[ =]'([\w.]+)'", line) or self.class_paths
         names = options_of(paths[-1]) if paths else []
+        if option in _REPLACED and "mask_ablation" in names:
+            return f"{said}{value}. It was replaced: write {_REPLACED[option]}"
         takes = f". {paths[-1].rpartition('.')[2]} takes {', '.join(names)}" if names else ""
         return said + value + (meant(option.partition(".")[0], names) or takes)
 

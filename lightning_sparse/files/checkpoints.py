@@ -86,7 +86,7 @@ def _read(
     except UnpicklingError as error:
         refusal = SparsityError(
             f"`path` {shown_source(path)} holds {foreign_class(error)}, neither a tensor nor a plain value. "
-            " If you trust the file, give `weights_only=False`."
+            "If you trust the file, give `weights_only=False`."
         )
         if safely is not None:
             raise refusal from None

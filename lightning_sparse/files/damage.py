@@ -8,7 +8,7 @@ about as long as reading the file (0.3 s per GB on one core, if it is in memory)
 import zipfile
 from typing import IO
 
-__all__ = ["damage_in", "has_checksums"]
+__all__ = ["damage_in", "foreign_archive", "has_checksums"]
 
 _CHUNK = 1 << 20
 _FOLDER = 0x10
@@ -69,6 +69,21 @@ def damage_in(file: IO[bytes], tensors: bool = True) -> str | None:
     finally:
         file.seek(position)
     return None
+
+
+def foreign_archive(file: IO[bytes]) -> str | None:
+    """Say what an open zip archive is that ``torch.save`` has not written, None of any other file."""
+    position = file.tell()
+    try:
+        with zipfile.ZipFile(file) as archive:
+            ends = {name.partition("/")[2] for name in archive.namelist()}
+    except Exception:  # no archive, or one that is damaged
+        return None
+    finally:
+        file.seek(position)
+    if "constants.pkl" in ends:
+        return "a TorchScript archive"
+    return None if "data.pkl" in ends else "a zip archive of something else"
 
 
 def _read_through(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:

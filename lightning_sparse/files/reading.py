@@ -6,7 +6,7 @@ then that what the file says it holds is there. What is wrong is one error that 
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,8 +15,8 @@ from typing import IO, Any, TypeAlias
 import fsspec
 import torch
 
-from lightning_sparse.checks import SparsityError, check_path
-from lightning_sparse.files.damage import damage_in, has_checksums
+from lightning_sparse.checks import SparsityError, check_path, shown
+from lightning_sparse.files.damage import damage_in, foreign_archive, has_checksums
 from lightning_sparse.files.record import refuse_incomplete
 
 __all__ = ["Source", "foreign_class", "opened", "read_checkpoint", "read_dict", "read_file", "shown_source"]
@@ -26,6 +26,17 @@ Source: TypeAlias = str | os.PathLike[str] | IO[bytes]
 
 _FOREIGN = re.compile(r"GLOBAL ([\w.]+)")
 """What torch calls a class that is not read as plain data."""
+
+_NO_FILE_OF_OURS = "it is no file of masks, ticket or checkpoint, or it is damaged"
+
+_PARTS = {
+    "state_dict": Mapping,
+    "callbacks": Mapping,
+    "loops": Mapping,
+    "optimizer_states": Sequence,
+    "lr_schedulers": Sequence,
+}
+"""What a Trainer takes up from a checkpoint, and of which kind it is."""
 
 
 def read_file(source: Source, argument: str, tensors: bool = True, **options: Any) -> Any:
@@ -72,7 +83,7 @@ def read_dict(source: Source, argument: str, **options: Any) -> dict[str, Any]:
 def read_checkpoint(path: Any, load: Callable[[], Any]) -> Any:
     """Let Lightning read a checkpoint, once its bytes are those that were written, and check what it holds.
 
-    What cannot be opened here (a folder of shards, a file that is not there) is left to Lightning.
+    What cannot be opened here (a folder of shards, a file that is not there) is left to Lightning first.
 
     Args:
         path: Where it lies.
@@ -85,23 +96,53 @@ def read_checkpoint(path: Any, load: Callable[[], Any]) -> Any:
         try:
             file = stack.enter_context(opened(path))
         except Exception:  # whatever the file system says: Lightning tries next, and tells of it
-            return load()
+            return _load_unopened(path, load)
         _refuse_damage(file, path, "ckpt_path")
         proven = has_checksums(file)
     try:
         with nullcontext() if proven else _explained(path, "ckpt_path"):
             checkpoint = load()
-    except RuntimeError as error:
-        if "PytorchStreamReader" not in str(error):
-            raise
-        raise _damaged(path, "ckpt_path", "its table of contents cannot be read") from None
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+    except torch.OutOfMemoryError:
+        raise  # nothing is wrong with the file
+    except UnpicklingError as error:
         raise SparsityError(
-            f"`ckpt_path` {shown_source(path)} is no checkpoint of a Trainer: it has no 'state_dict'. Give "
-            "one that Lightning wrote."
-        )
+            f"`ckpt_path` {shown_source(path)} holds {foreign_class(error)}, and only tensors and plain "
+            "values are read from it. Use a checkpoint that holds no such object."
+        ) from None
+    except RuntimeError as error:
+        if "PytorchStreamReader" in str(error) and not _archive_kind(path):
+            raise _damaged(path, "ckpt_path", "its table of contents cannot be read") from None
+        raise _unreadable(path, "ckpt_path", error) from None
+    _refuse_other_parts(checkpoint, shown_source(path))
     refuse_incomplete(checkpoint, shown_source(path), "ckpt_path")
     return checkpoint
+
+
+def _load_unopened(path: Any, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except OSError:
+        if not os.path.isdir(path):
+            raise
+        raise SparsityError(
+            f"`ckpt_path` must be a file, got {shown_source(path)}, which is a folder. Name one in it."
+        ) from None
+
+
+def _refuse_other_parts(checkpoint: Any, name: str) -> None:
+    """Refuse what is no checkpoint of a Trainer."""
+    if not isinstance(checkpoint, dict) or checkpoint.get("state_dict") is None:
+        raise SparsityError(
+            f"`ckpt_path` {name} is no checkpoint of a Trainer: it has no 'state_dict'. Give one that "
+            "Lightning wrote."
+        )
+    for part, kind in _PARTS.items():
+        found = checkpoint.get(part)
+        if found is not None and not isinstance(found, kind):
+            raise SparsityError(
+                f"`ckpt_path` {name} is no checkpoint of a Trainer: its {part!r} must be a "
+                f"{'dict' if kind is Mapping else 'list'}, got {shown(found)}. Give one that Lightning wrote."
+            )
 
 
 def foreign_class(error: UnpicklingError) -> str:
@@ -142,10 +183,25 @@ def _refuse_damage(file: IO[bytes], source: Source, argument: str, tensors: bool
 
 
 def _damaged(source: Source, argument: str, damage: str) -> SparsityError:
+    other = "an earlier checkpoint or another file" if argument == "ckpt_path" else "another file"
     return SparsityError(
-        f"`{argument}` {shown_source(source)} is damaged ({damage}). Use an earlier checkpoint or another "
-        "file; this one was left as it is."
+        f"`{argument}` {shown_source(source)} is damaged ({damage}). Use {other}; this one was left as it is."
     )
+
+
+def _unreadable(source: Source, argument: str, error: Exception) -> SparsityError:
+    """Say why a file cannot be read: what it is instead, or the first line of torch's words."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    if kind := _archive_kind(source):
+        reason = f"it is {kind}"
+    elif "weights_only" in reason:  # advice that would run whatever is in a file that is none of ours
+        reason = _NO_FILE_OF_OURS
+    return SparsityError(f"`{argument}` {shown_source(source)} cannot be read: {reason}. Use another file.")
+
+
+def _archive_kind(source: Source) -> str | None:
+    with opened(source) as file:
+        return foreign_archive(file)
 
 
 @contextmanager
@@ -166,12 +222,10 @@ def _explained(source: Source, argument: str) -> Iterator[None]:
         if _is_proven(source):
             raise  # it is as it was written: there is an object of another class in it
         raise SparsityError(
-            f"`{argument}` {name} cannot be read: it is no file of masks, ticket or checkpoint, or it is "
-            "damaged. Use another file."
+            f"`{argument}` {name} cannot be read: {_NO_FILE_OF_OURS}. Use another file."
         ) from None
     except Exception as error:  # torch raises whatever the bytes make it stumble over
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise SparsityError(f"`{argument}` {name} cannot be read: {reason}. Use another file.") from None
+        raise _unreadable(source, argument, error) from None
 
 
 def _is_proven(source: Source) -> bool:

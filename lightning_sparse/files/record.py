@@ -53,6 +53,11 @@ def refuse_incomplete(content: Mapping[str, Any], source: str, argument: str) ->
             f"`{argument}` {source} must list what it holds under {RECORD!r}, got a "
             f"{type(record).__name__}. Use another file."
         )
+    if any(not isinstance(names, Mapping | None) for names in _nested(record)):
+        raise SparsityError(
+            f"`{argument}` {source} must list the names of what it holds under {RECORD!r}, got other values. "
+            "Use another file."
+        )
     if (found := next(_differences(record, _comparable(content, record)), None)) is not None:
         path, what = found
         in_state = path[0] == _CALLBACKS and len(path) > 2
@@ -66,6 +71,13 @@ def refuse_incomplete(content: Mapping[str, Any], source: str, argument: str) ->
 def _names(value: object) -> dict[Any, Any] | None:
     """Return the keys of nested dicts, None for all that is no dict."""
     return {key: _names(part) for key, part in value.items()} if isinstance(value, Mapping) else None
+
+
+def _nested(record: object) -> Iterator[object]:
+    """Yield all parts of a record: dicts of names, and None behind what is no dict."""
+    yield record
+    for part in record.values() if isinstance(record, Mapping) else ():
+        yield from _nested(part)
 
 
 def _comparable(content: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:

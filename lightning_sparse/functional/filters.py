@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.masks import top_k_mask
 from lightning_sparse.functional.ranking import mask_at, rankable, refuse_nan
-from lightning_sparse.selection import plain_name
+from lightning_sparse.selection import output_dim, plain_name
 
 __all__ = ["OUTPUTS_FIRST", "Filters", "equal_mask", "filters_of"]
 
@@ -22,9 +22,12 @@ class Filters:
         groups: ``None``: outputs first, ``(out, in, *kernel)``, as linear layers and convolutions have them.
             Else after the inputs, ``(in, out / groups, *kernel)``, each group of inputs with outputs of its
             own: transposed convolutions, and with one group the ``Conv1D`` of ``transformers``.
+        stacked: Matrices ``(in, out)`` in a stack, ``(types, in, out)``, each with outputs of its own: the
+            ``HeteroLinear`` of PyTorch Geometric.
     """
 
     groups: int | None = None
+    stacked: bool = False
 
     def rows(self, weight: Tensor) -> Tensor:
         """Return a weight, or whatever is shaped like one, as ``(filters, weights of each)``."""
@@ -32,6 +35,8 @@ class Filters:
 
     def count(self, shape: torch.Size) -> int:
         """Return how many filters a weight of that shape has."""
+        if self.stacked:
+            return shape[0] * shape[2]
         return shape[0] if self.groups is None else shape[1] * self.groups
 
     def mask(self, rows: Tensor, shape: torch.Size) -> Tensor:
@@ -40,6 +45,8 @@ class Filters:
         return mask_at(self.rows(positions)[rows], shape)
 
     def _outputs_first(self, weight: Tensor) -> Tensor:
+        if self.stacked:
+            return weight.transpose(1, 2)
         if self.groups is None:
             return weight
         return weight.reshape(self.groups, -1, *weight.shape[1:]).transpose(1, 2)
@@ -61,12 +68,11 @@ def filters_of(module: nn.Module, names: Iterable[str]) -> dict[str, Filters]:
 
 
 def _filters_of_layer(layer: nn.Module | None) -> Filters:
+    if layer is None:
+        return OUTPUTS_FIRST
     if isinstance(layer, nn.modules.conv._ConvTransposeNd):
         return Filters(layer.groups)
-    # The class of `transformers`, GPT-2's linear layer, or a child of it: told by name, to import nothing.
-    if any(kind.__name__ == "Conv1D" for kind in type(layer).__mro__):
-        return Filters(1)
-    return OUTPUTS_FIRST
+    return {0: OUTPUTS_FIRST, 1: Filters(1), 2: Filters(stacked=True)}[output_dim(layer)]
 
 
 def equal_mask(scores: Tensor, k: int, filters: Filters = OUTPUTS_FIRST) -> Tensor:

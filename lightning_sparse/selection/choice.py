@@ -45,6 +45,7 @@ def select_weights(
     check_patterns("include", include)
     check_patterns("exclude", exclude)
     candidates = candidates_of(module)
+    _refuse_word_in_list(include, candidates)
     by_name = include is not None and include != ALL
     if by_name:
         _check_matches("include", include or (), candidates, candidates)
@@ -126,6 +127,17 @@ def _is_wanted(candidate: Candidate, include: Sequence[str] | None) -> bool:
     if include is None:
         return candidate.by_default
     return candidate.matrix if include == ALL else candidate.matches(include)
+
+
+def _refuse_word_in_list(include: Sequence[str] | None, candidates: Sequence[Candidate]) -> None:
+    """Refuse the word for all weights as a pattern, unless a parameter or layer is really named so."""
+    words = () if include is None or isinstance(include, str) else include
+    for word in words:
+        if word.lower() == ALL and not any(c.matches([word]) for c in candidates):
+            raise SparsityError(
+                f"`include` pattern {word!r} matches no parameter of the module. To take all weights, write "
+                f"the word alone, not in a list: `include={ALL!r}`."
+            )
 
 
 def _check_matches(

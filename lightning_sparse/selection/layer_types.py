@@ -6,7 +6,7 @@ they are known by module and name, so that nothing has to be imported.
 
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 __all__ = ["SPARSE_LAYERS", "is_sparse_layer", "matrices_of", "output_dim"]
@@ -54,6 +54,9 @@ def matrices_of(layer: nn.Module) -> tuple[str, ...]:
 def output_dim(layer: nn.Module) -> int:
     """Return the dimension of a layer's weight that counts its outputs: 0 but for few layers.
 
+    A layer that is no child of PyTorch's and is called ``Conv1D`` is taken for a copy of transformers' if its
+    bias, or ``nf`` in their words, counts the second dimension of its matrix.
+
     Of experts that are stacked in one tensor it is 0 as well, the expert: how a model orders the other two
     dimensions cannot be told from shapes.
 
@@ -62,8 +65,20 @@ def output_dim(layer: nn.Module) -> int:
     """
     if isinstance(layer, nn.modules.conv._ConvTransposeNd):
         return 1  # (in, out / groups, *kernel)
+    if isinstance(layer, SPARSE_LAYERS):
+        return 0
     known = (_LAYERS_ELSEWHERE[name] for name in _class_names(layer) if name in _LAYERS_ELSEWHERE)
-    return next(known, 0)
+    return next(known, 1 if _is_copy_of_conv1d(layer) else 0)
+
+
+def _is_copy_of_conv1d(layer: nn.Module) -> bool:
+    weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
+    if not any(kind.__name__ == "Conv1D" for kind in type(layer).__mro__):
+        return False
+    if not isinstance(weight, Tensor) or isinstance(weight, UninitializedParameter) or weight.ndim != 2:
+        return False
+    outputs = weight.shape[1]
+    return getattr(layer, "nf", None) == outputs or (isinstance(bias, Tensor) and bias.shape == (outputs,))
 
 
 def _class_names(layer: nn.Module) -> list[str]:

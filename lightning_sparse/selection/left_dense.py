@@ -84,7 +84,8 @@ def refuse_empty(
     shown = ", ".join(
         f"{layer_name(c.name)} ({' x '.join(map(str, c.parameter.shape))})" for c in groups.values()
     )
-    word = "" if include == ALL else f", or take all by `include={ALL!r}`"
+    takes_some = any(c.matrix and c.parameter.requires_grad for c in rest)
+    word = "" if include == ALL or not takes_some else f", or take all by `include={ALL!r}`"
     raise SparsityError(
         f"No weight is selected: {found}. The largest weights are {shown}. Name yours, such as "
         f"`include={list(groups)}`{word}."

@@ -1,8 +1,8 @@
-"""Random number generators that data and module own: found by their attributes, read and set."""
+"""Random number generators that data, modules and callbacks own: found by their attributes, read and set."""
 
 import functools
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from types import FunctionType, MethodType, ModuleType
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparse.trainer.packages import Trainer
-from lightning_sparse.trainer.parts import train_loaders
+from lightning_sparse.trainer.parts import callbacks_of, train_loaders
 
 __all__ = ["GeneratorStates", "draws_places", "generator_states", "own_generators", "restore_generators_"]
 
@@ -27,21 +27,24 @@ _OBJECTS = 20_000  # who has more is looked at as far as that, what lies nearest
 _ENTRIES = 1_000  # longer lists and dicts hold data
 _LEAVES = (Tensor, np.ndarray, np.generic, str, bytes, bytearray, int, float, complex, type, ModuleType)
 _OUTSIDE = ("pytorch_lightning", "lightning", "lightning_fabric", "multiprocessing", "threading", "logging")
+_WITHOUT_STATE = (*_OUTSIDE, "builtins", "torch", "numpy", "abc", "typing", "collections", "lightning_sparse")
+_OF_CLASSES = (FunctionType, staticmethod, classmethod, property)
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _BACK = ("trainer", "_trainer", "_fabric", "__dict__", "__weakref__")  # ways back to where we came from
 _SAMPLING = ("sampler", "batch_sampler", "generator")
 
 
 def own_generators(trainer: Trainer) -> dict[str, Any]:
-    """Return the generators that training data, module and data module have of their own, each once.
+    """Return the generators that training data, modules and callbacks have of their own, each once.
 
-    Looked through are attributes, entries of lists, tuples and dicts, children of modules, and what functions
-    are bound to: the transforms of a data set inside a ``Subset`` inside a ``ConcatDataset``, say. Not
-    variables of Python modules, nor long lists.
+    Looked through are attributes, those of classes too, entries of lists, tuples and dicts, children of
+    modules, and what functions are bound to: the transforms of a data set inside a ``Subset`` inside a
+    ``ConcatDataset``, say. Not variables of Python modules, nor long lists, nor optimizers. Our callbacks and
+    Lightning's are left out.
 
     Returns:
-        ``torch.Generator``, ``numpy.random.Generator`` and ``RandomState``, ``random.Random``, by where they
-        were found.
+        ``torch.Generator``, ``numpy.random.Generator``, ``BitGenerator`` and ``RandomState``,
+        ``random.Random``, by where they were found.
     """
     return dict(_generators(_roots(trainer)))
 
@@ -74,6 +77,8 @@ def _kind(value: Any) -> str | None:
         return "torch"
     if isinstance(value, np.random.Generator):
         return f"numpy {type(value.bit_generator).__name__}"
+    if isinstance(value, np.random.BitGenerator):
+        return f"numpy bits of {type(value).__name__}"
     if isinstance(value, np.random.RandomState):
         return "numpy RandomState"
     if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
@@ -86,6 +91,8 @@ def _state(generator: Any) -> Any:
         return generator.get_state()
     if isinstance(generator, np.random.Generator):
         return _plain(generator.bit_generator.state)
+    if isinstance(generator, np.random.BitGenerator):
+        return _plain(generator.state)
     if isinstance(generator, np.random.RandomState):
         return _plain(generator.get_state(legacy=False))
     return _plain(generator.getstate())
@@ -96,6 +103,8 @@ def _set_state(generator: Any, state: Any) -> None:
         generator.set_state(state.cpu())
     elif isinstance(generator, np.random.Generator):
         generator.bit_generator.state = _with_arrays(state)
+    elif isinstance(generator, np.random.BitGenerator):
+        generator.state = _with_arrays(state)
     elif isinstance(generator, np.random.RandomState):
         generator.set_state(_with_arrays(state))
     else:
@@ -132,7 +141,23 @@ def _roots(trainer: Trainer) -> list[_Found]:
         roots += [(f"train[{index}].{name}", value) for name, value in rest if name != "_iterator"]
     roots += _attributes("module", trainer.lightning_module)
     datamodule = getattr(trainer, "datamodule", None)
-    return roots if datamodule is None else [*roots, *_attributes("datamodule", datamodule)]
+    if datamodule is not None:
+        roots += _attributes("datamodule", datamodule)
+    return [*roots, *_other_callbacks(trainer)]
+
+
+def _other_callbacks(trainer: Trainer) -> Iterator[_Found]:
+    """Yield callbacks that are not ours, by class, as a resumed run may list others beside them."""
+    count: Counter[str] = Counter()
+    for callback in callbacks_of(trainer):
+        kind = type(callback).__name__
+        if not _is_of(type(callback), ("lightning_sparse",)):
+            yield f"callback {kind}[{count[kind]}]", callback
+            count[kind] += 1
+
+
+def _is_of(kind: type, packages: tuple[str, ...]) -> bool:
+    return kind.__module__.partition(".")[0] in packages
 
 
 def _generators(roots: list[_Found]) -> Iterator[_Found]:
@@ -163,7 +188,7 @@ def _inside(name: str, value: Any) -> Iterator[_Found]:
         yield from ((f"{name}.{part}", getattr(value, part)) for part in ("func", "args", "keywords"))
     elif isinstance(value, MethodType):
         yield f"{name}.__self__", value.__self__
-    elif type(value).__module__.partition(".")[0] not in _OUTSIDE:
+    elif not _is_of(type(value), _OUTSIDE):
         yield from _attributes(name, value)
 
 
@@ -180,4 +205,8 @@ def _attributes(name: str, value: Any) -> Iterator[_Found]:
     for slots in (vars(cls).get("__slots__", ()) for cls in type(value).__mro__):
         for key in (slots,) if isinstance(slots, str) else slots:
             held.setdefault(key, getattr(value, key, None))
+    for cls in (cls for cls in type(value).__mro__ if not _is_of(cls, _WITHOUT_STATE)):
+        for key, entry in vars(cls).items():
+            if not (key.startswith("__") or isinstance(entry, _OF_CLASSES)):
+                held.setdefault(key, entry)
     yield from ((f"{name}.{key}", held[key]) for key in sorted(held) if key not in _BACK)

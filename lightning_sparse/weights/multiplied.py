@@ -195,10 +195,11 @@ def _input_shapes(layer: nn.Module, weight: Tensor) -> list[tuple[int, ...]]:
         sides = zip(layer.kernel_size, layer.dilation, strict=True)
         return [(1, layer.in_channels, *(step * (size - 1) + 1 for size, step in sides))]
     if isinstance(layer, SPARSE_LAYERS):
-        return [(1, layer.in_features)]  # type: ignore[list-item]
+        return [(1, layer.in_features), (1, 1, layer.in_features)]  # type: ignore[list-item]
     if weight.ndim == 2:
         first = 0 if output_dim(layer) == 1 else 1
-        return [(1, weight.shape[first]), (1, weight.shape[1 - first])]
+        sizes = (weight.shape[first], weight.shape[1 - first])
+        return [(1, size) for size in sizes] + [(1, 1, size) for size in sizes]  # some take sequences only
     channels = getattr(layer, "in_channels", weight.shape[1])
     return [(1, channels, *weight.shape[2:])]
 

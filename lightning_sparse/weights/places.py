@@ -1,14 +1,18 @@
 """Where in a module its weights are, to see at once when something else is there."""
 
+import weakref
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.selection import misfit, parameters_by_name, plain_name
 
-__all__ = ["Places", "weights_for"]
+__all__ = ["Places", "refuse_untied", "weights_for"]
+
+_Way: TypeAlias = tuple["weakref.ReferenceType[nn.Module]", str, "weakref.ReferenceType[Any]"]
+"""A layer, a key, and what it holds under it; all of it weak, as a layer may refer to the whole module."""
 
 
 class Places:
@@ -20,25 +24,28 @@ class Places:
     Args:
         module: Where the parameters are.
         names: Their plain names, as `parameters_by_name` gives them.
+
+    Attributes:
+        names: All their names, those of tied ones too.
     """
 
     def __init__(self, module: nn.Module, names: Iterable[str]) -> None:
-        wanted = set(names)
-        ways: dict[tuple[int, str], tuple[Mapping[str, Any], str, object]] = {}
-        for path, layer in module.named_modules():
-            keys = [
-                key for key in layer._parameters if plain_name(f"{path}.{key}" if path else key) in wanted
-            ]
-            for holder, key in (
-                [*_steps(module, path), *((layer._parameters, key) for key in keys)] if keys else ()
-            ):
-                ways[id(holder), key] = (holder, key, holder[key])
+        parameters = parameters_by_name(module)
+        wanted = {id(parameters[name]) for name in names}
+        self.names: set[str] = set()
+        ways: dict[tuple[int, str], _Way] = {}
+        for path, layer in module.named_modules(remove_duplicate=False):
+            keys = [key for key, p in layer._parameters.items() if p is not None and id(p) in wanted]
+            self.names |= {plain_name(f"{path}.{key}" if path else key) for key in keys}
+            for holder, key in [*_steps(module, path), *((layer, key) for key in keys)] if keys else ():
+                ways[id(holder), key] = (weakref.ref(holder), key, weakref.ref(_held(holder, key)))
         self._ways = list(ways.values())
 
     @property
     def changed(self) -> bool:
         """Whether another layer or parameter is in the place of one."""
-        return any(holder.get(key) is not there for holder, key, there in self._ways)
+        holders = ((holder(), key, there()) for holder, key, there in self._ways)
+        return any(holder is None or _held(holder, key) is not there for holder, key, there in holders)
 
 
 def weights_for(masks: Mapping[str, Tensor], module: nn.Module) -> dict[str, nn.Parameter]:
@@ -58,10 +65,27 @@ def weights_for(masks: Mapping[str, Tensor], module: nn.Module) -> dict[str, nn.
     return {name: parameters[name] for name in masks}
 
 
-def _steps(module: nn.Module, path: str) -> list[tuple[Mapping[str, Any], str]]:
+def refuse_untied(before: Places, after: Places) -> None:
+    """Refuse weights that were tied to a masked one when masks were made, and are on their own now.
+
+    Raises:
+        SparsityError: It names one.
+    """
+    if untied := sorted(before.names - after.names):
+        raise SparsityError(
+            f"{untied[0]!r} was tied to a weight with a mask when that was made, and is one of its own now: "
+            "it would train dense. Untie weights before fit."
+        )
+
+
+def _held(holder: nn.Module, key: str) -> Any:
+    return holder._parameters.get(key, holder._modules.get(key))
+
+
+def _steps(module: nn.Module, path: str) -> list[tuple[nn.Module, str]]:
     """Return the way to a layer: where to look, and for what."""
-    steps: list[tuple[Mapping[str, Any], str]] = []
+    steps: list[tuple[nn.Module, str]] = []
     for key in path.split(".") if path else ():
-        steps.append((module._modules, key))
+        steps.append((module, key))
         module = module._modules[key]  # type: ignore[assignment]
     return steps

@@ -39,8 +39,19 @@ class _Plan:
     """The weights as they were after the last step; see ``versions_of``."""
     masked: list[int] = field(default_factory=list)
     """The gradients as they were when they were masked."""
+    polluted: bool = False
+    """Whether a step had gradients of pruned weights after all, which the optimizer may have gathered."""
+    apart: bool = False
+    """Whether the optimizer is one that treats every coordinate by itself."""
     divides_by_zero: bool = False
     """Whether a zero gradient may be divided by a zero: a product would keep the NaN."""
+
+    def has_pruned_gradients(self) -> bool:
+        """Tell whether some pruned weight has a gradient."""
+        gradients = [(weight.grad, keep) for weight, keep in zip(self.weights, self.keep, strict=True)]
+        return any(
+            bool((g != 0).logical_and_(~mask_of(keep)).any()) for g, keep in gradients if g is not None
+        )
 
     def look_(self) -> None:
         """Note whether somebody has written to the weights since the last step."""
@@ -75,7 +86,7 @@ class Plans:
     def find_mixed_state_(self) -> None:
         """Find out what optimizers that are no common ones keep, but not entry by entry, since masks hold."""
         for optimizer, plan in self._plans.items():
-            if plan.seen and type(optimizer) not in APART:
+            if plan.seen and not plan.polluted and not plan.apart:
                 pruned = [~mask_of(keep) for keep in plan.keep]
                 find_mixed_state_(optimizer, zip(plan.weights, pruned, strict=True))
 
@@ -117,6 +128,8 @@ class Plans:
         gradients = [w.grad for w in plan.weights if w.grad is not None]
         untouched = not gradients or plan.masked == versions_of(gradients)  # or taken away: a step left out
         plan.stays_zero &= plan.announced and untouched
+        if not plan.apart:  # looking costs a pass, and for others nothing asks
+            plan.polluted |= not plan.announced or (not untouched and plan.has_pruned_gradients())
         if not plan.announced or plan.divides_by_zero:
             fill_pruned_(plan.weights, plan.keep)
         elif plan.weights and not (plan.stays_zero and plan.seen):
@@ -131,7 +144,7 @@ class Plans:
             mine = set(held)
             names = [name for name, weight in self._weights.items() if id(weight) in mine]
             plan = _Plan(held, [self._weights[n] for n in names], [self._keep[n] for n in names])
-            plan.stays_zero = type(optimizer) in APART
+            plan.apart = plan.stays_zero = type(optimizer) in APART
             plan.divides_by_zero = divides_by_zero(optimizer, plan.weights)
             self._plans[optimizer] = plan
             clean_state_([optimizer], plan.weights, plan.keep)  # gathered before masks were there

@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from lightning_sparse.weights.optimizers import Handle
 from lightning_sparse.weights.state import state_of
+from lightning_sparse.weights.stepping import Handle
 
 __all__ = ["mask_when_saved"]
 

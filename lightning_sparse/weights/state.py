@@ -19,17 +19,10 @@ from torch.optim import Optimizer
 from lightning_sparse.selection import parameters_by_name
 from lightning_sparse.types import Budgets, Masks
 from lightning_sparse.weights.enforcement import layout_mask, mask_of, versions_of
-from lightning_sparse.weights.optimizers import (
-    Handle,
-    forget_curvature_,
-    parameters_of,
-    state_like,
-    when_loaded,
-    when_stepped,
-    zero_at_,
-)
-from lightning_sparse.weights.places import Places, weights_for
+from lightning_sparse.weights.optimizers import forget_curvature_, parameters_of, state_like, zero_at_
+from lightning_sparse.weights.places import Places, refuse_untied, weights_for
 from lightning_sparse.weights.plan import Plans
+from lightning_sparse.weights.stepping import Handle, when_loaded, when_stepped
 
 __all__ = ["Owner", "SparseState", "state_of"]
 
@@ -165,7 +158,9 @@ class SparseState:
         weights = list(self.weights.values())
         if replaced or however_written or self._seen != versions_of(weights):
             for weight, keep in zip(weights, self._keep.values(), strict=True):
-                weight.masked_fill_(~mask_of(keep), 0)
+                pruned = ~mask_of(keep)
+                if (weight.detach() != 0).logical_and_(pruned).any():  # a needless write is in autograd's way
+                    weight.masked_fill_(pruned, 0)
             self._plans.accept_changes_()
         self._seen = versions_of(weights)
 
@@ -217,11 +212,6 @@ class SparseState:
         for optimizer in optimizers:
             self._hook(optimizer, self.mask_gradients_ if masks_gradients else None)
 
-    @property
-    def in_fit(self) -> bool:
-        """Whether a Trainer is fitting the module, with callbacks that keep it sparse."""
-        return self.enforced and self._after_step is not None
-
     def until_detached(self, handles: Iterable[Handle]) -> None:
         """Take hooks away when these are taken away."""
         self._other_handles += handles
@@ -257,8 +247,10 @@ class SparseState:
         if replaced or self._plans.elsewhere:
             masks = self.masks
             if replaced and module is not None:
-                self.weights = weights_for(masks, module)
+                self.weights, before = weights_for(masks, module), self._places
                 self._places = Places(module, self.weights)
+                if before is not None:
+                    refuse_untied(before, self._places)
             self._lay_out(masks)
         return replaced
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_sparse.weights.optimizers import Handle, numbers_of, state_like
+from lightning_sparse.weights.optimizers import numbers_of, state_like
 from lightning_sparse.weights.state import SparseState, state_of
+from lightning_sparse.weights.stepping import Handle
 
 __all__ = ["verify_forwards", "verify_step"]
 

@@ -2,6 +2,7 @@
 
 import random
 
+import forked
 import pytest
 import torch
 
@@ -9,6 +10,15 @@ from benchmarks import faults
 from benchmarks.faults import KINDS, Kind, outcome, same, try_flips, try_kills
 from lightning_sparse import load_masks
 from lightning_sparse.checks import SparsityError
+
+
+@pytest.fixture(autouse=True, scope="module")
+def the_server_of_all_tests():
+    """One server makes the forks of all tests: whoever starts it says what it imports."""
+    with forked.server() as context:
+        started = context.Process(target=int)
+        started.start()
+        started.join()
 
 
 @pytest.mark.parametrize("row", ["PruneAtInit erk", "DCTpSConversion, RigLCallback"])

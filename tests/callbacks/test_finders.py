@@ -26,7 +26,7 @@ CALLBACKS = {
     "prune, rigl": lambda: [PruneAtInit("erk", 0.3), RigLCallback(verify=True, **EVERY_THREE)],
     "dctps, rigl": lambda: [DCTpSConversion(0.3), RigLCallback(**EVERY_THREE)],
     "dctps": lambda: [DCTpSConversion(0.3), ExactResume()],
-    "asni": lambda: [ASNISigmoidPruner(density=0.3)],
+    "asni": lambda: [ASNISigmoidPruner(density=0.6)],  # at once, after the first of two epochs
     "imp": lambda: [IterativeMagnitudePruning(0.3, rounds=2, epochs_per_round=1)],
 }
 

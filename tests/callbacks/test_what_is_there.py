@@ -1,6 +1,9 @@
 """What is measured, logged and saved is what is in the parameters, whoever has written to them meanwhile."""
 
 import copy
+import gc
+import warnings
+import weakref
 
 import pytest
 import pytorch_lightning as pl
@@ -168,12 +171,79 @@ def test_weights_tied_meanwhile_are_an_error(tmp_path):
         trainer(tmp_path, PruneAtInit("erk", 0.2), Act("on_train_batch_end", tie)).fit(Tied(), loader())
 
 
+class TiedBefore(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.b.weight = self.a.weight
+
+    def training_step(self, batch, *_):
+        return self.b(self.a(batch[0].flatten(1)[:, :8])).square().mean()
+
+    def configure_optimizers(self):
+        return sgd(self.parameters())
+
+
+def test_weights_untied_meanwhile_are_an_error(tmp_path):
+    """The one that leaves would train dense, and nobody would count it."""
+
+    def untie(_, module):
+        module.b.weight = nn.Parameter(module.a.weight.detach().clone())
+
+    with pytest.raises(SparsityError, match=r"'b\.weight' was tied"):
+        trainer(tmp_path, PruneAtInit("erk", 0.2), Act("on_train_batch_end", untie)).fit(
+            TiedBefore(), loader()
+        )
+
+
+@pytest.mark.parametrize("hook", ["on_before_zero_grad", "on_before_backward"])
+def test_a_state_dict_between_forward_and_backward(tmp_path, hook):
+    """As averages of weights take one; needless writes would be in autograd's way."""
+    seen = []
+    act = pl.Callback()
+    setattr(act, hook, lambda trainer, toy, *_: seen.append(nonzero(toy.state_dict())))
+    trainer(tmp_path, PruneAtInit("erk", 0.2), act).fit(make_toy(), loader())
+    assert set(seen) == {BUDGET}
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: PruneAtInit("erk", 0.2), lambda: RigLCallback(0.2, every_n_steps=2)]
+)
+def test_a_layer_that_refers_to_the_module_does_not_keep_it(tmp_path, make):
+    toy = make_toy()
+    toy.net[0].whole = [toy]
+    trainer(tmp_path, make()).fit(toy, loader())
+    left = weakref.ref(toy)
+    del toy
+    gc.collect()
+    assert left() is None
+
+
+def test_a_trainer_that_could_not_say_that_it_ended_is_not_running(tmp_path):
+    """Another callback fails while it is told of an error: ours is not told."""
+
+    class Fails(pl.Callback):
+        def on_train_batch_end(self, *_):
+            raise KeyError("first")
+
+        def on_exception(self, *_):
+            raise KeyError("second")
+
+    toy, callback = make_toy(), PruneAtInit("erk", 0.2)
+    failed = trainer(tmp_path, Fails(), callback)
+    with pytest.raises(KeyError, match="second"):
+        failed.fit(toy, loader())
+    trainer(tmp_path, callback).fit(toy, loader())
+    assert nonzero(toy.state_dict()) == BUDGET
+    assert failed.interrupted
+
+
 # From one fit to the next.
 
 
 @pytest.mark.parametrize("kind", [RigLCallback, SETCallback])
 @pytest.mark.parametrize(
-    "earlier", [lambda: PruneAtInit("erk", 0.2), lambda: RigLCallback(0.2, every_n_steps=2)]
+    "earlier", [lambda: PruneAtInit("erk", 0.2, seed=7), lambda: RigLCallback(0.2, every_n_steps=2)]
 )
 def test_a_new_callback_has_its_own_density(tmp_path, kind, earlier):
     """Masks of an earlier fit are not taken for those that are asked for; what they left at zero is told."""
@@ -183,6 +253,18 @@ def test_a_new_callback_has_its_own_density(tmp_path, kind, earlier):
         trainer(tmp_path, kind(0.05, every_n_steps=3, stop_at=99, verify=True)).fit(toy, loader())
     assert sum(int(mask.sum()) for mask in state_of(toy).masks.values()) == 51
     assert nonzero(toy.state_dict()) <= 51
+
+
+@pytest.mark.parametrize("kind", [RigLCallback, SETCallback])
+def test_nothing_is_told_of_zeros_where_there_are_none(tmp_path, kind):
+    toy = make_toy()
+    trainer(tmp_path, PruneAtInit("erk", 0.2)).fit(toy, loader())
+    for parameter in toy.parameters():
+        nn.init.normal_(parameter)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer(tmp_path, kind(0.05, every_n_steps=3, stop_at=99)).fit(toy, loader())
+    assert not [w for w in caught if "drawn masks of its own" in str(w.message)]
 
 
 @pytest.mark.parametrize("kind", [RigLCallback, SETCallback])
@@ -264,7 +346,7 @@ def test_a_trainer_inside_with_callbacks_is_refused(tmp_path, same, stage):
     outer.fit(toy, loader())
     assert len(errors) == 1
     assert nonzero(toy.state_dict()) == BUDGET
-    assert not state_of(toy).in_fit
+    assert not state_of(toy).enforced
 
 
 def test_a_trainer_inside_may_fit_another_module(tmp_path):

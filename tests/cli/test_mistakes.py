@@ -478,6 +478,7 @@ def test_files_that_are_no_checkpoints(capsys, command, content, message):
     [
         ({"net.weight": torch.ones(2)}, "which holds a dict of net.weight."),
         (torch.ones(2), "which holds a Tensor."),
+        ({"state_dict": None}, "which holds a dict of state_dict."),
         (
             {"state_dict": {}, "more": Chosen()},
             "`ckpt_path` cannot be read (WeightsUnpickler error: Unsupported",
@@ -568,3 +569,41 @@ def test_other_errors_are_not_taken_for_mistakes():
 
 def test_a_check_of_ours_is_shown_as_it_is():
     assert mistake_in(SparsityError("`a` must be b, got c.")) == "`a` must be b, got c."
+
+
+# What earlier versions and YAML itself make of a recipe.
+
+
+@pytest.mark.parametrize("line", ["exclude: *head", "exclude: [*.head]"])
+def test_patterns_that_start_with_a_star_need_quotes(capsys, line):
+    Path("overlay.yaml").write_text(f"trainer:\n  callbacks:\n  - init_args:\n      {line}\n")
+    error = error_of(capsys, *FIT, "--config", "overlay.yaml")
+    assert "at line 4, column" in error
+    assert error.endswith('text that starts with `*` needs quotes, as in ["*head"].')
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ('method: erk, density: ""', "`density` must be a number, got an empty text."),
+        ("mask_path: x.pt", "write `method: {class_path: FromFile, init_args: {file: ...}}`."),
+        ("weight_init: centroids", "init_args: {file: ..., start: centroids}}`."),
+    ],
+)
+@pytest.mark.usefixtures("no_training")
+def test_values_of_prune_at_init(capsys, given, message):
+    entry = f"{{class_path: PruneAtInit, init_args: {{{given}}}}}"
+    Path("overlay.yaml").write_text(f"trainer:\n  callbacks:\n  - {entry}\n")
+    error = error_of(capsys, *FIT, "--config", "overlay.yaml")
+    assert error.endswith(message)
+    assert "mask_ablation" not in error
+
+
+@pytest.mark.parametrize("callback", ["[]", "[SparsityMonitor]"])
+@pytest.mark.usefixtures("no_training")
+def test_a_saved_module_is_no_checkpoint(capsys, callback):
+    torch.save(LeNet300100(), "net.pt")
+    Path("overlay.yaml").write_text(f"trainer:\n  callbacks: {callback}\n")
+    error = error_of(capsys, *FIT, "--config", "overlay.yaml", "--ckpt_path=net.pt")
+    assert "LeNet300100" in error
+    assert "allowe" not in error

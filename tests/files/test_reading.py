@@ -3,10 +3,13 @@
 import copy
 import io
 import shutil
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
 from toy import Toy, assert_equal, loader, make_toy, trainer, weights_of
 
 from lightning_sparse import (
@@ -571,3 +574,73 @@ def test_masks_are_those_of_the_checkpoint(saved, tmp_path):
     path = saved("RigL from PruneAtInit", tmp_path)
     tested = run(path, "RigL from PruneAtInit", "test")
     assert_equal(state_of(tested).masks, load_masks(path))
+
+
+# Files of other programs, and parts of other kinds.
+
+
+def plain_zip(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("folder/hello.txt", "hello")
+
+
+OTHERS = {
+    "npz": (lambda path: np.savez(path.open("wb"), a=np.ones(3)), "it is a zip archive of something else"),
+    "zip": (plain_zip, "it is a zip archive of something else"),
+    "TorchScript": (lambda path: torch.jit.script(nn.Linear(2, 2)).save(path), "it is a TorchScript archive"),
+    "zeros": (lambda path: path.write_bytes(b"\0" * 4096), "is no file of masks, ticket or checkpoint"),
+    "module": (lambda path: torch.save(Own(), path), "an object of "),
+    "folder": (lambda path: path.mkdir(), "folder|Is a directory"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
+@pytest.mark.parametrize("other", OTHERS)
+def test_files_of_other_programs_are_named(tmp_path, other):
+    path = tmp_path / "it.ckpt"
+    make, message = OTHERS[other]
+    make(path)
+    for reader, read in readers(path).items():
+        if other == "folder" and reader == "an open file":
+            continue
+        with pytest.raises(SparsityError, match=message) as caught:
+            read()
+        assert path.name in str(caught.value)
+        assert "enforce fail" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert ".  " not in str(caught.value)
+        if not reader.startswith(("load_from", "an open")):
+            assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("state_dict", None),
+        ("state_dict", [1]),
+        ("callbacks", 5),
+        ("loops", [1]),
+        ("optimizer_states", 5),
+        (RECORD, {"callbacks": 5}),
+        (RECORD, {"callbacks": {"PruneAtInit": [1]}}),
+        (RECORD, 5),
+    ],
+)
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_parts_of_another_kind(changed, part, value, stage):
+    path = changed("PruneAtInit", lambda content: content.update({part: value}), record=True)
+    if part == "callbacks":
+        content = torch.load(path, weights_only=True)
+        del content[RECORD]
+        torch.save(content, path)
+    assert part in refusal(path, run, path, "PruneAtInit", stage)
+
+
+def test_only_checkpoints_have_earlier_ones(tmp_path):
+    path = tmp_path / "masks.pt"
+    torch.save({"a": torch.rand(20, 20) < 0.5}, path)
+    path.write_bytes(path.read_bytes()[:-5])
+    for read in (load_masks, load_ticket):
+        said = refusal(path, read, path)
+        assert said.endswith("Use another file; this one was left as it is.")
+    assert "Use an earlier checkpoint" in refusal(path, run, path, "PruneAtInit")

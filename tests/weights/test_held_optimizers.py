@@ -10,15 +10,14 @@ from torch.optim import SGD, Optimizer
 
 from lightning_sparse.weights.optimizers import (
     forget_curvature_,
-    leave_out_step_,
+    kept_elsewhere,
     optimizers_within,
     state_apart,
     state_like,
-    take_back_step_,
-    when_stepped,
     zero_at_,
 )
 from lightning_sparse.weights.state import state_of
+from lightning_sparse.weights.stepping import leave_out_step_, take_back_step_, when_stepped
 from lightning_sparse.weights.verify import verify_step
 
 
@@ -140,6 +139,9 @@ class Owner:
     pass
 
 
+OWNER = Owner()
+
+
 def test_steps_are_told_of_whoever_makes_them():
     """PyTorch's hooks need ``Optimizer.__init__``; nothing is left behind, and schedulers do not complain."""
     net, told = linear(), []
@@ -210,6 +212,141 @@ def test_curvature_of_other_weights_is_forgotten(line_search):
     forget_curvature_([Held(optimizer)])
     assert optimizer.state[net.weight]["n_iter"] == 0
     del owner
+
+
+class Rotated(Optimizer):
+    """Keeps its momentum in another basis: no entry of it belongs to a weight."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for p in (p for group in self.param_groups for p in group["params"]):
+            draws = torch.Generator().manual_seed(0)
+            turn = torch.linalg.qr(torch.randn(p.numel(), p.numel(), generator=draws))[0]
+            momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+            momentum.mul_(0.9).add_((turn @ p.grad.flatten()).view_as(p))
+            p.sub_((turn.T @ momentum.flatten()).view_as(p), alpha=0.1)
+
+
+class Nested(Optimizer):
+    """Several momenta of a weight, in a dict or a list of their own."""
+
+    def __init__(self, parameters, kind):
+        super().__init__(parameters, {})
+        self.kind = kind
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for p in (p for group in self.param_groups for p in group["params"]):
+            if "momenta" not in self.state[p]:
+                momenta = [torch.zeros_like(p), torch.zeros_like(p)]
+                self.state[p]["momenta"] = dict(enumerate(momenta)) if self.kind is dict else momenta
+            momenta = self.state[p]["momenta"]
+            for momentum in momenta.values() if self.kind is dict else momenta:
+                momentum.mul_(0.9).add_(p.grad)
+                p.sub_(momentum, alpha=0.1)
+
+
+def masked(net, optimizer):
+    mask = torch.zeros(5, 6, dtype=torch.bool)
+    mask[:, :3] = True
+    state = state_of(net)
+    state.install_(net, {"weight": mask}, OWNER, [optimizer])
+    state.attach([optimizer], masks_gradients=True)
+    return state, mask
+
+
+def test_what_is_kept_in_another_basis_is_left_alone():
+    net = linear()
+    optimizer = Rotated([net.weight])
+    state, mask = masked(net, optimizer)
+    for seed in range(2):
+        step_on(net, optimizer, seed)
+        verify_step(state, optimizer)
+        assert not net.weight[~mask].any()
+    before = optimizer.state[net.weight]["momentum"].clone()
+    state.move_({"weight": mask.roll(1, 1)}, [optimizer])
+    assert torch.equal(optimizer.state[net.weight]["momentum"], before)
+    assert state_apart(net.weight, [optimizer]) == "momentum"
+
+
+def test_what_was_gathered_from_gradients_written_later_is_not_taken_for_another_basis():
+    """`verify` says so, and moves set it to zero."""
+    net = linear()
+    optimizer = torch.optim.NAdam([net.weight], 0.1)
+    state, mask = masked(net, optimizer)
+
+    def pollute(*_):
+        net.weight.grad.add_(torch.rand(5, 6))
+
+    noise = optimizer.register_step_pre_hook(pollute)
+    step_on(net, optimizer)
+    with pytest.raises(RuntimeError, match="differs in the optimizer"):
+        verify_step(state, optimizer)
+    noise.remove()
+    state.move_({"weight": mask.roll(1, 1)}, [optimizer])
+    assert not optimizer.state[net.weight]["exp_avg"][~mask].any()
+
+
+@pytest.mark.parametrize("kind", [dict, list])
+def test_nested_state_moves_too_and_is_taken_back(kind):
+    net = linear()
+    optimizer = Nested([net.weight], kind)
+    state, mask = masked(net, optimizer)
+    step_on(net, optimizer)
+    moved = mask.roll(1, 1)
+    state.move_({"weight": moved}, [optimizer])
+    values = [value for _, value in state_like(net.weight, [optimizer])]
+    assert len(values) == 2
+    assert not any(value[~(mask & moved)].any() for value in values)
+    before = [value.clone() for value in values]
+    leave_out_step_(optimizer)
+    step_on(net, optimizer, 1)
+    take_back_step_(optimizer)
+    assert all(map(torch.equal, before, [value for _, value in state_like(net.weight, [optimizer])]))
+
+
+class Masters(Optimizer):
+    """Holds an optimizer that trains copies of the weights in their place."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {})
+        copies = [nn.Parameter(p.detach().clone()) for group in self.param_groups for p in group["params"]]
+        self.master = SGD(copies, 0.1)
+
+
+def test_tensors_kept_elsewhere_are_named():
+    net = linear()
+    optimizer = SGD(net.parameters(), 0.1)
+    assert kept_elsewhere(optimizer, [net.weight]) is None
+    optimizer.momenta = [torch.zeros(5, 6)]
+    assert kept_elsewhere(optimizer, [net.weight]) == "SGD.momenta"
+    assert kept_elsewhere(Masters(net.parameters()), [net.weight]) == "SGD.param_groups"
+    assert kept_elsewhere(Lookahead(SGD(net.parameters(), 0.1)), [net.weight]) is None
+
+
+@pytest.mark.parametrize("line_search", [None, "strong_wolfe"])
+def test_gradients_that_a_closure_makes_are_masked(line_search):
+    """In a plain loop: L-BFGS would go along directions of pruned weights."""
+    net, alive = linear(), []
+    optimizer = torch.optim.LBFGS([net.weight], 0.5, max_iter=3, line_search_fn=line_search)
+    _, mask = masked(net, optimizer)
+    x = torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
+
+    def closure():
+        alive.append(int(net.weight[~mask].count_nonzero()))
+        optimizer.zero_grad()
+        loss = (net(x) - 1).square().mean()
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        optimizer.step(closure)
+    optimizer.step(closure=closure)
+    assert len(alive) > 4
+    assert not any(alive)
 
 
 ALL = {

@@ -301,3 +301,30 @@ def test_layers_without_masks_are_not_called():
     net = nn.Sequential(Restless(4, 4), nn.Linear(4, 4))
     convert_(net, 0.5, include=["1.weight"])
     assert dense_products(net) == {}
+
+
+class OfTokens(nn.Linear):
+    """Takes batches of sequences only."""
+
+    def forward(self, x):
+        batch, tokens, _ = x.shape
+        return F.linear(x, standardised(self.weight), self.bias).view(batch, tokens, self.out_features)
+
+
+class OwnOfTokens(nn.Module):
+    """The same, of no known class."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs))
+
+    def forward(self, x):
+        batch, tokens, _ = x.shape
+        return (x.reshape(batch * tokens, -1) @ self.weight.softmax(1).T).view(batch, tokens, -1)
+
+
+@pytest.mark.parametrize("kind", [OfTokens, OwnOfTokens])
+def test_layers_that_take_sequences_only(kind):
+    net = nn.Sequential(kind(6, 5))
+    sparsify_(net, "epl", 0.5, include=["0.weight"])
+    assert dense_products(net).keys() == {"0.weight"}

@@ -37,7 +37,8 @@ from lightning_sparse.trainer.processes import assert_ranks_agree, seed_of_rank_
 from lightning_sparse.types import Budgets, Masks, Shapes
 from lightning_sparse.weights.base import SparseWeight
 from lightning_sparse.weights.found import sparse_weights
-from lightning_sparse.weights.optimizers import parameters_of, take_back_step_
+from lightning_sparse.weights.optimizers import parameters_of
+from lightning_sparse.weights.stepping import take_back_step_
 
 __all__ = ["MovingConnections"]
 

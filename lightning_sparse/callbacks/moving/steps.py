@@ -8,12 +8,8 @@ from torch.optim import Optimizer
 from lightning_sparse.trainer.clipping import once_clipped
 from lightning_sparse.trainer.packages import Trainer, rank_zero_warn
 from lightning_sparse.weights.base import SparseWeight
-from lightning_sparse.weights.optimizers import (
-    leave_out_step_,
-    skip_step_,
-    state_apart,
-    tolerates_no_gradients,
-)
+from lightning_sparse.weights.optimizers import kept_elsewhere, state_apart
+from lightning_sparse.weights.stepping import leave_out_step_, skip_step_, tolerates_no_gradients
 
 __all__ = ["leave_out_", "warn_of_state_apart"]
 
@@ -33,7 +29,16 @@ def leave_out_(trainer: Trainer, optimizer: Optimizer) -> None:
 
 def warn_of_state_apart(callback: str, optimizer: Optimizer, weights: Sequence[SparseWeight]) -> None:
     """Warn once of what an optimizer keeps for connections that move, and that cannot be set to zero."""
-    for weight in weights if optimizer not in _warned else ():
+    if optimizer in _warned:
+        return
+    if (place := kept_elsewhere(optimizer, [weight.parameter for weight in weights])) is not None:
+        _warned.add(optimizer)
+        rank_zero_warn(
+            f"{type(optimizer).__name__} keeps tensors shaped like weights in {place}, not by weight: they "
+            f"stay as they are when {callback} moves connections. For new ones to start from nothing, use "
+            "an optimizer that keeps all in its `state`."
+        )
+    for weight in weights:
         if (key := state_apart(weight.parameter, [optimizer])) is not None:
             _warned.add(optimizer)
             rank_zero_warn(

@@ -91,6 +91,7 @@ def synflow(
     """Return ``|dR/dw * w|``, R the sum of the outputs for an input of ones, all weights taken as ``|w|``.
 
     Biases and shifts contribute nothing: parameters that are added and not scored, whatever their names.
+    Buffers act as they are, those that are added, such as the shifts of ``FrozenBatchNorm2d``, included.
     Norms only scale: batch norm by ``|gamma| / sqrt(var + eps)``, the others by ``|gamma|``, since they would
     turn an input of ones into zeros.
 

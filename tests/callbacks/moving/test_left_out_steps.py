@@ -105,6 +105,16 @@ def test_all_but_what_moves_stays(tmp_path, stored, optimizer):
                 assert held.get("steps") == state_after[index].get("steps")
 
 
+def test_gradients_are_there_again_after_the_step(tmp_path):
+    """Who logs their norm at the end of a batch finds those that the update was made by."""
+    seen = []
+    act = pl.Callback()
+    act.on_train_batch_end = lambda trainer, toy, *_: seen.append([p.grad is None for p in toy.parameters()])
+    trainer(tmp_path, RigLCallback(0.2, every_n_steps=2, stop_at=99), act).fit(make_toy(), loader())
+    assert len(seen) == 8
+    assert not any(map(any, seen))
+
+
 class Manual(Toy):
     """Optimizes by itself, and clips by a function of its own."""
 
