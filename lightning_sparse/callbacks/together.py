@@ -37,9 +37,11 @@ def attach(trainer: Trainer, module: LightningModule, members: Sequence[Member])
 
 def start(trainer: Trainer, module: LightningModule, members: Sequence[Member]) -> None:
     """Let every member start; who moves masks comes last, to take them over."""
+    state = state_of(module)
+    if trainer.ckpt_path is not None and state.enforced:  # masks came with it, and were there before
+        state.find_mixed_state_(trainer.optimizers)
     for member in sorted(members, key=lambda member: member.role == "moves"):
         member.start_(trainer, module)
-    state = state_of(module)
     if _have_masks(members):
         refuse_missing_owner(state)
     if state.enforced:

@@ -75,13 +75,14 @@ def find_mixed_state_(optimizer: Optimizer, pruned: Iterable[tuple[Tensor, Tenso
 _mixed: "weakref.WeakKeyDictionary[Optimizer, set[str]]" = weakref.WeakKeyDictionary()
 
 
-def state_apart(weight: Tensor, optimizers: Iterable[Optimizer]) -> str | None:
-    """Return the name of what optimizers keep for ``weight`` in codes, or not entry by entry, if any is."""
+def state_apart(weight: Tensor, optimizers: Iterable[Optimizer]) -> list[str]:
+    """Return the names of what optimizers keep for ``weight`` in codes, or not entry by entry."""
+    found: dict[str, None] = {}
     for one, key, value in _state_of(weight, optimizers):
         coded = value.numel() > 1 and not value.is_floating_point() and value.dtype != torch.bool
         if coded or key in _mixed.get(one, ()):
-            return key
-    return None
+            found[key] = None
+    return list(found)
 
 
 def zero_at_(value: Tensor, places: Tensor) -> None:

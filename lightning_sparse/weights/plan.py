@@ -83,6 +83,12 @@ class Plans:
         """Make all plans anew."""
         self._plans.clear()
 
+    def find_mixed_in_(self, optimizers: Iterable[Optimizer]) -> None:
+        """Find out the same of states that were gathered under these masks, and have just been loaded."""
+        for optimizer in (one for one in optimizers if type(one) not in APART):
+            pruned = ((weight, ~mask_of(self._keep[name])) for name, weight in self._weights.items())
+            find_mixed_state_(optimizer, pruned)
+
     def find_mixed_state_(self) -> None:
         """Find out what optimizers that are no common ones keep, but not entry by entry, since masks hold."""
         for optimizer, plan in self._plans.items():

@@ -138,8 +138,13 @@ class SparseState:
         for name, mask in self.masks.items():
             parameters[name].masked_fill_(~mask.to(parameters[name].device), 0)
 
-    def find_mixed_state_(self) -> None:
-        """Find out what optimizers keep in the shape of a weight, but not entry by entry."""
+    def find_mixed_state_(self, loaded: Iterable[Optimizer] = ()) -> None:
+        """Find out what optimizers keep in the shape of a weight, but not entry by entry.
+
+        Args:
+            loaded: Those whose states have just been loaded, and were gathered under these masks.
+        """
+        self._plans.find_mixed_in_(loaded)
         self._plans.find_mixed_state_()
 
     # Weights and gradients as the masks want them.

@@ -169,10 +169,10 @@ def test_codes_are_not_taken_for_numbers():
         "step": torch.tensor(1),
     }
     assert not list(state_like(net.weight, [optimizer]))
-    assert state_apart(net.weight, [optimizer]) == "state1"
+    assert state_apart(net.weight, [optimizer]) == ["state1"]
     state_of(net).install_(net, {"weight": torch.eye(5, 6, dtype=torch.bool)}, Owner(), [optimizer])
     assert (optimizer.state[net.weight]["state1"] == 127).all()
-    assert state_apart(net.bias, [optimizer]) is None
+    assert not state_apart(net.bias, [optimizer])
 
 
 def test_a_quantised_tensor_is_written_as_a_whole():
@@ -269,7 +269,7 @@ def test_what_is_kept_in_another_basis_is_left_alone():
     before = optimizer.state[net.weight]["momentum"].clone()
     state.move_({"weight": mask.roll(1, 1)}, [optimizer])
     assert torch.equal(optimizer.state[net.weight]["momentum"], before)
-    assert state_apart(net.weight, [optimizer]) == "momentum"
+    assert state_apart(net.weight, [optimizer]) == ["momentum"]
 
 
 def test_what_was_gathered_from_gradients_written_later_is_not_taken_for_another_basis():
@@ -390,3 +390,20 @@ def assert_same(a, b):
             assert_same(left, right)
     else:
         assert a == b
+
+
+def test_a_loaded_state_in_another_basis_is_left_alone():
+    """It was gathered under the same masks: what is apart has nothing where they prune."""
+    net = linear()
+    optimizer = Rotated([net.weight])
+    state, mask = masked(net, optimizer)
+    step_on(net, optimizer)
+    saved = copy.deepcopy(optimizer.state_dict())
+    resumed = Rotated([net.weight])
+    resumed.load_state_dict(saved)
+    state.find_mixed_state_([resumed])
+    state.attach([resumed], masks_gradients=True)
+    state.clean_([resumed])
+    assert torch.equal(resumed.state[net.weight]["momentum"], saved["state"][0]["momentum"])
+    step_on(net, resumed, 1)
+    assert resumed.state[net.weight]["momentum"][~mask].any()

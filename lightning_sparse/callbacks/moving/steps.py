@@ -39,14 +39,18 @@ def warn_of_state_apart(callback: str, optimizer: Optimizer, weights: Sequence[S
             "an optimizer that keeps all in its `state`."
         )
     for weight in weights:
-        if (key := state_apart(weight.parameter, [optimizer])) is not None:
+        if keys := state_apart(weight.parameter, [optimizer]):
             _warned.add(optimizer)
             rank_zero_warn(
-                f"{type(optimizer).__name__} keeps {key!r} of {weight.name!r} in codes, or not weight by "
-                f"weight: it stays as it is when {callback} moves connections. For new connections to start "
-                "from nothing, use an optimizer such as SGD or AdamW, with states of 32 or 16 bits."
+                f"{type(optimizer).__name__} keeps {_named(keys)} of {weight.name!r} in codes, or not weight "
+                f"by weight: it stays as it is when {callback} moves connections. For new ones to start from "
+                "nothing, use an optimizer such as SGD or AdamW, with states of 32 or 16 bits."
             )
             return
+
+
+def _named(keys: Sequence[str]) -> str:
+    return ", ".join(map(repr, keys))
 
 
 _warned: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
