@@ -106,7 +106,7 @@ def _look(build: Build, name: str, folder: Path, found: _Findings, said: list[st
     found.kept, found.total = counted(whole.module)
     found.wrong += [*_miscounted(whole, found, method), *_unheld(whole), *whole.case.problems(whole.module)]
     found.wrong += _dense_products(whole, said)
-    found.wrong += [] if _is_told(said) else whole.states.wrong.values()
+    found.wrong += [text for key, text in whole.states.wrong.items() if not _is_told(key, said)]
     if name.startswith("DCTpS") and not said:
         found.wrong += _loud(build, whole, folder)
     if name == BY_HAND:
@@ -121,15 +121,9 @@ def _look(build: Build, name: str, folder: Path, found: _Findings, said: list[st
         raise refusal
 
 
-<<<<<<< HEAD
-def _is_told(said: list[str]) -> bool:
-    """Tell whether a warning of ours has said that an optimizer keeps what cannot be set to zero."""
-    return any(re.search(r"keeps '\w+'", text) for text in said)
-=======
 def _is_told(key: str, said: list[str]) -> bool:
     """Tell whether a warning of ours has named what an optimizer keeps and that cannot be set to zero."""
     return any("keeps" in text and repr(key.rpartition(".")[2]) in text for text in said)
->>>>>>> merge
 
 
 def fitted(build: Build, method: Method, folder: Path, resume: Path | None = None) -> Fitted:
