@@ -23,12 +23,14 @@ class Case:
         data: A dataloader or a data module; always the same data.
         fit: Further arguments of ``Trainer.fit``.
         problems: Looks at the trained module; returns what is wrong with it beyond what all nets are asked.
+        rounding: Share by which an optimizer that keeps few bits may be off, on average.
     """
 
     module: Any
     data: Any
     fit: dict[str, Any] = field(default_factory=dict)
     problems: Callable[[Any], list[str]] = lambda _: []
+    rounding: float = 0.0
 
 
 Build = Callable[[], Case]

@@ -44,7 +44,8 @@ class States(Callback):
     must start from zero.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rounding: float = 0.0) -> None:
+        self.rounding = rounding
         self.moves = 0
         self.wrong: dict[str, str] = {}
 
@@ -60,10 +61,11 @@ class States(Callback):
                 continue
             self.moves += 1
             for key, now in known.items():
-                stayed = alive & was_alive
-                stale = int(now[~stayed].count_nonzero())
-                changed = now[stayed] != was_known.get(key, now)[stayed]
-                lost = 0 if key.endswith(SECOND_WEIGHTS) else int(changed.sum())
+                stayed, was = alive & was_alive, was_known.get(key, now)
+                stale = int((now[~stayed].abs() > self.rounding * now.abs().max()).sum())
+                off = (now - was)[stayed].abs()
+                is_lost = off.sum() > self.rounding * was[stayed].abs().sum()
+                lost = int(off.count_nonzero()) if is_lost and not key.endswith(SECOND_WEIGHTS) else 0
                 if stale or lost:
                     self.wrong[key] = (
                         f"{key} of {name}, at a move: {stale} numbers of weights that were dropped or grown "

@@ -4,8 +4,6 @@ import weakref
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-import torch.distributed as dist
-
 from lightning_sparse.callbacks.company import OurCallback, announce_to_ranks, check_what_is_loaded
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.files.states import refuse_other_layout
@@ -25,7 +23,7 @@ from lightning_sparse.trainer.limits import (
 from lightning_sparse.trainer.packages import LightningModule, Trainer, rank_zero_warn, without_module
 from lightning_sparse.trainer.plateau import PlateauSteps
 from lightning_sparse.trainer.precision import Digits
-from lightning_sparse.trainer.processes import compare_callbacks
+from lightning_sparse.trainer.processes import compare_callbacks, states_of_all_ranks, world_and_rank
 from lightning_sparse.trainer.randomness import (
     generators_of_loaders,
     rng_state,
@@ -109,7 +107,7 @@ class ExactResume(OurCallback):
         mine: dict[str, Any] = {"rng": rng_state(), "generators": {}, "loaders": []}
         if self._fitting and trainer is not None and has_module(trainer):
             mine |= self._state_of_fit(trainer)
-        return {"ranks": _gather(mine)}
+        return {"ranks": states_of_all_ranks(mine)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Give this rank its states back, before anything draws.
@@ -127,7 +125,7 @@ class ExactResume(OurCallback):
             refuse_other_layout(
                 "ExactResume", rank["rng"], dict.fromkeys(("torch", "numpy", "python"), object)
             )
-        world, rank = (dist.get_world_size(), dist.get_rank()) if _distributed() else (1, 0)
+        world, rank = world_and_rank()
         if self._fitting and len(ranks) != world:
             raise SparsityError(
                 f"ExactResume: {len(ranks)} processes wrote the checkpoint, this run has {world}. Resume "
@@ -293,15 +291,3 @@ def _start_of(trainer: Trainer) -> dict[str, Any] | None:
     if not stateful_loaders(trainer):
         return None
     return {"rng": rng_state(), "generators": generator_states(own_generators(trainer))}
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
-def _gather(mine: dict[str, Any]) -> list[dict[str, Any]]:
-    if not _distributed():
-        return [mine]
-    ranks: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(ranks, mine)
-    return ranks

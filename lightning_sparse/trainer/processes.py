@@ -31,6 +31,8 @@ __all__ = [
     "positions_of_rank_zero",
     "seed_of_process",
     "seed_of_rank_zero",
+    "states_of_all_ranks",
+    "world_and_rank",
 ]
 
 LATE = timedelta(seconds=3)
@@ -156,6 +158,24 @@ def seed_of_rank_zero(trainer: Trainer, seed: int | None) -> int:
     return shared
 
 
+def world_and_rank() -> tuple[int, int]:
+    """Return how many processes there are, and which of them this is."""
+    return (dist.get_world_size(), dist.get_rank()) if _is_distributed() else (1, 0)
+
+
+def states_of_all_ranks(mine: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what every rank has to say, in their order; all of them must ask."""
+    ranks: list[Any] = [mine]
+    if _is_distributed():
+        ranks = [None] * dist.get_world_size()
+        dist.all_gather_object(ranks, mine)
+    return ranks
+
+
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
 def leave_out_of_broadcasts_(module: nn.Module, supports: Sequence[str]) -> None:
     """Keep DDP from sending the supports around in every forward: they are equal, and stay so."""
     ignored = list(getattr(module, "_ddp_params_and_buffers_to_ignore", []))
@@ -164,7 +184,7 @@ def leave_out_of_broadcasts_(module: nn.Module, supports: Sequence[str]) -> None
 
 def _store(trainer: Trainer) -> Any:
     """Return the store of the default process group, None in a single process."""
-    if not (dist.is_available() and dist.is_initialized()) or trainer.world_size == 1:
+    if not _is_distributed() or trainer.world_size == 1:
         return None
     return dist.distributed_c10d._get_default_store()
 

@@ -14,25 +14,20 @@ from benchmarks.nets.case import Build, Case, Task, classified, images, loader
 WIDE = 128  # 8-bit states are kept only for tensors of 4096 elements and more
 
 
-def net(optimizer: Callable[[Iterable[Tensor]], Any]) -> Case:
-    layers = [
-        nn.Flatten(),
-        nn.Linear(3 * 64, WIDE),
-        nn.ReLU(),
-        nn.Linear(WIDE, WIDE),
-        nn.ReLU(),
-        nn.Linear(WIDE, 4),
-    ]
-    return Case(Task(nn.Sequential(*layers), classified, optimizer), loader(images(8)))
+def net(optimizer: Callable[[Iterable[Tensor]], Any], rounding: float = 0.0) -> Case:
+    sizes = [(3 * 64, WIDE), (WIDE, WIDE), (WIDE, 4)]
+    layers = [layer for size in sizes for layer in (nn.Linear(*size), nn.ReLU())]
+    module = Task(nn.Sequential(nn.Flatten(), *layers[:-1]), classified, optimizer)
+    return Case(module, loader(images(8)), rounding=rounding)
 
 
-def of(package: str, name: str, **options: Any) -> Build:
+def of(package: str, name: str, rounding: float = 0.0, **options: Any) -> Build:
     """Return a build with an optimizer that is imported when it is needed."""
 
     def optimizer(parameters: Iterable[Tensor]) -> Any:
         return getattr(import_module(package), name)(parameters, **options)
 
-    return partial(net, optimizer)
+    return partial(net, optimizer, rounding)
 
 
 def around(package: str, name: str, inner: Any, **options: Any) -> Build:
@@ -58,9 +53,9 @@ NETS: dict[str, Build] = {
     "torch Adafactor": of("torch.optim", "Adafactor"),
     "timm Lookahead": around("timm.optim", "Lookahead", MOMENTUM, k=2),
     "transformers Adafactor": of("transformers", "Adafactor"),
-    "torchao AdamW8bit": of("torchao.optim", "AdamW8bit"),
-    "torchao AdamW4bit": of("torchao.optim", "AdamW4bit"),
-    "torchao AdamWFp8": of("torchao.optim", "AdamWFp8"),
+    "torchao AdamW8bit": of("torchao.optim", "AdamW8bit", rounding=0.1),
+    "torchao AdamW4bit": of("torchao.optim", "AdamW4bit", rounding=0.3),
+    "torchao AdamWFp8": of("torchao.optim", "AdamWFp8", rounding=0.1),
     "bitsandbytes Adam8bit": of("bitsandbytes.optim", "Adam8bit"),
     "bitsandbytes Lion8bit": of("bitsandbytes.optim", "Lion8bit"),
     "pytorch_optimizer Lookahead": around("pytorch_optimizer", "Lookahead", ADAM, k=2),

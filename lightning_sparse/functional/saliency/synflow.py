@@ -153,26 +153,12 @@ def _scores(
     flow_only = FlowOnly(tensors[name] for name in own_names.values()) if paper else nullcontext()
     explained = _explained(module, arguments, keywords)
     with left_as_found(module, False, parameters=False), explained, flow_only:
-        outputs = functional_call(module, _by_holder(module, tensors), arguments, keywords, tie_weights=False)
+        outputs = functional_call(module, _by_place(module, tensors), arguments, keywords, tie_weights=False)
         flow = _total(outputs)
         gradients = torch.autograd.grad(flow, list(scored.values()), allow_unused=True)
     return {
         name: _saliencies_(tensor.detach(), gradient)
         for (name, tensor), gradient in zip(scored.items(), gradients, strict=True)
-    }
-
-
-def _by_holder(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors by every layer that holds one, each layer under one of its names.
-
-    PyTorch's own way of tying would exchange those of a layer with two names twice, and leave them there.
-    """
-    names = {id(tensor): name for name, tensor in chain(module.named_parameters(), module.named_buffers())}
-    return {
-        f"{path}.{key}" if path else key: tensors[names[id(tensor)]]
-        for path, layer in module.named_modules()
-        for key, tensor in chain(layer._parameters.items(), layer._buffers.items())
-        if tensor is not None and names[id(tensor)] in tensors
     }
 
 
@@ -233,6 +219,22 @@ def _linearized(
             value = value.to(dtype) if paper else value.to(dtype).abs()
         tensors[name] = value
     return tensors
+
+
+def _by_place(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors under a name for each place that holds one; of what is shared, names are one only.
+
+    `functional_call` would find the other places itself (``tie_weights``), but a module that has two names it
+    would find twice, and not give it back the parameters that it had.
+    """
+    held = chain(module.named_parameters(), module.named_buffers())
+    new = {id(old): tensors[name] for name, old in held}
+    places: dict[str, Tensor] = {}
+    for prefix, part in module.named_modules():  # each once
+        once = {"recurse": False, "remove_duplicate": False}
+        held = chain(part.named_parameters(prefix, **once), part.named_buffers(prefix, **once))
+        places.update((name, new[id(old)]) for name, old in held)
+    return places
 
 
 def _magnitudes(weight: Tensor, mask: Tensor | None) -> Tensor:
