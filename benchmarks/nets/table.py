@@ -41,7 +41,7 @@ class Notes:
 
     def number(self, verdict: str, text: str) -> int:
         """Return the number of a text."""
-        key = verdict, re.sub(r"\d[\d.,]*", "n", plain(text))
+        key = verdict, re.sub(r"\b(\d[\d.,]*|[A-Z]\w*)", "n", plain(text))
         self.texts.setdefault(key, plain(text))
         return list(self.texts).index(key) + 1
 
@@ -60,8 +60,12 @@ def _cell(outcome: dict[str, Any] | None, notes: Notes) -> str:
 
 def plain(text: str) -> str:
     """Return a text on one line that Markdown leaves as it is; names of layers are left out."""
-    short = re.sub(r"(?<!`)'?\b(?!\w+\.py\b)[a-zA-Z_]\w*(\.\w+)+'?", "...", " ".join(text.split()))
-    return re.sub(r"([*_|<>])", r"\\\1", re.sub(r"\.\.\.(,? \.\.\.)+", "...", short))
+    short = re.sub(
+        r"(?<!`)'?\b(?!\w+\.py\b)[a-zA-Z_]\w*(\.\w+)+( \d+(\.\w+)+)?'?", "...", " ".join(text.split())
+    )
+    parts = re.sub(r"\.\.\.(,? \.\.\.)+", "...", short).split("`")
+    parts[::2] = [re.sub(r"([*_<>])", r"\\\1", part) for part in parts[::2]]  # between them is code
+    return "`".join(parts).replace("|", "\\|")
 
 
 def put_into(page: Path, text: str) -> None:
