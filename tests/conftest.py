@@ -3,11 +3,24 @@ import os
 
 import pytest
 import torch
+from torch.utils.data import BatchSampler, DataLoader
 
 # Workers share the cores, and threads wait for each other by spinning.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def dataloaders_stay():
+    """Lightning wraps methods of dataloaders while it makes them, for good if that ends in an error."""
+    yield
+    for base in (DataLoader, BatchSampler):
+        for kind in (base, *base.__subclasses__()):
+            for name in ("__init__", "__setattr__", "__delattr__"):
+                if f"__old{name}" in vars(kind):
+                    setattr(kind, name, getattr(kind, f"__old{name}"))
+                    delattr(kind, f"__old{name}")
 
 
 @pytest.fixture
