@@ -1,6 +1,7 @@
 """Recipes as files: what is wrong with one is said with its name and line, before anything reads it."""
 
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,21 +33,24 @@ def check_recipes(words: Sequence[str]) -> None:
 
 def without_model(words: Sequence[str]) -> list[str]:
     """Return the recipes on a command line that name no model: overlays, which go behind one that does."""
-    files = [value for option, value in _options(words) if option in _OF_RECIPES]
-    return [file for file in files if Path(file).is_file() and "model" not in _keys(_read("--config", file))]
+    return [file for file, node in _recipes(words) if "model" not in _keys(node)]
 
 
 def replaced(words: Sequence[str]) -> list[tuple[str, str]]:
     """Return each overlay whose callbacks a recipe behind it replaces, with that recipe."""
-    files = [value for option, value in _options(words) if option in _OF_RECIPES and Path(value).is_file()]
-    nodes = [_read("--config", file) for file in files]
     return [
         (overlay, recipe)
-        for index, (overlay, node) in enumerate(zip(files, nodes, strict=True))
-        for recipe, behind in zip(files[index + 1 :], nodes[index + 1 :], strict=True)
+        for (overlay, node), (recipe, behind) in combinations(_recipes(words), 2)
         if "model" not in _keys(node) and "model" in _keys(behind)
         if "callbacks" in _keys(_under(node, "trainer")) and "callbacks" in _keys(_under(behind, "trainer"))
     ]
+
+
+def _recipes(words: Sequence[str]) -> "list[tuple[str, Node | None]]":
+    """Return the recipes on a command line that are local files, with the YAML in them."""
+    values = [value for option, value in _options(words) if option in _OF_RECIPES]
+    files = [value for value in values if not _is_elsewhere(value) and Path(value).is_file()]
+    return [(file, _read("--config", file)) for file in files]
 
 
 def near_file(path: str | Path, rest: str = "") -> str:
