@@ -27,6 +27,7 @@ __all__ = [
     "check_patterns",
     "check_selection",
     "check_writable",
+    "first_line",
     "near",
     "shown",
 ]
@@ -57,6 +58,12 @@ def shown(value: object) -> str:
     """Return a value as an error shows it: its ``repr``, or its type if that is long."""
     text = repr(value)
     return text if len(text) <= 80 and "\n" not in text else f"a {type(value).__name__}"
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what others' code says is wrong, to quote it; its type if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(". ") if lines else type(error).__name__
 
 
 def check_choice(argument: str, value: object, choices: Iterable[object]) -> None:

@@ -25,6 +25,7 @@ from benchmarks.nets.states import States
 from benchmarks.nets.watch import ByHand, Watch
 from lightning_sparse import ExactResume, to_dense_
 from lightning_sparse.checks import SparsityError
+from lightning_sparse.weights.optimizers import parameters_of
 
 BATCHES = 3
 LOUDEST = 10  # times the dense net's first loss
@@ -180,12 +181,7 @@ def _miscounted(whole: Fitted, found: _Findings, method: Method) -> Iterator[str
 
 def _unheld(whole: Fitted) -> Iterator[str]:
     """Say which trained entries no optimizer has."""
-    held = {
-        id(p)
-        for optimizer in whole.trainer.optimizers
-        for group in optimizer.param_groups
-        for p in group["params"]
-    }
+    held = {id(p) for optimizer in whole.trainer.optimizers for p in parameters_of(optimizer)}
     loose = [
         name
         for name, layer in compact(whole.module).items()

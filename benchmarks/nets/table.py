@@ -2,7 +2,9 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from benchmarks.nets.cell import Verdict
 
 MARKS = ("<!-- nets: from here -->", "<!-- nets: to here -->")
 
@@ -23,9 +25,7 @@ def table_of(record: dict[str, Any]) -> str:
         shown = " | ".join(_cell(o, notes) for o in row)
         lines.append(f"| {package} | {net} | {total:,} of {parameters:,} | {shown} |")
     used = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    counts = {
-        v: sum(o["verdict"] == v for o in outcomes) for v in ("exact", "warned", "clear error", "FAULT")
-    }
+    counts = {v: sum(o["verdict"] == v for o in outcomes) for v in get_args(Verdict)}
     counted = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     head = (
         f"Run on {record['date']}, in {record['seconds'] / 60:.0f} minutes: {counted}.\n\nVersions: {used}."

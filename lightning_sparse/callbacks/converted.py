@@ -65,8 +65,7 @@ def explain_empty_optimizer(module: nn.Module, error: BaseException) -> None:
 def refuse_moved_originals(members: Sequence[Member], module: nn.Module) -> None:
     """Refuse to move the support of a layer that has a frozen copy: averages would mix up positions."""
     moving = [type(member).__name__ for member in members if member.role == "moves"]
-    copies = converted_copies(module)
-    if moving and copies:
+    if moving and (copies := converted_copies(module)):
         path, original = next(iter(copies.items()))
         raise SparsityError(
             f"{moving[0]} cannot move the support of {original!r}, whose frozen copy {path!r} would keep the "
@@ -82,9 +81,11 @@ def refuse_other_positions(copies: Mapping[str, str], module: nn.Module) -> None
         copies: Originals by the path of their copy, as they were when fit started.
         module: The module that holds both.
     """
-    digests = {name: weight.digest() for name, weight in sparse_weights(module).items()}
+    weights = sparse_weights(module) if copies else {}
     for path, original in copies.items():
-        if digests.get(f"{path}.weight") != digests.get(f"{original}.weight"):
+        pair = (weights.get(f"{name}.weight") for name in (path, original))
+        mine, its = (weight and weight.digest() for weight in pair)
+        if mine != its:
             raise SparsityError(
                 f"`indices` of the frozen copy {path!r} must stay those of {original!r}, got others: an "
                 "average over buffers or a state dict rounds them. Average `parameters()` only."

@@ -234,11 +234,10 @@ class DCTpSConversion(Sparsifier):
         leave_out_of_broadcasts_(module, support_keys(module))
 
     def _converted(self, module: LightningModule) -> Budgets:
+        """Replace the layers; what there is to advise is said when it is known whether fit resumes."""
         self._advice = self._advise(module) if self._fitting else None
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message=ABOUT_SIGNAL
-            )  # said when it is known whether fit resumes
+            warnings.filterwarnings("ignore", message=ABOUT_SIGNAL)
             return convert_(
                 module,
                 self.density,

@@ -118,13 +118,11 @@ class ExactResume(OurCallback):
         """
         refuse_other_layout("ExactResume", state_dict, {"ranks": list})
         ranks = state_dict["ranks"]
-        for rank in ranks:
-            refuse_other_layout(
-                "ExactResume", rank, {"rng": Mapping, "generators": Collection, "loaders": list}
-            )
-            refuse_other_layout(
-                "ExactResume", rank["rng"], dict.fromkeys(("torch", "numpy", "python"), object)
-            )
+        for of_rank in ranks:
+            kinds = {"rng": Mapping, "generators": Collection, "loaders": list}
+            refuse_other_layout("ExactResume", of_rank, kinds)
+            known = dict.fromkeys(("torch", "numpy", "python"), object)
+            refuse_other_layout("ExactResume", of_rank["rng"], known)
         world, rank = world_and_rank()
         if self._fitting and len(ranks) != world:
             raise SparsityError(
@@ -235,9 +233,8 @@ class ExactResume(OurCallback):
     def _restore_generators(self, trainer: Trainer, states: Any, places: bool = True) -> None:
         """Give back the states of generators, also of those that draw ``places`` in the data."""
         if isinstance(states, list):  # of a checkpoint that does not name them: all draw places
-            for generator, state in (
-                zip(generators_of_loaders(trainer), states, strict=False) if places else ()
-            ):
+            own = generators_of_loaders(trainer) if places else []
+            for generator, state in zip(own, states, strict=False):
                 generator.set_state(state)
             return
         states = {name: state for name, state in states.items() if places or not draws_places(name)}

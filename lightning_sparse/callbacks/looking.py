@@ -53,7 +53,7 @@ def warn_of_untrained(trainer: Trainer, module: LightningModule, members: Sequen
 
 
 def _weights(module: LightningModule, members: Sequence[Member]) -> list[Tensor]:
-    """Return the weights that callbacks would prune; by default if they do not say."""
+    """Return the weights that callbacks would prune; those of linear layers and the like if they say none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what stays dense: that belongs to fit
         try:
@@ -66,4 +66,8 @@ def _weights(module: LightningModule, members: Sequence[Member]) -> list[Tensor]
 def _is_partly_zero(weight: Tensor) -> bool:
     """Tell whether a weight is sparse: not zero throughout, as some are at first, nor zero by mere chance."""
     zeros = weight.numel() - int(weight.count_nonzero())
-    return weight.numel() > zeros >= max(1, weight.numel() // 1000)
+    return weight.numel() > zeros >= max(1, weight.numel() // _BY_CHANCE)
+
+
+_BY_CHANCE = 1000
+"""Of so many weights one may be zero without anybody having pruned it."""

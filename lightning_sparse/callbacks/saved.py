@@ -17,12 +17,9 @@ from lightning_sparse.weights.found import sparse_weights
 
 __all__ = [
     "attributes_in",
-    "names_at",
     "plain",
     "refuse_lost_state",
-    "refuse_other_selection",
     "refuse_other_weights",
-    "refuse_unnamed_weights",
     "restore_",
 ]
 
@@ -38,7 +35,7 @@ def attributes_in(run_state: Mapping[str, Callable[[], Any]]) -> dict[str, type]
     }
 
 
-def names_at(state: Mapping[str, Any], path: Sequence[str]) -> Collection[str]:
+def _names_at(state: Mapping[str, Any], path: Sequence[str]) -> Collection[str]:
     """Return the keys of the dict that a state has at the end of a path; none if it has none there."""
     found: Any = state if path else None
     for key in path:
@@ -46,7 +43,7 @@ def names_at(state: Mapping[str, Any], path: Sequence[str]) -> Collection[str]:
     return list(found) if isinstance(found, Mapping) else []
 
 
-def refuse_unnamed_weights(
+def _refuse_unnamed_weights(
     callback: str, masks: Collection[str], named: Collection[str], module: nn.Module
 ) -> None:
     """Refuse masks if one of the weights that a state names has none: its layer would train dense.
@@ -68,7 +65,7 @@ def refuse_unnamed_weights(
         )
 
 
-def refuse_other_selection(
+def _refuse_other_selection(
     callback: str, masks: Collection[str], selected: Collection[str], module: nn.Module
 ) -> None:
     """Refuse masks that are not those of the weights that are selected; frozen ones may have one or none.
@@ -77,12 +74,11 @@ def refuse_other_selection(
         SparsityError: It names the layer.
     """
     trained = {name for name, weight in parameters_by_name(module).items() if weight.requires_grad}
-    for has, names in (
-        ("no mask for", [name for name in selected if name not in masks]),
-        ("a mask for", [name for name in masks if name in trained and name not in selected]),
+    for has, is_it, names in (
+        ("no mask for", "is", [name for name in selected if name not in masks]),
+        ("a mask for", "is not", [name for name in masks if name in trained and name not in selected]),
     ):
         if names:
-            is_it = "is" if has == "no mask for" else "is not"
             raise SparsityError(
                 f"The checkpoint's state of {callback} has {has} {names[0]!r}, which {is_it} among the "
                 f"weights to make sparse ({len(names)} such). Use another checkpoint, {_START_ANEW}."
@@ -99,17 +95,20 @@ def refuse_other_weights(
         module: What it was set up for.
         masks: The masks in its state.
         saved: Its state.
+
+    Raises:
+        SparsityError: If they are; it names the layer.
     """
     if module is None:
         return
     name, config = type(callback).__name__, callback.full_config()
-    refuse_unnamed_weights(name, masks, names_at(saved, callback.names_in), module)
+    _refuse_unnamed_weights(name, masks, _names_at(saved, callback.names_in), module)
     same = all(saved["config"].get(key) == value for key, value in config.items())
     if masks and same and callback.masks_what_it_selects:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what there is to say was said when masks were made
             selected = callback.select(module)
-        refuse_other_selection(name, masks, selected, module)
+        _refuse_other_selection(name, masks, selected, module)
 
 
 def refuse_lost_state(callback: str, others: Sequence[object]) -> None:

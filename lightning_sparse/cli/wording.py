@@ -174,9 +174,9 @@ class _Findings:
         """Say which option a class does not take, its value, and what it takes; None if it is not that."""
         found = _REFUSED.search(line)
         unknown = _NESTED_UNKNOWN.match(line) if self.class_paths else None
-        if found is None and unknown is None:
+        if (match := found or unknown) is None:
             return None
-        option = found[1] if found else unknown[1]  # type: ignore[index]
+        option = match[1]
         said = found[0] if found else f"Option {option!r} is not accepted"
         value = value_of(option, self.message)
         if unknown and unknown[2]:

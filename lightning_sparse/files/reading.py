@@ -15,7 +15,7 @@ from typing import IO, Any, TypeAlias
 import fsspec
 import torch
 
-from lightning_sparse.checks import SparsityError, check_path, shown
+from lightning_sparse.checks import SparsityError, check_path, first_line, shown
 from lightning_sparse.files.damage import damage_in, foreign_archive, has_checksums
 from lightning_sparse.files.record import refuse_incomplete
 
@@ -191,7 +191,7 @@ def _damaged(source: Source, argument: str, damage: str) -> SparsityError:
 
 def _unreadable(source: Source, argument: str, error: Exception) -> SparsityError:
     """Say why a file cannot be read: what it is instead, or the first line of torch's words."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    reason = first_line(error)
     if kind := _archive_kind(source):
         reason = f"it is {kind}"
     elif "weights_only" in reason:  # advice that would run whatever is in a file that is none of ours

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from lightning_sparse.checks import SparsityError, check_count
 from lightning_sparse.functional.schedules import sigmoid
 
-__all__ = ["kept_path", "sparsity_path", "sparsity_path_to", "target_sparsity"]
+__all__ = ["kept_path", "removed_shares", "sparsity_path", "sparsity_path_to", "target_sparsity"]
 
 
 def sparsity_path(epochs: int, alpha: float, beta: float = 0.5, gamma: float | None = None) -> list[float]:
@@ -126,3 +126,16 @@ def target_sparsity(sparsity: float, alive: int, total: int) -> float:
         0.75
     """
     return 1 - alive / total * (1 - sparsity / 100)
+
+
+def removed_shares(alive: int, path: Sequence[int]) -> list[float]:
+    """Return which share of the weights that are left each pruning removes.
+
+    Args:
+        alive: Number of weights at the start.
+        path: Number of weights after each pruning.
+
+    >>> removed_shares(100, [50, 25])
+    [0.5, 0.5]
+    """
+    return [(start - end) / start for start, end in zip([alive, *path[:-1]], path, strict=True)]

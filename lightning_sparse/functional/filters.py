@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.masks import top_k_mask
-from lightning_sparse.functional.ranking import mask_at, rankable, refuse_nan
+from lightning_sparse.functional.ranking import first_of_rows, mask_at, rankable, refuse_nan
 from lightning_sparse.selection import output_dim, plain_name
 
 __all__ = ["OUTPUTS_FIRST", "Filters", "equal_mask", "filters_of"]
@@ -105,7 +105,7 @@ def equal_mask(scores: Tensor, k: int, filters: Filters = OUTPUTS_FIRST) -> Tens
     rows = filters.rows(rankable({"scores": scores})["scores"].view(scores.shape))
     each, left_over = divmod(k, len(rows))
     order = rows.argsort(dim=1, descending=True, stable=True)
-    kept = torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, :each], True)
+    kept = first_of_rows(order, each)
     if left_over:
         following = order[:, each : each + 1]
         more = top_k_mask(rows.gather(1, following).squeeze(1), left_over)

@@ -12,6 +12,7 @@ from lightning_sparse.checks import SparsityError, check_count
 from lightning_sparse.functional.ranking import (
     best_of,
     count_nonzero,
+    first_of_rows,
     mask_at,
     positions_of,
     rankable,
@@ -107,7 +108,7 @@ def _check_kept(k: int, least: int, most: int) -> None:
     """Refuse to keep fewer weights than are kept already, or more than there are."""
     check_count("k", k, least, f"There are {most} weights, {least} of them kept already.")
     if k > most:
-        raise SparsityError(f"`k` must be at most {most}, the number of weights, got {k}.")
+        raise SparsityError(f"`k` must be at most {most}, the number of weights, got {k}. Ask for fewer.")
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ class NM(Pattern):
     def _best_of_groups(self, scores: Tensor) -> Tensor:
         inputs_last = scores.movedim(1, -1)
         order = inputs_last.reshape(-1, self.m).argsort(dim=1, descending=True, stable=True)
-        mask = torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, : self.n], True)
+        mask = first_of_rows(order, self.n)
         return mask.view(inputs_last.shape).movedim(-1, 1).contiguous()
 
     def _refuse_full_groups(self, mask: Tensor, kept: Tensor) -> None:

@@ -78,6 +78,15 @@ def positions_of(mask: Tensor) -> Tensor:
     return torch.from_numpy(np.flatnonzero(mask.numpy()))
 
 
+def first_of_rows(order: Tensor, n: int) -> Tensor:
+    """Return a mask that is True at the first n places of each row.
+
+    >>> first_of_rows(torch.tensor([[2, 0, 1]]), 2).tolist()
+    [[True, False, True]]
+    """
+    return torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, :n], True)
+
+
 def mask_at(positions: Tensor, shape: torch.Size) -> Tensor:
     """Return a mask that is True at flat positions, on their device; `positions_of` takes it back.
 

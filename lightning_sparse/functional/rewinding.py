@@ -152,7 +152,7 @@ def refuse_partial(saved: Collection[str], module: nn.Module, leave_out: Collect
     Raises:
         SparsityError: It names what is missing.
     """
-    names = [plain_name(name) for name, _ in module.named_parameters()]
+    names = parameters_by_name(module)
     if missing := [name for name in names if name not in saved and name not in leave_out]:
         raise SparsityError(
             f"The earlier weights to go back to lack {missing[0]!r} ({len(missing)} in all). Use another "

@@ -18,7 +18,7 @@ Alpha: TypeAlias = float | Literal["match_norm"]
 
 
 def check_alpha(alpha: object) -> None:
-    """Raise ValueError unless ``alpha`` is a finite number or "match_norm", or a dict of these."""
+    """Raise SparsityError unless ``alpha`` is a finite number or "match_norm", or a dict of these."""
     named = (
         {"alpha": alpha} if not isinstance(alpha, Mapping) else {f"alpha[{p!r}]": a for p, a in alpha.items()}
     )

@@ -100,15 +100,11 @@ def convert_(
     draw = draw_equal_rows if allocation == "epf" else draw_support
     supports = {name: draw(shapes[name], budgets[name], draws) for name in layers}
     options = {"offset": offset, "alpha_requires_grad": alpha_requires_grad, "backend": backend}
-    new = {
-        name: compact_layer(layer, supports[name], device, draws, alpha=alphas[name], **options)
-        for name, layer in layers.items()
-    }
-    twins = [
-        (copy, compact_layer(copy, supports[name], device, draws, alpha=alphas[name], **options))
-        for copy, name in copies
+    new = [
+        (old, compact_layer(old, supports[name], device, draws, alpha=alphas[name], **options))
+        for old, name in [*((layer, name) for name, layer in layers.items()), *copies]
     ]
-    for old, replacement in [*((layer, new[name]) for name, layer in layers.items()), *twins]:
+    for old, replacement in new:
         replace_(module, old, replacement)  # only now that nothing can fail any more
     if copies:
         warnings.warn(

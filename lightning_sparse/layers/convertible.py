@@ -102,9 +102,9 @@ def copies_of(
 ) -> list[tuple[nn.Linear | nn.Conv2d, str]]:
     """Return the frozen copies of these layers, each with the name of its original's weight."""
     pairs = _copies_by_path(module, include, exclude)
-    copies = _ordinary_layers(module)
+    ordinary = _ordinary_layers(module)
     return [
-        (copies[path], f"{original}.weight")
+        (ordinary[path], f"{original}.weight")
         for path, original in pairs.items()
         if f"{original}.weight" in layers
     ]

@@ -65,15 +65,20 @@ def draw_support(size: int | torch.Size, k: int, generator: torch.Generator) -> 
     size = size.numel() if isinstance(size, torch.Size) else size
     _check_draw(size, k, generator)
     if 2 * k > size:
-        left_out = torch.ones(size, dtype=torch.bool, device="cpu")  # whatever the default is
-        left_out[draw_support(size, size - k, generator)] = False
-        return left_out.nonzero().flatten()
+        return _others(draw_support(size, size - k, generator), size)
     drawn = torch.empty(0, dtype=torch.int64, device="cpu")
     while len(drawn) < k:
         uniform = torch.rand(k - len(drawn), generator=generator, dtype=torch.float64, device="cpu")
         new = (uniform * size).long()  # `randint` draws differently in some versions of PyTorch
         drawn = torch.unique(torch.cat([drawn, new]))
     return drawn
+
+
+def _others(positions: Tensor, size: int) -> Tensor:
+    """Return all positions of so many but these."""
+    others = torch.ones(size, dtype=torch.bool, device="cpu")  # whatever the default is
+    others[positions] = False
+    return others.nonzero().flatten()
 
 
 def draw_equal_rows(shape: torch.Size, k: int, generator: torch.Generator) -> Tensor:
@@ -104,9 +109,7 @@ def draw_equal_rows(shape: torch.Size, k: int, generator: torch.Generator) -> Te
     size = shape.numel()
     _check_draw(size, k, generator)
     if 2 * k > size:
-        left_out = torch.ones(size, dtype=torch.bool, device="cpu")
-        left_out[draw_equal_rows(shape, size - k, generator)] = False
-        return left_out.nonzero().flatten()
+        return _others(draw_equal_rows(shape, size - k, generator), size)
     rows, per_row = shape[0], size // max(shape[0], 1)
     wanted = torch.full((rows,), k // max(rows, 1), device="cpu")
     wanted[draw_support(rows, k % max(rows, 1), generator)] += 1

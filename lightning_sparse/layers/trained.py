@@ -16,10 +16,9 @@ def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     >>> list(trained_parameters(net))
     ['0.values']
     """
-    own = {
+    return {
         f"{path}.{name}" if path else name: parameter
         for path, layer in compact_layers(module).items()
         for name, parameter in (("values", layer.values), ("alpha", layer.alpha))
-        if parameter is not None
+        if parameter is not None and parameter.requires_grad and parameter.numel()
     }
-    return {name: p for name, p in own.items() if p.requires_grad and p.numel() > 0}

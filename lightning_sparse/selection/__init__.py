@@ -19,6 +19,7 @@ from lightning_sparse.selection.names import (
     matches_any,
     parameters_by_name,
     plain_name,
+    some_names,
 )
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "plain_name",
     "prunes_nothing",
     "select_weights",
+    "some_names",
 ]

@@ -10,7 +10,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from lightning_sparse.checks import ALL, SparsityError
 from lightning_sparse.selection.candidates import Candidate
 from lightning_sparse.selection.layer_types import matrices_of
-from lightning_sparse.selection.names import layer_name, matches_any, plain_name
+from lightning_sparse.selection.names import layer_name, matches_any, plain_name, some_names
 
 __all__ = ["refuse_empty", "warn_of_computed", "warn_of_frozen"]
 
@@ -21,11 +21,14 @@ def warn_of_computed(module: nn.Module, exclude: Sequence[str]) -> None:
     Such as those under weight norm, spectral norm or ``torch.nn.utils.prune``, which make it anew for every
     forward by a hook, and those under a parametrization.
     """
-    layers = {plain_name(path): layer for path, layer in module.named_modules() if _computes_weight(layer)}
-    layers = {path: layer for path, layer in layers.items() if not matches_any(f"{path}.weight", exclude)}
-    sources = {path: _source(layer) for path, layer in layers.items()}
-    sources = {p: f"{p}.{key}" if p and key else key for p, key in sources.items()}
-    sources = {path: name for path, name in sources.items() if not matches_any(name, exclude)}
+    sources: dict[str, str] = {}  # of what a layer's weight is computed, by the layer
+    for path, layer in ((plain_name(path), layer) for path, layer in module.named_modules()):
+        if not _computes_weight(layer) or matches_any(f"{path}.weight", exclude):
+            continue
+        key = _source(layer)
+        name = f"{path}.{key}" if path and key else key
+        if not matches_any(name, exclude):
+            sources[path] = name
     if not sources:
         return
     named = next((name for name in sources.values() if name), None)
@@ -37,7 +40,7 @@ def warn_of_computed(module: nn.Module, exclude: Sequence[str]) -> None:
         )
     warnings.warn(
         f"Layers whose weight is computed (weight norm, spectral norm, parametrizations, ...) stay dense: "
-        f"{_some([path or type(module).__name__ for path in sources])} ({len(sources)} in all); {hint}",
+        f"{some_names([path or type(module).__name__ for path in sources])} ({len(sources)} in all); {hint}",
         stacklevel=3,
     )
 
@@ -46,8 +49,8 @@ def warn_of_frozen(names: Sequence[str]) -> None:
     """Warn of frozen weights that would be selected if they were trained."""
     if names:
         warnings.warn(
-            f"Frozen weights stay dense: {_some(names)} ({len(names)} in all); to sparsify them, `include` "
-            "them.",
+            f"Frozen weights stay dense: {some_names(names)} ({len(names)} in all); to sparsify them, "
+            "`include` them.",
             stacklevel=3,
         )
 
@@ -69,7 +72,8 @@ def refuse_empty(
         )
     if wanted:
         raise SparsityError(
-            f"No weight is selected: `exclude` takes them all, {_some([c.name for c in wanted])}. Shorten it."
+            "No weight is selected: `exclude` takes them all, "
+            f"{some_names([c.name for c in wanted])}. Shorten it."
         )
     usual = [c for c in candidates if c.maskable and (c.by_default or include == ALL)]
     kind = "linear or convolutional layer" if include is None else "weight of two or more dimensions"
@@ -77,7 +81,9 @@ def refuse_empty(
     rest = [c for c in candidates if c.maskable and not c.lazy]
     lazy = [c.name for c in candidates if c.lazy]
     if lazy:
-        found += f", and {_some(lazy)} have no shape yet (lazy). Pass one batch through the module before fit"
+        found += (
+            f", and {some_names(lazy)} have no shape yet (lazy). Pass one batch through the module before fit"
+        )
     if not rest:
         raise SparsityError(f"No weight is selected: {found}. There is nothing else that could be sparse.")
     groups = _largest(rest)
@@ -119,7 +125,3 @@ def _largest(candidates: Iterable[Candidate], count: int = 3) -> dict[str, Candi
     total = {pattern: sum(c.parameter.numel() for c in group) for pattern, group in groups.items()}
     chosen = sorted(groups, key=total.__getitem__, reverse=True)[:count]
     return {pattern: max(groups[pattern], key=lambda c: c.parameter.numel()) for pattern in chosen}
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

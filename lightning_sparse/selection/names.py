@@ -8,7 +8,15 @@ from torch import nn
 
 from lightning_sparse.checks import ALL
 
-__all__ = ["did_you_mean", "layer_name", "matches", "matches_any", "parameters_by_name", "plain_name"]
+__all__ = [
+    "did_you_mean",
+    "layer_name",
+    "matches",
+    "matches_any",
+    "parameters_by_name",
+    "plain_name",
+    "some_names",
+]
 
 
 def plain_name(name: str) -> str:
@@ -46,6 +54,15 @@ def matches_any(name: str, patterns: Iterable[str]) -> bool:
     (True, True)
     """
     return patterns == ALL or any(matches(name, pattern) for pattern in patterns)
+
+
+def some_names(names: Sequence[str]) -> str:
+    """Return the first names of many, as errors and warnings show them.
+
+    >>> some_names(["a", "b"]), some_names(["a", "b", "c", "d"])
+    ('a, b', 'a, b, c, ...')
+    """
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def did_you_mean(pattern: str, names: Sequence[str]) -> str:

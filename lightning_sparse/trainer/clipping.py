@@ -7,7 +7,7 @@ from torch.optim import Optimizer
 
 from lightning_sparse.trainer.packages import Trainer, is_lightning
 
-__all__ = ["ClippingHook", "before_clipping", "once_clipped"]
+__all__ = ["before_clipping", "once_clipped"]
 
 Action = Callable[[Optimizer], None]
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lightning_sparse.trainer.packages import Trainer
 from lightning_sparse.trainer.parts import callbacks_of, train_loaders
 
-__all__ = ["GeneratorStates", "draws_places", "generator_states", "own_generators", "restore_generators_"]
+__all__ = ["draws_places", "generator_states", "own_generators", "restore_generators_"]
 
 GeneratorStates: TypeAlias = dict[str, dict[str, Any]]
 """Kind and state of each generator, in types that a checkpoint may hold, by where it was found."""

@@ -8,7 +8,7 @@ from torch.utils.data import ConcatDataset, Subset, TensorDataset
 from lightning_sparse.trainer.packages import Trainer
 from lightning_sparse.trainer.parts import train_loaders
 from lightning_sparse.trainer.resuming import (
-    Stateful,
+    StatefulLoader,
     fetches_ahead,
     is_within_epoch,
     repeats_ended_epoch,
@@ -63,7 +63,7 @@ def limits_of_resumed(trainer: Trainer, saved: Mapping[str, Any], rounded: Itera
     """
     lost = []
     if is_within_epoch(trainer):
-        if not all(isinstance(loader, Stateful) for loader in train_loaders(trainer)):
+        if not all(isinstance(loader, StatefulLoader) for loader in train_loaders(trainer)):
             lost.append(
                 "the checkpoint was written in mid-epoch, and a dataloader without `state_dict` starts again "
                 "with the epoch's first batch. Use torchdata's `StatefulDataLoader`, or resume at the end of "

@@ -67,7 +67,7 @@ class TrainingLosses:
 
 
 def refuse_without_loss(method: object, module: LightningModule) -> None:
-    """Raise ValueError if a module's ``training_step`` cannot be asked for a loss."""
+    """Raise SparsityError if a module's ``training_step`` cannot be asked for a loss."""
     way_out = (
         "Give `PruneAtInit` a `loss_fn(module, batch)`, or choose a method without data (`synflow`, `erk`)."
     )

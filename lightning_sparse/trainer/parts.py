@@ -1,4 +1,7 @@
-"""Parts of Lightning's Trainer that it does not show: read and used here, and nowhere else."""
+"""Parts of Lightning's Trainer that it does not show.
+
+Those of resuming, of plateaus, of accumulated gradients and of clipping are in modules of their own.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -34,7 +37,6 @@ __all__ = [
     "loss_scale",
     "planned_steps",
     "read_checkpoint_with",
-    "restart_train_iterator",
     "scales_losses",
     "schedulers_of",
     "starts_other_processes",
@@ -173,12 +175,6 @@ def tqdm_of(trainer: Trainer) -> Callable[..., Any]:
     """Return the class of Lightning's tqdm bars, which depends on where they are shown."""
     bars: Callable[..., Any] = package_of(trainer).callbacks.progress.tqdm_progress.Tqdm
     return bars
-
-
-def restart_train_iterator(trainer: Trainer) -> None:
-    """Make the iterator over the training data anew."""
-    if trainer.fit_loop._data_fetcher is not None:
-        iter(trainer.fit_loop._data_fetcher)
 
 
 def schedulers_of(trainer: Trainer) -> list[Any]:

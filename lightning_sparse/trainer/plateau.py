@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_sparse.trainer.packages import Trainer
 from lightning_sparse.trainer.resuming import Moment, moment_of
 
-__all__ = ["OwedSteps", "PlateauSteps"]
+__all__ = ["PlateauSteps"]
 
 OwedSteps: TypeAlias = list[dict[str, Any]]
 """Number of each scheduler that has a step to make, and the value for it, None if it was not known yet."""
@@ -51,10 +51,8 @@ class PlateauSteps:
         steps, self._owed, self._left_out = [*self._owed, *self._left_out], [], []
         lost, progress = [], trainer.fit_loop.epoch_loop.scheduler_progress
         for step in steps:
-            scheduler, name = (
-                trainer.lr_scheduler_configs[step["scheduler"]].scheduler,
-                _monitor(trainer, step),
-            )
+            scheduler = trainer.lr_scheduler_configs[step["scheduler"]].scheduler
+            name = _monitor(trainer, step)
             value = trainer.callback_metrics.get(name) if step["value"] is None else step["value"]
             if value is None:
                 lost.append(f"a step of ReduceLROnPlateau is left out: the checkpoint does not have {name!r}")

@@ -9,7 +9,7 @@ from lightning_sparse.trainer.parts import callbacks_of, train_loaders
 
 __all__ = [
     "Moment",
-    "Stateful",
+    "StatefulLoader",
     "at_first_fetch",
     "fetches_ahead",
     "find_places_",
@@ -36,7 +36,7 @@ Moment: TypeAlias = Literal["step made", "validating", "epoch ends", ""]
 
 
 @runtime_checkable
-class Stateful(Protocol):
+class StatefulLoader(Protocol):
     """A dataloader that knows where it is."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -51,9 +51,9 @@ def has_module(trainer: Trainer) -> bool:
     return getattr(trainer, "lightning_module", None) is not None
 
 
-def stateful_loaders(trainer: Trainer) -> list[Stateful]:
+def stateful_loaders(trainer: Trainer) -> list[StatefulLoader]:
     """Return the training dataloaders that know where they are."""
-    return [loader for loader in train_loaders(trainer) if isinstance(loader, Stateful)]
+    return [loader for loader in train_loaders(trainer) if isinstance(loader, StatefulLoader)]
 
 
 def is_within_epoch(trainer: Trainer) -> bool:

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_sparse.functional.isolation import left_as_found
-from lightning_sparse.selection import SPARSE_LAYERS, is_sparse_layer, layer_name, output_dim
+from lightning_sparse.selection import SPARSE_LAYERS, is_sparse_layer, layer_name, output_dim, some_names
 from lightning_sparse.weights.state import state_of
 
 __all__ = ["dense_products", "news_of_dense_products"]
@@ -41,11 +41,11 @@ def news_of_dense_products(module: nn.Module) -> str:
         return ""
     _told[module] = found
     names, share = list(map(layer_name, found)), _share(found)
-    some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     return (
-        f"Sparse in the parameter, dense in the product: {some} ({len(names)} in all) multiply with what is "
-        f"computed from the masked weight, and of what is pruned {share:.0%} is not zero there. Tables and "
-        "metrics count the parameter. `exclude` these layers, or let them multiply with the weight itself."
+        f"Sparse in the parameter, dense in the product: {some_names(names)} ({len(names)} in all) multiply "
+        f"with what is computed from the masked weight, and of what is pruned {share:.0%} is not zero there. "
+        "Tables and metrics count the parameter. `exclude` these layers, or let them multiply with the "
+        "weight itself."
     )
 
 

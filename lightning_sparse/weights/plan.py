@@ -1,7 +1,7 @@
 """What optimizers hold of the masked weights, and when their steps leave pruned ones at zero."""
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +17,7 @@ from lightning_sparse.weights.enforcement import (
 )
 from lightning_sparse.weights.optimizers import find_mixed_state_, parameters_of, state_like, zero_at_
 
-__all__ = ["APART", "Plans"]
+__all__ = ["Plans"]
 
 APART = (optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop, optim.Adagrad)
 """Optimizers that treat every coordinate by itself and leave zero weights with zero gradients at zero."""
@@ -48,10 +48,8 @@ class _Plan:
 
     def has_pruned_gradients(self) -> bool:
         """Tell whether some pruned weight has a gradient."""
-        gradients = [(weight.grad, keep) for weight, keep in zip(self.weights, self.keep, strict=True)]
-        return any(
-            bool((g != 0).logical_and_(~mask_of(keep)).any()) for g, keep in gradients if g is not None
-        )
+        gradients = ((weight.grad, keep) for weight, keep in zip(self.weights, self.keep, strict=True))
+        return any(bool(g[~mask_of(keep)].any()) for g, keep in gradients if g is not None)
 
     def look_(self) -> None:
         """Note whether somebody has written to the weights since the last step."""
@@ -83,18 +81,17 @@ class Plans:
         """Make all plans anew."""
         self._plans.clear()
 
-    def find_mixed_in_(self, optimizers: Iterable[Optimizer]) -> None:
-        """Find out the same of states that were gathered under these masks, and have just been loaded."""
-        for optimizer in (one for one in optimizers if type(one) not in APART):
-            pruned = ((weight, ~mask_of(self._keep[name])) for name, weight in self._weights.items())
-            find_mixed_state_(optimizer, pruned)
+    def find_mixed_state_(self, loaded: Iterable[Optimizer] = ()) -> None:
+        """Find out what optimizers that are no common ones keep, but not entry by entry.
 
-    def find_mixed_state_(self) -> None:
-        """Find out what optimizers that are no common ones keep, but not entry by entry, since masks hold."""
-        for optimizer, plan in self._plans.items():
-            if plan.seen and not plan.polluted and not plan.apart:
-                pruned = [~mask_of(keep) for keep in plan.keep]
-                find_mixed_state_(optimizer, zip(plan.weights, pruned, strict=True))
+        Args:
+            loaded: Those whose states have just been loaded, and were gathered under these masks; others are
+                asked for once they have made a step under them.
+        """
+        stepped = [one for one, plan in self._plans.items() if plan.seen and not plan.polluted]
+        for optimizer in (one for one in [*loaded, *stepped] if type(one) not in APART):
+            names = self._names_held_by({id(parameter) for parameter in parameters_of(optimizer)})
+            find_mixed_state_(optimizer, ((self._weights[n], ~mask_of(self._keep[n])) for n in names))
 
     def expect_changes_(self) -> None:
         """Take down what others have written so far: what follows is written by us, and does no harm."""
@@ -134,8 +131,8 @@ class Plans:
         gradients = [w.grad for w in plan.weights if w.grad is not None]
         untouched = not gradients or plan.masked == versions_of(gradients)  # or taken away: a step left out
         plan.stays_zero &= plan.announced and untouched
-        if not plan.apart:  # looking costs a pass, and for others nothing asks
-            plan.polluted |= not plan.announced or (not untouched and plan.has_pruned_gradients())
+        if not (plan.apart or plan.polluted):  # looking costs a pass, and for others nothing asks
+            plan.polluted = not plan.announced or (not untouched and plan.has_pruned_gradients())
         if not plan.announced or plan.divides_by_zero:
             fill_pruned_(plan.weights, plan.keep)
         elif plan.weights and not (plan.stays_zero and plan.seen):
@@ -143,23 +140,19 @@ class Plans:
         plan.seen = versions_of(plan.weights)
         plan.announced = False
 
+    def _names_held_by(self, parameters: Container[int]) -> list[str]:
+        return [name for name, weight in self._weights.items() if id(weight) in parameters]
+
     def _plan(self, optimizer: Optimizer) -> _Plan:
         held = [id(parameter) for parameter in parameters_of(optimizer)]
         plan = self._plans.get(optimizer)
         if plan is None or plan.parameters != held:
-            mine = set(held)
-            names = [name for name, weight in self._weights.items() if id(weight) in mine]
+            names = self._names_held_by(set(held))
             plan = _Plan(held, [self._weights[n] for n in names], [self._keep[n] for n in names])
             plan.apart = plan.stays_zero = type(optimizer) in APART
             plan.divides_by_zero = divides_by_zero(optimizer, plan.weights)
             self._plans[optimizer] = plan
-            clean_state_([optimizer], plan.weights, plan.keep)  # gathered before masks were there
+            for weight, keep in zip(plan.weights, plan.keep, strict=True):  # gathered before masks were there
+                for _, value in state_like(weight, [optimizer]):
+                    zero_at_(value, ~mask_of(keep))
         return plan
-
-
-def clean_state_(optimizers: Iterable[Optimizer], weights: Iterable[Tensor], keeps: Iterable[Tensor]) -> None:
-    """Set what optimizers keep for pruned entries to zero."""
-    optimizers = list(optimizers)
-    for weight, keep in zip(weights, keeps, strict=True):
-        for _, value in state_like(weight, optimizers):
-            zero_at_(value, ~mask_of(keep))

@@ -144,8 +144,7 @@ class SparseState:
         Args:
             loaded: Those whose states have just been loaded, and were gathered under these masks.
         """
-        self._plans.find_mixed_in_(loaded)
-        self._plans.find_mixed_state_()
+        self._plans.find_mixed_state_(loaded)
 
     # Weights and gradients as the masks want them.
 

@@ -8,7 +8,6 @@ import torch
 
 from benchmarks import faults
 from benchmarks.faults import KINDS, Kind, outcome, same, try_flips, try_kills
-from lightning_sparse import load_masks
 from lightning_sparse.checks import SparsityError
 
 
@@ -85,7 +84,3 @@ def test_the_exit_status_tells(monkeypatch, capsys):
         monkeypatch.setattr(torch, "load", lambda _, found=found: found)
         assert faults.main(["--kills", "0", "--only", "ticket"]) == status
         assert ("silent: bit 3" in capsys.readouterr().out) == bool(silent)
-
-
-def test_load_masks_is_what_is_tried():
-    assert KINDS["dict of masks"].read is load_masks

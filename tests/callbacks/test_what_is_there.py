@@ -90,8 +90,7 @@ def add_noise(trainer, toy):
         parameter.add_(1e-3)
 
 
-TRACELESS = [write_to_data]
-CHANGES = [assign, assign_and_set_up, replace_layer, replace_net, set_data, add_noise, *TRACELESS]
+CHANGES = [assign, assign_and_set_up, replace_layer, replace_net, set_data, add_noise, write_to_data]
 
 
 @pytest.mark.parametrize("change", CHANGES)

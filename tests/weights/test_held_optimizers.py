@@ -129,7 +129,9 @@ def test_moved_weights_start_anew_in_held_optimizers_too(make):
     moved = mask.roll(1, 1)
     state.move_({"weight": moved}, [optimizer])
     assert not net.weight[~(mask & moved)].any()
-    for key, value in state_like(net.weight, [optimizer]):
+    found = dict(state_like(net.weight, [optimizer]))
+    assert "momentum_buffer" in found
+    for key, value in found.items():
         assert not value[~(mask & moved)].any(), key
         assert value[mask & moved].all(), key
     del owner

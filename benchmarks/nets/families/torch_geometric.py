@@ -30,8 +30,10 @@ def labelled(net: nn.Module, batch: Any) -> Tensor:
     return F.cross_entropy(net(batch.x, batch.edge_index), batch.y)
 
 
-def net(kind: type[Any], **options: Any) -> Case:
-    return Case(Task(kind(8, 32, 2, 4, **options), labelled), DataLoader(graphs(), BATCH_SIZE, shuffle=True))
+def net(kind: type[Any], inputs: int = 8, **options: Any) -> Case:
+    return Case(
+        Task(kind(inputs, 32, 2, 4, **options), labelled), DataLoader(graphs(), BATCH_SIZE, shuffle=True)
+    )
 
 
 NETS: dict[str, Build] = {
@@ -39,7 +41,5 @@ NETS: dict[str, Build] = {
     "GAT": partial(net, GAT, heads=2),
     "GraphSAGE": partial(net, GraphSAGE),
     "GIN": partial(net, GIN),
-    "GIN, lazy": lambda: Case(
-        Task(GIN(-1, 32, 2, 4), labelled), DataLoader(graphs(), BATCH_SIZE, shuffle=True)
-    ),
+    "GIN, lazy": partial(net, GIN, inputs=-1),
 }

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+from lightning_sparse.functional.asni import removed_shares
 from lightning_sparse.trainer.packages import rank_zero_warn
 
 __all__ = ["warn_of_steep_search"]
 
 MUCH = 0.5
-"""Share of what is left. No search of the paper removes more than 0.34 at once."""
+"""Share of what is left. The recipes of the paper's searches remove at most 0.34 at once."""
 
 
 def warn_of_steep_search(callback: str, alive: int, path: Sequence[int], search_epochs: int) -> None:
@@ -19,8 +20,7 @@ def warn_of_steep_search(callback: str, alive: int, path: Sequence[int], search_
         path: Number of weights after the pruning of each epoch.
         search_epochs: Length of the search.
     """
-    before = [alive, *path[:-1]]
-    removed = [(start - end) / start for start, end in zip(before, path, strict=True)]
+    before, removed = [alive, *path[:-1]], removed_shares(alive, path)
     epoch = max(range(len(path)), key=removed.__getitem__)
     if removed[epoch] > MUCH:
         rank_zero_warn(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lightning_sparse.checks import SparsityError, check_number
+from lightning_sparse.checks import SparsityError, check_number, first_line
 from lightning_sparse.functional.saliency.base import (
     Average,
     Conformance,
@@ -22,7 +22,7 @@ from lightning_sparse.functional.saliency.base import (
 )
 from lightning_sparse.functional.saliency.gradients import gradients_of, mean_gradients, operations_of
 from lightning_sparse.functional.saliency.published import OneShot
-from lightning_sparse.functional.saliency.scoring import Mode, first_line, over_their_sum, scoring
+from lightning_sparse.functional.saliency.scoring import Mode, over_their_sum, scoring
 from lightning_sparse.selection import matrices_of
 from lightning_sparse.types import Loss, Scores
 
@@ -142,9 +142,10 @@ def _last_layer(module: nn.Module) -> nn.Module | None:
 
     ``None`` if there is none: which output the logits are is then not known, and nothing is divided.
     """
-    layers = {layer: matrices_of(layer) for layer in module.modules()}
-    trained = [layer for layer, own in layers.items() if any(getattr(layer, n).requires_grad for n in own)]
-    return trained[-1] if trained else None
+    for layer in reversed(list(module.modules())):
+        if any(getattr(layer, name).requires_grad for name in matrices_of(layer)):
+            return layer
+    return None
 
 
 @contextmanager
@@ -162,7 +163,7 @@ def _second_derivatives() -> Iterator[None]:
 
 
 def _refuse_once_differentiable(loss: Tensor, flow: Tensor) -> None:
-    """Raise ValueError where ``autograd.grad`` is silent: it leaves out what was marked so."""
+    """Raise SparsityError where ``autograd.grad`` is silent: it leaves out what was marked so."""
     if any(node.name() == "torch::autograd::Error" for node in operations_of(flow)):
         own = {node.name() for node in operations_of(loss) if isinstance(node, BackwardCFunction)}
         raise _no_second_derivative(f"{', '.join(sorted(own))} (marked once_differentiable)")

@@ -1,7 +1,7 @@
 """Scores that cannot rank are refused: not finite, or mostly zero."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.finite import check_finite
 from lightning_sparse.functional.ranking import count_nonzero, in_pieces
+from lightning_sparse.selection import some_names
 from lightning_sparse.types import Masks, Scores
 
 __all__ = ["ScoreCheck", "count_nonzero_scores", "pruned_last"]
@@ -116,7 +117,7 @@ def _warn_of_silent_layers(scores: Scores, weights: Mapping[str, Tensor]) -> Non
     if silent:
         why = _why_zero(scores, weights) or "no signal comes to them or leaves them"
         warnings.warn(
-            f"All scores of {_some(silent)} are zero ({len(silent)} layers): {why}. "
+            f"All scores of {some_names(silent)} are zero ({len(silent)} layers): {why}. "
             "Leave them dense with `exclude`, or give them a density in `density_overrides`.",
             stacklevel=4,
         )
@@ -132,14 +133,10 @@ def _why_zero(scores: Scores, weights: Mapping[str, Tensor]) -> str:
     if not zeros:
         return ""
     return (
-        f"the weights of {_some(zeros)} are all zero, as LoRA's B is at first, so they score zero, and so "
-        "does what acts through them alone"
+        f"the weights of {some_names(zeros)} are all zero, as LoRA's B is at first, so they score zero, and "
+        "so does what acts through them alone"
     )
 
 
 def _all_zero(tensors: Mapping[str, Tensor]) -> list[str]:
     return [name for name, tensor in tensors.items() if not tensor.any()]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -10,7 +10,7 @@ from lightning_sparse.functional.isolation import differentiable, left_as_found
 from lightning_sparse.functional.saliency.base import PruningProblem
 from lightning_sparse.types import Scores
 
-__all__ = ["Mode", "first_line", "over_their_sum", "scoring"]
+__all__ = ["Mode", "over_their_sum", "scoring"]
 
 Mode: TypeAlias = Literal["train", "eval"]
 """Whether batch norm and dropout act as in training."""
@@ -28,12 +28,6 @@ def scoring(problem: PruningProblem, training: bool) -> Iterator[None]:
     seed = int(torch.randint(2**62, (), generator=draws, device=draws.device))
     with left_as_found(problem.module, training, seed), differentiable(problem.weights.values()):
         yield
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what others' code says is wrong, to quote it; its type if it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(". ") if lines else type(error).__name__
 
 
 def over_their_sum(scores: Scores, epsilon: float = 0.0) -> Scores:

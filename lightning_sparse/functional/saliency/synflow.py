@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from lightning_sparse.checks import SparsityError, check_choice, check_count
+from lightning_sparse.checks import SparsityError, check_choice, check_count, first_line
 from lightning_sparse.functional.isolation import left_as_found
 from lightning_sparse.functional.ranking import in_pieces
 from lightning_sparse.functional.saliency.base import Conformance, PruningProblem, Ranking, register_method
 from lightning_sparse.functional.saliency.flow import FlowOnly
 from lightning_sparse.functional.saliency.iterative import Arithmetic, PathName, density_path, rounded_up
 from lightning_sparse.functional.saliency.published import PublishedMethod
-from lightning_sparse.functional.saliency.scoring import first_line
 from lightning_sparse.types import Masks, Scores
 
 __all__ = ["SynFlow", "synflow"]

@@ -43,7 +43,7 @@ def offset_from_state(state: Tensor) -> Offset:
 
 
 def refuse_other_offset(offset: Offset, shape: torch.Size, state: Tensor) -> None:
-    """Raise ValueError if ``state`` describes another matrix than that of the offset.
+    """Raise SparsityError if ``state`` describes another matrix than that of the offset.
 
     Raises:
         SparsityError: It names both.

@@ -1,7 +1,5 @@
 """GraSP where there is no second derivative or no linear layer; scores that are zero as weights are."""
 
-from contextlib import nullcontext
-
 import pytest
 import torch
 from torch import nn
@@ -10,7 +8,6 @@ from torch.nn import functional as F
 from lightning_sparse import FORCE, SNIP, GraSP, Magnitude, PruningProblem, sparsify_
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.pruning import prune_along
-from lightning_sparse.functional.saliency.synflow import synflow
 
 
 def problem_of(net, names, x=None, **options):
@@ -231,30 +228,3 @@ def test_a_layer_that_is_not_called_is_none_of_zeros():
     net.forward = net["a"].forward
     with pytest.warns(UserWarning, match=r"All scores of unused\.weight are zero.*no signal comes to them"):
         list(prune_along(SNIP(), problem_of(net, ["a.weight", "unused.weight"]), 0.3))
-
-
-class TwoNames(nn.Module):
-    """One layer under two names, and one weight in two layers."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = self.again = nn.Linear(4, 4)
-        self.tied = nn.Linear(4, 4)
-        self.tied.weight = self.first.weight
-
-    def forward(self, x):
-        return self.tied(self.again(self.first(x)))
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_synflow_leaves_shared_layers_as_they_were(fails):
-    net = TwoNames()
-    before = dict(net.named_parameters())
-    weights = {"first.weight": net.first.weight}
-    x = torch.ones(2, 5 if fails else 4)
-    for _ in range(2):
-        with pytest.raises(SparsityError) if fails else nullcontext():
-            scores = synflow(net, weights, x)
-            assert scores["first.weight"].shape == (4, 4)
-        assert all(parameter is before[name] for name, parameter in net.named_parameters())
-        assert net.tied.weight is net.first.weight
