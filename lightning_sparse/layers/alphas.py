@@ -71,10 +71,13 @@ def starting_alphas(
     weights: Mapping[str, Tensor], alpha: Alpha | Mapping[str, Alpha], offset: Offset
 ) -> dict[str, float]:
     """Return alpha by weight: as a pattern says, else 0 for a weight of zeros, else the usual one."""
-    if offset.is_zero and alpha != 1.0:
-        raise SparsityError(
-            f"`alpha` scales the offset, and 'none' has nothing to scale, got {alpha!r}. Leave it out."
-        )
+    if not offset.has_alpha:
+        if alpha != 1.0:
+            raise SparsityError(
+                f"`alpha` scales the offset, and {offset.name!r} has nothing to scale, got {alpha!r}. Leave "
+                "it out."
+            )
+        return dict.fromkeys(weights, 1.0)
     patterns = alpha if isinstance(alpha, Mapping) else {}
     for pattern in patterns:
         if not any(matches(name, pattern) for name in weights):
@@ -95,7 +98,7 @@ def _alpha(name: str, weight: Tensor, alpha: Alpha, offset: Offset) -> float:
         return float(alpha)
     if weight.is_meta:
         raise SparsityError(f"`alpha` must be a number on the meta device, got 'match_norm' for {name!r}.")
-    return 0.0 if offset.is_zero else float(weight.detach().norm()) / offset.norm(weight.shape)
+    return float(weight.detach().norm()) / offset.norm(weight.shape)
 
 
 def _is_zero(weight: Tensor) -> bool:

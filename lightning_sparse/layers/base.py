@@ -27,14 +27,16 @@ __all__ = ["DensePlusSparse", "compact_layers"]
 class DensePlusSparse(nn.Module, ABC):
     """A layer whose weight is ``alpha C + S``: a fixed dense matrix and a sparse one with k trainable values.
 
-    Parameters, gradients, optimizer state and checkpoints are O(k). With ``backend="transform"`` no more than
-    tables outlive a step that are small beside the weight (but C for grouped 1 x 1 kernels, which have no
-    fast form); ``"materialize"`` keeps C, once per shape for all layers.
+    Gradients and optimizer state are O(k), and so are parameters and checkpoints unless C is stored. With
+    ``backend="transform"`` no more than tables outlive a step that are small beside the weight (but C for
+    grouped 1 x 1 kernels, which have no fast form); ``"materialize"`` keeps C, once per shape for all layers.
 
     Attributes:
         values: The k entries of S, a parameter.
         indices: Their flat positions in the weight, ascending: a buffer, int32 where that is enough.
-        alpha: Scale of C, a scalar parameter; ``None`` without an offset.
+        alpha: Scale of C, a scalar parameter; ``None`` without an offset, or with one that is stored.
+        base: C as a frozen parameter if the offset is stored, such as a pretrained weight: zeros at first.
+            Its dtype is that of inputs, and may be shorter than that of the values. ``None`` for others.
         bias: As in the ordinary layer; not scaled.
         offset: The fixed matrix C.
         backend: "materialize", "transform" or "auto".
@@ -43,6 +45,7 @@ class DensePlusSparse(nn.Module, ABC):
     values: nn.Parameter
     indices: Tensor
     alpha: nn.Parameter | None
+    base: nn.Parameter | None
     bias: nn.Parameter | None
 
     def __init__(
@@ -72,10 +75,12 @@ class DensePlusSparse(nn.Module, ABC):
         make: dict[str, Any] = {"device": device or torch.get_default_device(), "dtype": dtype}
         self.values = nn.Parameter(torch.zeros(len(indices), **make))
         self.register_buffer("indices", indices.to(make["device"], index_dtype(math.prod(shape))))
-        scale = None if self.offset.is_zero else torch.full((), float(alpha), **make)
+        scale = torch.full((), float(alpha), **make) if self.offset.has_alpha else None
         self.register_parameter("alpha", None if scale is None else nn.Parameter(scale, alpha_requires_grad))
+        base = torch.zeros(self.shape, **make) if self.offset.is_stored else None
+        self.register_parameter("base", None if base is None else nn.Parameter(base, requires_grad=False))
         self.register_parameter("bias", nn.Parameter(torch.empty(shape[0], **make)) if bias else None)
-        self._built_for: tuple[Tensor, int] | None = None
+        self._built_for: tuple[Tensor, int, Tensor | None] | None = None
         self._products: dict[tuple[str, torch.dtype], Product] = {}
         self._reset()
         self.reset_parameters()
@@ -175,20 +180,25 @@ class DensePlusSparse(nn.Module, ABC):
     def _cast(self, x: Tensor) -> Tensor:
         """Cast the input as autocast would, and refuse what an ordinary layer refuses."""
         kind = x.device.type
-        castable = torch.float64 not in (x.dtype, self.values.dtype)
+        dtype = self._dtype
+        castable = torch.float64 not in (x.dtype, dtype)
         if castable and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             return x.to(torch.get_autocast_dtype(kind))
-        if x.dtype != self.values.dtype:
-            raise TypeError(
-                f"`input` must be {self.values.dtype} as the layer is, got {x.dtype}. Convert one."
-            )
+        if x.dtype != dtype:
+            raise TypeError(f"`input` must be {dtype} as the layer is, got {x.dtype}. Convert one.")
         return x
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """The dtype of inputs and of the weight."""
+        return self.values.dtype if self.base is None else self.base.dtype
 
     def _product(self, backend: str, keep: bool = True) -> Product:
         """Return a backend's product, built anew when support or device have changed."""
         version = 0 if self.indices.is_inference() else self.indices._version
-        if self._built_for is None or self._built_for[0] is not self.indices or self._built_for[1] != version:
-            self._products, self._built_for = {}, (self.indices, version)
+        old, now = self._built_for, (self.indices, version, self.base)
+        if old is None or old[0] is not now[0] or old[1] != now[1] or old[2] is not now[2]:
+            self._products, self._built_for = {}, now
         key = (backend, accumulation_dtype(self.values.dtype))
         product = self._products.get(key)
         if product is None:
@@ -199,7 +209,7 @@ class DensePlusSparse(nn.Module, ABC):
         return product
 
     def _build(self, backend: str, dtype: torch.dtype) -> Product:
-        parts = LayerParts(self.shape, self._geometry, self.indices, self.offset, dtype)
+        parts = LayerParts(self.shape, self._geometry, self.indices, self.offset, self.base, dtype)
         return BACKEND_ROWS[backend]().build(parts) or Materialize().build(parts)
 
     def _reset(self) -> None:
@@ -271,7 +281,8 @@ def compact_layers(module: nn.Module) -> dict[str, DensePlusSparse]:
 
 def _build_weight(layer: DensePlusSparse) -> Tensor:
     product = layer._product("materialize", keep=layer.backend != "transform")
-    return build_weight(layer.values, layer.alpha, cast(Materialized, product), layer.dense_gradient)
+    weight = build_weight(layer.values, layer.alpha, cast(Materialized, product), layer.dense_gradient)
+    return weight.to(layer._dtype)
 
 
 # The compiler is kept out, since what it traced of the shared constants would be shared, too.

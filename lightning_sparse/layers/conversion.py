@@ -2,16 +2,22 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_sparse.checks import check_count, check_density, check_selection
 from lightning_sparse.functional.allocation import AllocationName, allocate
 from lightning_sparse.layers.alphas import Alpha, check_alpha, starting_alphas
 from lightning_sparse.layers.backends import Backend
 from lightning_sparse.layers.base import compact_layers
-from lightning_sparse.layers.convertible import convertible_layers, copies_of, layers_converted_before
+from lightning_sparse.layers.convertible import (
+    Convertible,
+    convertible_layers,
+    copies_of,
+    layers_converted_before,
+)
 from lightning_sparse.layers.offsets import Offset, OffsetName, offset_from_name
 from lightning_sparse.layers.replacement import compact_layer, dense_layer, replace_
 from lightning_sparse.layers.signal import advice_on_signal
@@ -19,7 +25,7 @@ from lightning_sparse.layers.support import draw_equal_rows, draw_support
 from lightning_sparse.selection import layer_name, match_overrides
 from lightning_sparse.types import Budgets
 
-__all__ = ["convert_", "to_dense_"]
+__all__ = ["convert_", "replace_layers_", "to_dense_"]
 
 
 def convert_(
@@ -40,11 +46,13 @@ def convert_(
 ) -> Budgets:
     """Replace linear layers and 2-d convolutions by ``alpha C + S`` with a random support, in place.
 
-    S starts at zero; biases stay as they are. Layers that are zero throughout get alpha 0, unless a pattern
-    of ``alpha`` says otherwise, so that what starts as nothing still does. Only layers whose type is exactly
-    ``nn.Linear`` or ``nn.Conv2d`` are replaced (and ``out_proj`` of ``nn.MultiheadAttention``); a second call
-    with the same selection changes nothing. Frozen copies of layers, as in the target net of a momentum
-    method, get the same support, alpha and values, with a warning that names them; they count for no budget.
+    S starts at zero, or, without an offset, with what the layer's weight has there: a sparse layer that is
+    stored as k values and k positions. Biases stay as they are. Layers that are zero throughout get alpha 0,
+    unless a pattern of ``alpha`` says otherwise, so that what starts as nothing still does. Only layers whose
+    type is exactly ``nn.Linear`` or ``nn.Conv2d`` are replaced (and ``out_proj`` of
+    ``nn.MultiheadAttention``); a second call with the same selection changes nothing. Frozen copies of
+    layers, as in the target net of a momentum method, get the same support, alpha and values, with a warning
+    that names them; they count for no budget.
 
     Modules on the meta device work as well, and are how the dense net is never stored: the new layers are
     made on ``device``, with biases drawn as the ordinary layer's; `materialize_` makes the rest. Which layers
@@ -54,8 +62,9 @@ def convert_(
         module: Any module that holds such layers; before an optimizer is made.
         density: Share of all selected weights to keep in S, a fraction in (0, 1].
         allocation: How S's entries are shared out over the layers: "epl", "epf", "erk" or "uniform".
-        offset: The matrix C: ``"dct"``, cropped to the layer's shape, ``"none"`` for plain sparse layers, the
-            name of another one that is registered, or an `Offset`.
+        offset: The matrix C: ``"dct"``, cropped to the layer's shape, ``"none"`` for plain sparse layers,
+            ``"pretrained"`` for the layer's own weight, frozen, the name of another one that is registered,
+            or an `Offset`.
         include: Patterns (``fnmatch``) of weights to convert; without it, all linear and 2-d convolutional.
         exclude: Patterns of weights to leave alone.
         density_overrides: Density of S by pattern; the total stays.
@@ -100,12 +109,7 @@ def convert_(
     draw = draw_equal_rows if allocation == "epf" else draw_support
     supports = {name: draw(shapes[name], budgets[name], draws) for name in layers}
     options = {"offset": offset, "alpha_requires_grad": alpha_requires_grad, "backend": backend}
-    new = [
-        (old, compact_layer(old, supports[name], device, draws, alpha=alphas[name], **options))
-        for old, name in [*((layer, name) for name, layer in layers.items()), *copies]
-    ]
-    for old, replacement in new:
-        replace_(module, old, replacement)  # only now that nothing can fail any more
+    replace_layers_(module, layers, supports, draws, copies=copies, alphas=alphas, device=device, **options)
     if copies:
         warnings.warn(
             f"Frozen copies of layers are converted alike: {len(copies)}, such as one of "
@@ -113,6 +117,40 @@ def convert_(
             stacklevel=2,
         )
     return budgets
+
+
+def replace_layers_(
+    module: nn.Module,
+    layers: Mapping[str, Convertible],
+    supports: Mapping[str, Tensor],
+    draws: torch.Generator,
+    *,
+    copies: Sequence[tuple[Convertible, str]] = (),
+    alphas: Mapping[str, float] | None = None,
+    device: torch.device | str = "cpu",
+    **options: Any,
+) -> None:
+    """Replace layers by Dense-plus-Sparse ones with given supports; only once all of them could be made.
+
+    Args:
+        module: Holds the layers.
+        layers: Those to replace, by the name of their weight.
+        supports: Flat positions of the entries of S, by the same names.
+        draws: For biases and values of layers on the meta device.
+        copies: Frozen copies of such layers, each with the name of its original's weight.
+        alphas: Scale of the offset by the same names; 1 without it.
+        device: Where layers on the meta device are made.
+        **options: ``offset``, ``alpha_requires_grad`` and ``backend``, as the layers have them.
+    """
+    scales = alphas or dict.fromkeys(layers, 1.0)
+    new = [
+        (old, compact_layer(old, supports[name], device, draws, alpha=scales[name], **options))
+        for old, name in [*((layer, name) for name, layer in layers.items()), *copies]
+    ]
+    for old, replacement in new:
+        replace_(module, old, replacement)  # only now that nothing can fail any more
+        if replacement.base is not None:
+            replacement.base.requires_grad_(False).grad = None
 
 
 def _check_arguments(

@@ -3,7 +3,7 @@
 import glob
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TypeGuard
+from typing import TypeAlias, TypeGuard
 
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -14,7 +14,10 @@ from lightning_sparse.layers.copies import converted_copies, frozen_copies
 from lightning_sparse.selection import matches_any, plain_name, select_weights
 from lightning_sparse.types import Budgets
 
-__all__ = ["convertible_layers", "copies_of", "layers_converted_before", "unconverted_layers"]
+__all__ = ["Convertible", "convertible_layers", "copies_of", "layers_converted_before", "unconverted_layers"]
+
+Convertible: TypeAlias = nn.Linear | nn.Conv2d
+"""An ordinary layer that has a Dense-plus-Sparse counterpart."""
 
 
 def layers_converted_before(
@@ -54,7 +57,7 @@ def _selected(path: str, include: Sequence[str] | None, exclude: Sequence[str]) 
 
 def convertible_layers(
     module: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = ()
-) -> dict[str, nn.Linear | nn.Conv2d]:
+) -> dict[str, Convertible]:
     """Return the layers that would be converted by the names of their weights; warn of those left dense.
 
     Raises:
@@ -99,7 +102,7 @@ def copies_of(
     layers: Mapping[str, nn.Module],
     include: Sequence[str] | None,
     exclude: Sequence[str],
-) -> list[tuple[nn.Linear | nn.Conv2d, str]]:
+) -> list[tuple[Convertible, str]]:
     """Return the frozen copies of these layers, each with the name of its original's weight."""
     pairs = _copies_by_path(module, include, exclude)
     ordinary = _ordinary_layers(module)
@@ -110,11 +113,11 @@ def copies_of(
     ]
 
 
-def _ordinary_layers(module: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
+def _ordinary_layers(module: nn.Module) -> dict[str, Convertible]:
     return {plain_name(path): layer for path, layer in module.named_modules() if _is_convertible(layer)}
 
 
-def _is_convertible(layer: nn.Module) -> TypeGuard[nn.Linear | nn.Conv2d]:
+def _is_convertible(layer: nn.Module) -> TypeGuard[Convertible]:
     return type(layer) in (nn.Linear, nn.Conv2d, NonDynamicallyQuantizableLinear)
 
 

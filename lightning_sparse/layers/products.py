@@ -88,7 +88,7 @@ class Materialized(Product):
         shape: Shape of the weight.
         geometry: Of the convolution; ``None`` for a linear layer.
         indices: Flat positions of the values.
-        matrix: C in the shape of the weight; ``None`` if it is zero.
+        matrix: C in the shape of the weight; ``None`` if it is zero. Without an alpha it counts as it is.
     """
 
     def __init__(
@@ -126,8 +126,10 @@ class Materialized(Product):
     def weight(self, values: Tensor, alpha: Tensor | None) -> Tensor:
         """Return ``alpha C + S``, in float64 for float64, else float32."""
         dtype = accumulation_dtype(values.dtype)
-        if self.matrix is None or alpha is None:
+        if self.matrix is None:
             weight = values.new_zeros(self.shape, dtype=dtype)
+        elif alpha is None:
+            weight = self.matrix.to(dtype, copy=True, memory_format=torch.contiguous_format)
         else:
             weight = self.matrix * alpha.to(dtype)
         weight.view(-1).index_add_(0, self.indices, values.to(dtype))

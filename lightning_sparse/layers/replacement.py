@@ -10,8 +10,10 @@ from torch._dynamo import OptimizedModule
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lightning_sparse.checks import SparsityError
+from lightning_sparse.functional.dct import accumulation_dtype
 from lightning_sparse.layers.base import DensePlusSparse
 from lightning_sparse.layers.dense_plus_sparse import DensePlusSparseConv2d, DensePlusSparseLinear
+from lightning_sparse.layers.offsets import Offset
 
 __all__ = ["compact_layer", "dense_layer", "replace_"]
 
@@ -26,10 +28,17 @@ def compact_layer(
     draws: torch.Generator,
     **options: Any,
 ) -> DensePlusSparse:
-    """Return the layer's compact counterpart with the layer's own bias."""
-    weight: Tensor = layer.weight
+    """Return the layer's compact counterpart with the layer's own bias.
+
+    S starts at zero; without an offset it starts with the weight's own entries, drawn as the ordinary layer
+    draws them if it is on the meta device. A stored offset is the weight itself, no longer trained, and S is
+    then trained whether the weight was or not, in float32 at least.
+    """
+    weight = cast(nn.Parameter, layer.weight)
     bias = cast(nn.Parameter | None, layer.bias)
-    options |= {"bias": False, "dtype": weight.dtype, "device": device if weight.is_meta else weight.device}
+    offset: Offset = options["offset"]
+    dtype = accumulation_dtype(weight.dtype) if offset.is_stored else weight.dtype
+    options |= {"bias": False, "dtype": dtype, "device": device if weight.is_meta else weight.device}
     new: DensePlusSparse
     if isinstance(layer, nn.Linear):
         new = DensePlusSparseLinear(weight.shape[1], weight.shape[0], support, **options)
@@ -37,22 +46,41 @@ def compact_layer(
         options |= {name: getattr(layer, name) for name in _CONV_OPTIONS}
         new = DensePlusSparseConv2d(layer.in_channels, layer.out_channels, indices=support, **options)
     if bias is not None and bias.is_meta:
-        bias = _drawn_bias(bias, weight.shape, device, draws)
+        bias = nn.Parameter(_drawn(bias.shape, weight, draws).to(device), requires_grad=bias.requires_grad)
     new.bias = bias
-    if not weight.requires_grad:
+    if offset.is_stored:
+        new.base = _stored(weight)
+    elif not weight.requires_grad:
         new.values.requires_grad_(False)
         if new.alpha is not None:
             new.alpha.requires_grad_(False)
+    if offset.is_zero:
+        with torch.no_grad():
+            new.values.copy_(_entries(weight, new.indices, draws))
     return new
 
 
-def _drawn_bias(
-    bias: Tensor, shape: torch.Size, device: torch.device | str, draws: torch.Generator
-) -> nn.Parameter:
-    """Draw a bias as ordinary layers do: uniform within ``1 / sqrt(patch)``."""
-    bound = 1 / math.sqrt(math.prod(shape[1:]))
-    drawn = torch.empty(bias.shape, dtype=bias.dtype, device="cpu").uniform_(-bound, bound, generator=draws)
-    return nn.Parameter(drawn.to(device), requires_grad=bias.requires_grad)
+def _stored(weight: nn.Parameter) -> nn.Parameter:
+    """Return the parameter itself, if it has values."""
+    if weight.is_meta:
+        raise SparsityError(
+            f"`offset` 'pretrained' needs weights, got a layer of shape {tuple(weight.shape)} on the meta "
+            "device. Load the pretrained weights first."
+        )
+    return weight
+
+
+def _entries(weight: Tensor, positions: Tensor, draws: torch.Generator) -> Tensor:
+    """Return a weight's entries at flat positions."""
+    if weight.is_meta:
+        return _drawn(positions.shape, weight, draws)
+    return weight.detach().reshape(-1)[positions.long()]
+
+
+def _drawn(size: torch.Size, weight: Tensor, draws: torch.Generator) -> Tensor:
+    """Draw entries as ordinary layers draw theirs: uniform within ``1 / sqrt(patch)``."""
+    bound = 1 / math.sqrt(math.prod(weight.shape[1:]))
+    return torch.empty(size, dtype=weight.dtype, device="cpu").uniform_(-bound, bound, generator=draws)
 
 
 def dense_layer(layer: DensePlusSparse) -> nn.Linear | nn.Conv2d:

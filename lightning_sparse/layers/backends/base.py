@@ -53,6 +53,7 @@ class LayerParts:
         geometry: Of the convolution; ``None`` for a linear layer.
         indices: Flat positions of the values in the weight, ascending, on the device of the layer.
         offset: The fixed matrix C.
+        base: C itself, if it is one that the layer stores.
         dtype: Of constants: float32 or float64.
     """
 
@@ -60,7 +61,14 @@ class LayerParts:
     geometry: Convolution | None
     indices: Tensor
     offset: Offset
+    base: Tensor | None
     dtype: torch.dtype
+
+    def matrix(self) -> Tensor | None:
+        """Return C in the shape of the weight, not to be written to; ``None`` if zero."""
+        if self.base is not None:
+            return self.base.detach()
+        return self.offset.matrix(self.shape, self.dtype, self.indices.device)
 
 
 class BackendRow(ABC):

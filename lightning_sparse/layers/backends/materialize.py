@@ -27,5 +27,4 @@ class Materialize(BackendRow):
 
     def build(self, parts: LayerParts) -> Materialized:
         """Return the product by the whole weight; it holds C."""
-        matrix = parts.offset.matrix(parts.shape, parts.dtype, parts.indices.device)
-        return Materialized(parts.shape, parts.geometry, parts.indices, matrix)
+        return Materialized(parts.shape, parts.geometry, parts.indices, parts.matrix())

@@ -2,6 +2,7 @@
 
 import math
 
+from lightning_sparse.layers.adapted import Adapted
 from lightning_sparse.layers.backends.base import BackendRow, LayerParts, Work, register_backend
 from lightning_sparse.layers.products import Product
 from lightning_sparse.layers.support import INDEX_ADD_UP_TO, SparsePattern
@@ -35,10 +36,12 @@ class Transform(BackendRow):
         shape, geometry, device = parts.shape, parts.geometry, parts.indices.device
         if device.type == "meta":  # only shapes count there, and supports cannot be read
             return None
+        kind = TransformedLinear if geometry is None else TransformedConvolution
+        if parts.base is not None:
+            return Adapted(parts.base.detach(), kind(shape, geometry, _pattern(parts), None))
         transform = parts.offset.transform(shape, geometry, parts.dtype, device)
         if transform is None and not parts.offset.is_zero:
             return None
-        kind = TransformedLinear if geometry is None else TransformedConvolution
         return kind(shape, geometry, _pattern(parts), transform)
 
 

@@ -1,4 +1,4 @@
-"""What is added to the sparse matrix of a layer: a fixed dense matrix that costs no memory, or nothing.
+"""What is added to the sparse matrix of a layer: a fixed dense matrix, or nothing.
 
 An offset is a file here: a frozen dataclass after `Offset` with a `register_offset` above it. It is found by
 itself.
@@ -16,6 +16,7 @@ from lightning_sparse.layers.offsets.base import (
 )
 from lightning_sparse.layers.offsets.dct import DCTOffset, PatchOrder
 from lightning_sparse.layers.offsets.none import NoOffset
+from lightning_sparse.layers.offsets.pretrained import PretrainedOffset
 from lightning_sparse.registry import modules_in
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "OffsetName",
     "OffsetOptions",
     "PatchOrder",
+    "PretrainedOffset",
     "offset_from_name",
     "register_offset",
 ]

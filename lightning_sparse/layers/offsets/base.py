@@ -39,7 +39,17 @@ class Offset(ABC):
     name: ClassVar[str]
     """By which it is asked for, and known in checkpoints."""
     is_zero: ClassVar[bool] = False
-    """Whether there is no dense part, and hence no alpha."""
+    """Whether there is no dense part."""
+    is_stored: ClassVar[bool] = False
+    """Whether C is the weight that the layer had, which the layer then holds as ``base``, frozen.
+
+    What depends on C's entries is asked of the layer then: `matrix` and `transform` return None.
+    """
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether C is scaled."""
+        return not (self.is_zero or self.is_stored)
 
     @abstractmethod
     def options(self, shape: torch.Size) -> OffsetOptions:
@@ -50,7 +60,7 @@ class Offset(ABC):
 
     @abstractmethod
     def matrix(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-        """Return C in the shape of the layer's weight, shared and not to be written to; ``None`` if zero."""
+        """Return C in the shape of the weight, shared and only to be read; ``None`` if zero or stored."""
 
     @abstractmethod
     def transform(
