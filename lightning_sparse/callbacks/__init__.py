@@ -2,7 +2,8 @@
 
 from lightning_sparse.callbacks.base import SparsityCallback
 from lightning_sparse.callbacks.choosing import SparseCheckpoint, SparseEarlyStopping
-from lightning_sparse.callbacks.dctps import DCTpSConversion
+from lightning_sparse.callbacks.converting.conversion import SparseConversion
+from lightning_sparse.callbacks.converting.dctps import DCTpSConversion
 from lightning_sparse.callbacks.epochs.asni import ASNISigmoidPruner
 from lightning_sparse.callbacks.epochs.imp import IterativeMagnitudePruning
 from lightning_sparse.callbacks.exact_resume import ExactResume
@@ -22,6 +23,7 @@ __all__ = [
     "RigLCallback",
     "SETCallback",
     "SparseCheckpoint",
+    "SparseConversion",
     "SparseEarlyStopping",
     "SparsityCallback",
     "SparsityMonitor",

@@ -18,7 +18,6 @@ from lightning_sparse.trainer.packages import (
 )
 from lightning_sparse.trainer.parts import (
     AVERAGING,
-    averaged_copies,
     averages_buffers,
     callbacks_of,
     read_checkpoint_with,
@@ -37,7 +36,6 @@ __all__ = [
     "refuse_averaged_supports",
     "refuse_averaging",
     "refuse_company",
-    "refuse_dense_copies",
     "refuse_finetuning",
     "refuse_late_start",
     "refuse_missing_owner",
@@ -183,15 +181,6 @@ def refuse_averaged_supports(callback: str, trainer: Trainer) -> None:
                 f"`use_buffers` of {type(other).__name__} must be False beside {callback}, got True: "
                 "averaging would round the positions of S. BatchNorm statistics are then the latest ones."
             )
-
-
-def refuse_dense_copies(callback: str, trainer: Trainer) -> None:
-    """Refuse an averaging callback that has copied the net before it was converted."""
-    if any(not sparse_weights(copy) for copy in averaged_copies(trainer)):
-        raise SparsityError(
-            f"{callback} must come before callbacks that average weights, got one that has copied the "
-            f"dense net. List {callback} first, and make layers in `__init__` (not in `configure_model`)."
-        )
 
 
 def refuse_other_storage(callback: str, module: LightningModule) -> None:

@@ -1,31 +1,26 @@
 """Fixed masks, made before the first step."""
 
-from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
 
 from lightning_sparse.callbacks.base import SparsityCallback
+from lightning_sparse.callbacks.scoring import refuse_without_score, scored_masks
 from lightning_sparse.callbacks.sparsifier import Config
 from lightning_sparse.checks import SparsityError, check_choice, check_count
 from lightning_sparse.files.from_file import FromFile
 from lightning_sparse.functional.ablation import redraw_, shuffled
-from lightning_sparse.functional.isolation import left_as_found
-from lightning_sparse.functional.pruning import plan_budgets, prune_along
+from lightning_sparse.functional.pruning import plan_budgets
 from lightning_sparse.functional.saliency import (
     MethodName,
     PruningMethod,
-    PruningProblem,
     method_from_name,
 )
 from lightning_sparse.selection import match_overrides, parameters_by_name
-from lightning_sparse.trainer.losses import LossFunction, TrainingLosses, refuse_without_loss
+from lightning_sparse.trainer.losses import LossFunction
 from lightning_sparse.trainer.packages import LightningModule, rank_zero_warn
-from lightning_sparse.trainer.parts import averaged_copies, callable_net, unlogged
-from lightning_sparse.trainer.processes import mean_over_processes
-from lightning_sparse.trainer.progress import with_progress
-from lightning_sparse.trainer.randomness import left_undisturbed
+from lightning_sparse.trainer.parts import averaged_copies
 from lightning_sparse.types import Budgets, Masks, Shapes
 
 __all__ = ["PruneAtInit"]
@@ -120,10 +115,8 @@ class PruneAtInit(SparsityCallback):
 
     def check_module(self, module: LightningModule) -> None:
         """Refuse a module whose loss or output the method cannot have."""
-        if self.method.needs_loss and self.loss_fn is None:
-            refuse_without_loss(self.method, module)
-        if self.method.needs_forward:
-            _refuse_without_net(self.method, module, self.select(module))
+        weights = self.select(module) if self.method.needs_forward else {}
+        refuse_without_score(self.method, module, weights, self.loss_fn)
 
     def planned_budgets(self, shapes: Shapes) -> Budgets:
         """Return each layer's budget; under global ranking only those that are overridden."""
@@ -145,7 +138,18 @@ class PruneAtInit(SparsityCallback):
             masks = self.method.masks()
             self.method.reinitialise_([module, *copies])
         else:
-            masks = self._score(module, generator)
+            weights = self.select(module)
+            masks = scored_masks(
+                self.method,
+                module,
+                weights,
+                self.density,
+                generator,
+                fixed=match_overrides(weights, self.density_overrides),
+                min_weights=self._min_weights,
+                loss_fn=self.loss_fn,
+                keep_lowest=self.mask_ablation == "invert",
+            )
         _warn_of_empty_layers(masks)
         if self.mask_ablation == "shuffle":
             return shuffled(masks, generator)
@@ -157,50 +161,10 @@ class PruneAtInit(SparsityCallback):
                     copied[name].data.copy_(weight)
         return masks
 
-    def _score(self, module: LightningModule, generator: torch.Generator) -> Masks:
-        method, trainer, weights = self.method, module.trainer, self.select(module)
-        losses = TrainingLosses(trainer, module, self.loss_fn)
-        problem = PruningProblem(
-            module,
-            weights,
-            generator,
-            losses=losses.next,
-            net=callable_net(module, weights.values()),
-            inputs=losses.inputs,
-            average=mean_over_processes(trainer),
-            cools=self.loss_fn is None,
-        )
-        iterations = prune_along(
-            method,
-            problem,
-            self.density,
-            fixed=match_overrides(weights, self.density_overrides),
-            min_weights=self._min_weights,
-            keep_lowest=self.mask_ablation == "invert",
-        )
-        total, name = len(method.path(self.density)), type(method).__name__
-        runs_code = method.needs_loss or method.needs_forward  # the user's: it may change parameters
-        as_found = left_as_found(module, module.training, parameters=runs_code)
-        masks: Masks = {}
-        with left_undisturbed(trainer), as_found, unlogged(trainer, module):
-            for masks in with_progress(trainer, iterations, total, name):  # noqa: B007 - the last one counts
-                pass
-        return masks
-
     @property
     def _min_weights(self) -> int:
         least = self.min_weights_per_layer
         return self.method.least_per_layer if least is None else least
-
-
-def _refuse_without_net(
-    method: PruningMethod, module: LightningModule, weights: Mapping[str, nn.Parameter]
-) -> None:
-    if callable_net(module, weights.values()) is None:
-        raise SparsityError(
-            f"{type(method).__name__} calls the net, and {type(module).__name__} has no `forward`, nor one "
-            "child that holds all selected weights. Define it, or choose another method (`snip`, `erk`)."
-        )
 
 
 def _refuse_ablation_of_file(method: FromFile, ablation: Ablation | None) -> None:

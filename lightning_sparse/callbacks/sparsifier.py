@@ -18,7 +18,7 @@ from lightning_sparse.callbacks.company import (
     refuse_strategy,
     warn_of_spawned_processes,
 )
-from lightning_sparse.callbacks.converted import explain_empty_optimizer
+from lightning_sparse.callbacks.converting.converted import explain_empty_optimizer
 from lightning_sparse.callbacks.looking import warn_of_untrained
 from lightning_sparse.checks import (
     ALL,

@@ -9,7 +9,7 @@ from functools import partial
 from torch.optim import Optimizer
 
 from lightning_sparse.callbacks.company import Member, refuse_missing_owner
-from lightning_sparse.callbacks.converted import refuse_moved_originals, refuse_unoptimized_values
+from lightning_sparse.callbacks.converting.converted import refuse_moved_originals, refuse_unoptimized_values
 from lightning_sparse.callbacks.looking import warn_of_dense_products
 from lightning_sparse.callbacks.monitor import log_sparsity, monitored, print_table_after_summary
 from lightning_sparse.trainer.clipping import before_clipping

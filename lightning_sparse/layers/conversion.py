@@ -2,16 +2,17 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_sparse.checks import check_count, check_density, check_selection
+from lightning_sparse.checks import SparsityError, check_count, check_density, check_selection
 from lightning_sparse.functional.allocation import AllocationName, allocate
 from lightning_sparse.layers.alphas import Alpha, check_alpha, starting_alphas
 from lightning_sparse.layers.backends import Backend
-from lightning_sparse.layers.base import compact_layers
+from lightning_sparse.layers.base import DensePlusSparse, compact_layers
 from lightning_sparse.layers.convertible import (
     Convertible,
     convertible_layers,
@@ -22,10 +23,10 @@ from lightning_sparse.layers.offsets import Offset, OffsetName, offset_from_name
 from lightning_sparse.layers.replacement import compact_layer, dense_layer, replace_
 from lightning_sparse.layers.signal import advice_on_signal
 from lightning_sparse.layers.support import draw_equal_rows, draw_support
-from lightning_sparse.selection import layer_name, match_overrides
+from lightning_sparse.selection import layer_name, match_overrides, plain_name
 from lightning_sparse.types import Budgets
 
-__all__ = ["convert_", "replace_layers_", "to_dense_"]
+__all__ = ["convert_", "convert_alike_", "replace_layers_", "to_dense_"]
 
 
 def convert_(
@@ -151,6 +152,24 @@ def replace_layers_(
         replace_(module, old, replacement)  # only now that nothing can fail any more
         if replacement.base is not None:
             replacement.base.requires_grad_(False).grad = None
+
+
+def convert_alike_(copy: nn.Module, module: nn.Module) -> None:
+    """Replace the layers of a copy that was made before the module was converted, by copies of the new ones.
+
+    Raises:
+        SparsityError: If the copy lacks a layer.
+    """
+    there = {plain_name(path): layer for path, layer in copy.named_modules()}
+    for path, layer in compact_layers(module).items():
+        old = there.get(path)
+        if old is None:
+            raise SparsityError(
+                f"`module` must have its layers when an average is made of it, got {path!r} made later. Make "
+                "layers in `__init__`, not in `configure_model`."
+            )
+        if not isinstance(old, DensePlusSparse):
+            replace_(copy, old, deepcopy(layer))
 
 
 def _check_arguments(

@@ -64,7 +64,7 @@ def after_configure_model(module: LightningModule, action: Callable[[], None]) -
     build = module.configure_model
 
     def build_and_act() -> None:
-        del vars(module)["configure_model"]
+        vars(module).pop("configure_model", None)
         build()
         action()
 

@@ -1,0 +1,92 @@
+"""Scores of a method taken within a Trainer, and the masks that come of them."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from lightning_sparse.checks import SparsityError
+from lightning_sparse.functional.isolation import left_as_found
+from lightning_sparse.functional.pruning import prune_along
+from lightning_sparse.functional.saliency import PruningMethod, PruningProblem
+from lightning_sparse.trainer.losses import LossFunction, TrainingLosses, refuse_without_loss
+from lightning_sparse.trainer.packages import LightningModule
+from lightning_sparse.trainer.parts import callable_net, unlogged
+from lightning_sparse.trainer.processes import mean_over_processes
+from lightning_sparse.trainer.progress import with_progress
+from lightning_sparse.trainer.randomness import left_undisturbed
+from lightning_sparse.types import Masks
+
+__all__ = ["refuse_without_score", "scored_masks"]
+
+
+def refuse_without_score(
+    method: PruningMethod,
+    module: LightningModule,
+    weights: Mapping[str, nn.Parameter],
+    loss_fn: LossFunction | None,
+) -> None:
+    """Refuse a module whose loss or output the method cannot have.
+
+    Raises:
+        SparsityError: It says what is missing.
+    """
+    if method.needs_loss and loss_fn is None:
+        refuse_without_loss(method, module)
+    if method.needs_forward and callable_net(module, weights.values()) is None:
+        raise SparsityError(
+            f"{type(method).__name__} calls the net, and {type(module).__name__} has no `forward`, nor one "
+            "child that holds all selected weights. Define it, or choose another method (`snip`, `erk`)."
+        )
+
+
+def scored_masks(
+    method: PruningMethod,
+    module: LightningModule,
+    weights: Mapping[str, nn.Parameter],
+    density: float,
+    generator: torch.Generator,
+    *,
+    fixed: Mapping[str, float],
+    min_weights: int,
+    loss_fn: LossFunction | None,
+    keep_lowest: bool = False,
+) -> Masks:
+    """Score weights on the training data of the module's Trainer, and keep the best.
+
+    Module, random state and data are left as found.
+
+    Args:
+        method: Gives the scores.
+        module: The module that is trained.
+        weights: The weights to score, by name.
+        density: Share of them to keep, a fraction in (0, 1].
+        generator: For random draws.
+        fixed: Densities of single layers; the total stays.
+        min_weights: Every layer keeps at least this many (all, if it is smaller).
+        loss_fn: Takes the place of the module's ``training_step``.
+        keep_lowest: Keep what scores lowest instead.
+    """
+    trainer = module.trainer
+    losses = TrainingLosses(trainer, module, loss_fn)
+    problem = PruningProblem(
+        module,
+        weights,
+        generator,
+        losses=losses.next,
+        net=callable_net(module, weights.values()),
+        inputs=losses.inputs,
+        average=mean_over_processes(trainer),
+        cools=loss_fn is None,
+    )
+    iterations = prune_along(
+        method, problem, density, fixed=fixed, min_weights=min_weights, keep_lowest=keep_lowest
+    )
+    total, name = len(method.path(density)), type(method).__name__
+    runs_code = method.needs_loss or method.needs_forward  # the user's: it may change parameters
+    as_found = left_as_found(module, module.training, parameters=runs_code)
+    masks: Masks = {}
+    with left_undisturbed(trainer), as_found, unlogged(trainer, module):
+        for masks in with_progress(trainer, iterations, total, name):  # noqa: B007 - the last one counts
+            pass
+    return masks

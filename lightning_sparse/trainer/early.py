@@ -1,0 +1,21 @@
+"""Losses before fit begins: what it would set up later is set up now."""
+
+from lightning_sparse.trainer.packages import LightningModule, Trainer
+
+__all__ = ["prepare_losses"]
+
+
+def prepare_losses(trainer: Trainer, module: LightningModule) -> None:
+    """Set up the training data, and bring the module to its device and precision, as fit does later.
+
+    For decisions that need a loss and must be made before optimizers exist. Fit then takes what it finds set
+    up, so that training sees the batches that it would have seen. To be called after the module's ``setup``
+    and ``configure_model``, on every rank.
+
+    Args:
+        trainer: In fit.
+        module: The module that it trains.
+    """
+    trainer.precision_plugin.convert_module(module)
+    trainer.strategy.model_to_device()
+    trainer.fit_loop.setup_data()
