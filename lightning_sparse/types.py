@@ -4,12 +4,12 @@
 """
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["Average", "Budgets", "Densities", "Loss", "Masks", "Scores", "Shapes"]
+__all__ = ["Average", "Budgets", "Densities", "Loss", "Masks", "Scores", "Shapes", "Storage"]
 
 Scores: TypeAlias = dict[str, Tensor]
 """A score per weight, shaped like the weight; the highest are kept."""
@@ -28,6 +28,9 @@ Shapes: TypeAlias = Mapping[str, torch.Size]
 
 Loss: TypeAlias = Callable[[], Tensor]
 """Runs one batch through a module as it is now and returns the batch's mean loss."""
+
+Storage: TypeAlias = Literal["masked", "compact"]
+"""How a callback stores the weights that it keeps: under masks, or alone in layers of their own."""
 
 Average: TypeAlias = Callable[[Tensor], Tensor]
 """Takes the mean of a tensor over all processes."""

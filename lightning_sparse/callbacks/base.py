@@ -17,6 +17,8 @@ from lightning_sparse.callbacks.company import (
     warn_of_late_start,
     warn_of_zeros_kept,
 )
+from lightning_sparse.callbacks.converting.compact import RandomDraw, compact_weights, prepare_compact
+from lightning_sparse.callbacks.converting.converter import Converter
 from lightning_sparse.callbacks.saved import (
     attributes_in,
     plain,
@@ -24,26 +26,30 @@ from lightning_sparse.callbacks.saved import (
     refuse_other_weights,
     restore_,
 )
-from lightning_sparse.callbacks.sparsifier import Sparsifier, refuse_changed_config, sparsifiers
+from lightning_sparse.callbacks.sparsifier import Sparsifier, is_among, refuse_changed_config, sparsifiers
 from lightning_sparse.callbacks.stateful import Brought
-from lightning_sparse.checks import check_flag
+from lightning_sparse.checks import check_choice, check_flag
 from lightning_sparse.files.states import refuse_other_layout
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.selection import parameters_by_name, prunes_nothing, select_weights
 from lightning_sparse.trainer.packages import LightningModule, Trainer, without_module
 from lightning_sparse.trainer.parts import averaged_copies, builds_layers_late
 from lightning_sparse.trainer.processes import assert_ranks_agree, masks_of_rank_zero, seed_of_rank_zero
-from lightning_sparse.types import Masks
+from lightning_sparse.types import Masks, Storage
 from lightning_sparse.weights.state import SparseState, state_of
 
 __all__ = ["SparsityCallback"]
 
 
 class SparsityCallback(Sparsifier, ABC):
-    """Makes weights of a LightningModule sparse by masks, and keeps them so.
+    """Makes weights of a LightningModule sparse, by masks or in compact layers, and keeps them so.
 
     Args:
         density: Share of the selected weights to keep, a fraction in (0, 1].
+        storage: ``"masked"``: weights stay dense parameters, and masks keep what is pruned at zero.
+            ``"compact"``: before optimizers are made, linear and convolutional layers are replaced by ones
+            that hold the k weights kept and their positions, so that gradients, optimizer state, checkpoints
+            and what processes exchange are in proportion to k; other layers stay dense.
         verify: After every step, check that pruned weights are zero, every count is exact, the optimizer has
             gathered nothing for pruned weights, and all processes have the same masks.
         **selection: ``include``, ``exclude``, ``density_overrides`` and ``seed``, as `Sparsifier` has them.
@@ -63,10 +69,19 @@ class SparsityCallback(Sparsifier, ABC):
     remembers_when_tested: ClassVar[bool] = False
     """Whether a test of a checkpoint also brings back ``run_state``, for a later fit to go on from."""
 
-    def __init__(self, density: float, *, verify: bool = False, **selection: Any) -> None:
+    storages: ClassVar[Sequence[str]] = ("masked",)
+    """How it may store what it keeps."""
+
+    def __init__(
+        self, density: float, *, storage: Storage = "masked", verify: bool = False, **selection: Any
+    ) -> None:
         super().__init__(density, **selection)
+        check_choice("storage", storage, self.storages)
         check_flag("verify", verify)
-        self.verify = verify
+        self.verify, self.storage = verify, storage
+        self.needs_data = False
+        self.draw: RandomDraw | None = None
+        self._converter = Converter(type(self).__name__) if storage == "compact" else None
         self.draws_masks = False
         self.masks_what_it_selects = not self.moves  # what moves may have taken over another's masks
         self._module: weakref.ReferenceType[LightningModule] | None = None
@@ -101,6 +116,8 @@ class SparsityCallback(Sparsifier, ABC):
 
     def end_epoch(self, trainer: Trainer, module: LightningModule) -> None:
         """Do what is due at the end of an epoch, before it is logged."""
+        if self._converter is not None:
+            self._converter.end_epoch(module)
 
     def log_more(self, module: LightningModule) -> None:
         """Log what is its own, at the end of an epoch."""
@@ -124,6 +141,8 @@ class SparsityCallback(Sparsifier, ABC):
 
     def select(self, module: LightningModule) -> dict[str, nn.Parameter]:
         """Return the weights this callback is for."""
+        if self._converter is not None:
+            return compact_weights(module, self.include, self.exclude)
         return select_weights(module, self.include, self.exclude)
 
     def reset(self) -> None:
@@ -145,14 +164,18 @@ class SparsityCallback(Sparsifier, ABC):
             refuse_averaging(type(self).__name__, trainer)
         if self._fitting:
             self.check_fit(trainer, module)
-        if self._fitting and not builds_layers_late(module):
-            self._plan(module)
+        if self._converter is not None:
+            prepare_compact(self, self._converter, trainer, module, self._fitting)
+        elif self._fitting and not builds_layers_late(module):
+            self.plan(module)
 
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         """Take up masks that are there, or check that some can be made."""
         self.take_up(trainer, module)
-        if self not in state_of(module).finished:
-            self._plan(module)
+        if self._converter is not None:
+            self._converter.begin_fit(trainer, module)
+        elif self not in state_of(module).finished:
+            self.plan(module)
 
     def take_up(self, trainer: Trainer, module: LightningModule) -> None:
         """Install masks that came with a checkpoint or a copy, or once more those of an earlier fit."""
@@ -165,7 +188,7 @@ class SparsityCallback(Sparsifier, ABC):
         if masks or done:
             state.finished.add(self)
         masks = masks or (state.masks if state.owner is self else {})  # the device may be another
-        if masks or (self.moves and done):  # what moves may be no masks but layers
+        if masks or (done and (self.moves or self._converter is not None)):  # no masks but layers
             state.install_(module, masks, self, trainer.optimizers)
         if restored or self._fitting:
             self._brought = Brought() if restored else replace(brought, masks={})
@@ -173,14 +196,14 @@ class SparsityCallback(Sparsifier, ABC):
     def start_(self, trainer: Trainer, module: LightningModule) -> None:
         """Make masks or take over those that are there, unless that is done for this module already."""
         state, owners = state_of(module), sparsifiers(trainer)
-        if self._brought.source == "copy" and self._brought.done and _is_among(state.owner, owners):
+        if self._brought.source == "copy" and self._brought.done and is_among(state.owner, owners):
             state.finished.add(self)  # a copy, beside the copy of who took the masks over
         anew = self not in state.finished
         if anew:
             if trainer.ckpt_path is not None and trainer.global_step > 0 and self.moves != bool(state.masks):
-                refuse_lost_state(type(self).__name__, [o for o in state.finished if _is_among(o, owners)])
+                refuse_lost_state(type(self).__name__, [o for o in state.finished if is_among(o, owners)])
             self._begin(trainer, module, state)
-        elif state.masks and not _is_among(state.owner, owners):
+        elif state.masks and not is_among(state.owner, owners):
             state.owner = self  # who moved them is not in this Trainer
         self.begin_training(trainer, module, anew)
 
@@ -228,7 +251,9 @@ class SparsityCallback(Sparsifier, ABC):
             restore_(self, attribute, state_dict[attribute.lstrip("_")])
 
     def check_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Leave it to `load_state_dict`: masks are in the state of a callback."""
+        """Refuse compact layers that the checkpoint has not; masks are in the state of a callback."""
+        if self._converter is not None:
+            self._converter.check_checkpoint(checkpoint, self._fitting)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self._state()
@@ -253,10 +278,6 @@ class SparsityCallback(Sparsifier, ABC):
             self.reset()
         self._run_of = weakref.ref(module)
 
-    def _plan(self, module: LightningModule) -> None:
-        self.check_module(module)
-        self.planned_budgets({name: weight.shape for name, weight in self.select(module).items()})
-
     def _begin(self, trainer: Trainer, module: LightningModule, state: SparseState) -> None:
         """Take over the masks that are there, or make some and hand them to all ranks."""
         name = type(self).__name__
@@ -269,14 +290,11 @@ class SparsityCallback(Sparsifier, ABC):
         else:
             replaces = self.moves and bool(state.masks)
             generator = torch.Generator().manual_seed(seed_of_rank_zero(trainer, self.seed))
-            masks = masks_of_rank_zero(trainer, self.make_masks(module, generator))
+            made = self.make_masks(module, generator) if self._converter is None else {}
+            masks = masks_of_rank_zero(trainer, made)
             state.install_(module, masks, self, trainer.optimizers)
             if replaces:
                 warn_of_zeros_kept(name, state)
             for copy in averaged_copies(trainer):  # made in `setup`, of the dense net
                 state.zero_pruned_of_(copy)
         state.finished.add(self)
-
-
-def _is_among(owner: object, callbacks: Sequence[Sparsifier]) -> bool:
-    return any(callback is owner for callback in callbacks)

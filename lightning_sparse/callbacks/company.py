@@ -188,8 +188,8 @@ def refuse_other_storage(callback: str, module: LightningModule) -> None:
     for weight in sparse_weights(module).values():
         if not weight.takes_masks:
             raise SparsityError(
-                f"{callback} cannot prune Dense-plus-Sparse layers, got {weight.name!r}. Leave "
-                "DCTpSConversion out, or move their supports with RigLCallback."
+                f"{callback} cannot prune layers that store only their active entries, got {weight.name!r}. "
+                "Leave out what has made them, or move their supports with RigLCallback."
             )
 
 

@@ -79,7 +79,7 @@ class SparsityMonitor(OurCallback):
             if is_lightning(logger, "loggers.TensorBoardLogger"):
                 writer: Any = logger.experiment  # type: ignore[attr-defined]
                 for weight in _seen(module, zeros=True):
-                    name = f"{weight.histogram}/{layer_name(weight.name)}"
+                    name = f"{weight.shown.histogram}/{layer_name(weight.name)}"
                     writer.add_histogram(name, weight.active, trainer.global_step)
 
 
@@ -104,7 +104,10 @@ def print_table(trainer: Trainer, module: LightningModule, zeros: bool = False) 
     others = {name: weight.numel() for name, weight in dense_weights(module, counted).items()}
     rest = not_counted(others, sum(counted.values()))
     for weights in groups.values():
-        title, table = weights[0].title, sparsity_table(list(map(_count, weights)), weights[0].columns)
+        title, table = (
+            weights[0].shown.title,
+            sparsity_table(list(map(_count, weights)), weights[0].shown.columns),
+        )
         print(f"\n{title}:\n{table}{rest}\n", flush=True)
         rest = ""  # once is enough
 
@@ -123,7 +126,7 @@ def monitored(trainer: Trainer) -> bool:
 def _seen(module: LightningModule, zeros: bool) -> list[SparseWeight]:
     """Return the sparse weights in force; if asked to, ordinary ones by their zeros where none has a mask."""
     found = [weight for weight in sparse_weights(module).values() if weight.in_force]
-    if zeros and not any(weight.takes_masks for weight in found):
+    if zeros and not any(weight.prunes for weight in found):
         return [*weights_by_zeros(module), *found]
     return found
 
@@ -131,7 +134,7 @@ def _seen(module: LightningModule, zeros: bool) -> list[SparseWeight]:
 def _by_metric(module: LightningModule, zeros: bool) -> dict[str, list[SparseWeight]]:
     groups: dict[str, list[SparseWeight]] = {}
     for weight in _seen(module, zeros):
-        groups.setdefault(weight.metric, []).append(weight)
+        groups.setdefault(weight.shown.metric, []).append(weight)
     return groups
 
 

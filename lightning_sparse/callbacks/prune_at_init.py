@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from lightning_sparse.callbacks.base import SparsityCallback
+from lightning_sparse.callbacks.converting.compact import RandomDraw
 from lightning_sparse.callbacks.scoring import refuse_without_score, scored_masks
 from lightning_sparse.callbacks.sparsifier import Config
 from lightning_sparse.checks import SparsityError, check_choice, check_count
@@ -15,6 +16,7 @@ from lightning_sparse.functional.pruning import plan_budgets
 from lightning_sparse.functional.saliency import (
     MethodName,
     PruningMethod,
+    Random,
     method_from_name,
 )
 from lightning_sparse.selection import match_overrides, parameters_by_name
@@ -49,8 +51,9 @@ class PruneAtInit(SparsityCallback):
         mask_ablation: Changes the masks as a check of what they are worth: ``"shuffle"`` draws new places
             within each layer, ``"reinit"`` keeps the masks but permutes each layer's weights, ``"invert"``
             keeps what scores lowest.
-        **selection: ``include``, ``exclude``, ``density_overrides``, ``seed`` and ``verify``, as
-            `SparsityCallback` has them.
+        **selection: ``include``, ``exclude``, ``density_overrides``, ``seed``, ``storage`` and ``verify``, as
+            `SparsityCallback` has them. With ``storage="compact"`` the weights are chosen before optimizers
+            are made, by the same scores.
 
     Raises:
         SparsityError: If an argument is out of range, or, when fit starts, if a pattern matches nothing, the
@@ -59,6 +62,8 @@ class PruneAtInit(SparsityCallback):
     >>> PruneAtInit("erk", density=0.05).method
     Random(allocation='erk')
     """
+
+    storages = ("masked", "compact")
 
     def __init__(
         self,
@@ -87,6 +92,9 @@ class PruneAtInit(SparsityCallback):
         super().__init__(1.0 if density is None else density, **selection)
         self.masks_what_it_selects = not isinstance(self.method, FromFile)  # the file may be gone by now
         self.min_weights_per_layer = min_weights_per_layer
+        self.needs_data = self.method.needs_loss or self.method.needs_forward
+        if isinstance(self.method, Random) and mask_ablation is None:
+            self.draw = RandomDraw(self.method.allocation, self._min_weights)
         self.loss_fn = loss_fn
         self.mask_ablation = mask_ablation
 
@@ -109,7 +117,7 @@ class PruneAtInit(SparsityCallback):
         try:
             return self.method.weights_of(module)
         except SparsityError:
-            if not self._loading:
+            if not self._loading or self.storage == "compact":
                 raise
             return {}  # a resumed run may have lost the file, and does not need it
 

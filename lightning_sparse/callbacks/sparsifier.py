@@ -1,7 +1,7 @@
 """What masks and converted layers have in common: arguments that select weights, and Lightning's hooks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any, ClassVar, Literal
 
@@ -34,7 +34,7 @@ from lightning_sparse.trainer.parts import callbacks_of
 from lightning_sparse.trainer.processes import assert_ranks_agree, compare_callbacks
 from lightning_sparse.types import Budgets, Shapes
 
-__all__ = ["Config", "Sparsifier", "refuse_changed_config", "sparsifiers"]
+__all__ = ["Config", "Sparsifier", "is_among", "refuse_changed_config", "sparsifiers"]
 
 Config = dict[str, str | int | float | None]
 """Arguments as plain values, by name."""
@@ -60,6 +60,8 @@ class Sparsifier(OurCallback, ABC):
     """Whether masks change while training goes on; of such callbacks a Trainer takes one."""
     converts: ClassVar[bool] = False
     """Whether layers are replaced; nothing has masks then."""
+    storage: str = "masked"
+    """Where the entries that are kept lie: under masks, or alone in layers of their own ("compact")."""
     left_behind: ClassVar[str]
     """What stays in the processes that a spawning strategy starts, as the rest of a sentence."""
 
@@ -114,6 +116,11 @@ class Sparsifier(OurCallback, ABC):
     def check_module(self, module: LightningModule) -> None:
         """Refuse a module that this cannot make sparse, before any batch is drawn."""
 
+    def plan(self, module: LightningModule) -> None:
+        """Refuse what cannot be met."""
+        self.check_module(module)
+        self.planned_budgets({name: weight.shape for name, weight in self.select(module).items()})
+
     @property
     def role(self) -> str:
         """What it does beside others: "converts", "moves" or "starts"."""
@@ -128,6 +135,7 @@ class Sparsifier(OurCallback, ABC):
         shared: dict[str, Any] = {
             "include": self.include if self.include == ALL else sorted(self.include or []),
             "exclude": sorted(self.exclude),
+            "storage": None if self.storage == "masked" else self.storage,
             "density_overrides": {name: float(share) for name, share in self.density_overrides.items()},
         }
         return {**self.config(), **{name: str(value) if value else None for name, value in shared.items()}}
@@ -264,6 +272,11 @@ class Sparsifier(OurCallback, ABC):
 def sparsifiers(trainer: Trainer) -> list[Sparsifier]:
     """Return the callbacks that make nets sparse, in the Trainer's order; the first leads."""
     return [callback for callback in callbacks_of(trainer) if isinstance(callback, Sparsifier)]
+
+
+def is_among(owner: object, callbacks: Sequence[Sparsifier]) -> bool:
+    """Tell whether one of these callbacks is that very one."""
+    return any(callback is owner for callback in callbacks)
 
 
 def refuse_changed_config(config: Mapping[str, object], saved: Mapping[str, object]) -> None:

@@ -2,20 +2,22 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from lightning_sparse.functional.allocation import allocate
 from lightning_sparse.functional.budgets import layer_budget, total_budget
 from lightning_sparse.functional.filters import OUTPUTS_FIRST, Filters, equal_mask, filters_of
-from lightning_sparse.functional.masks import global_masks, layerwise_masks
+from lightning_sparse.functional.masks import global_masks, layerwise_masks, top_k_mask
 from lightning_sparse.functional.patterns import UNSTRUCTURED, Pattern
+from lightning_sparse.functional.ranking import positions_of
 from lightning_sparse.functional.saliency import PruningMethod, PruningProblem, Random, Ranking
 from lightning_sparse.functional.saliency.connection import check_connected
 from lightning_sparse.functional.saliency.score_check import ScoreCheck, pruned_last
 from lightning_sparse.types import Budgets, Densities, Masks, Scores, Shapes
 
-__all__ = ["masks_from_scores", "plan_budgets", "prune_along", "random_masks"]
+__all__ = ["masks_from_scores", "plan_budgets", "prune_along", "random_masks", "random_positions"]
 
 
 def prune_along(
@@ -155,6 +157,56 @@ def random_masks(
     filters = filters_of(problem.module, weights) if ranking == "epf" else None
     scores = Random(ranking).scores(problem)
     return masks_from_scores(scores, density, ranking, fixed=fixed, filters=filters)
+
+
+def random_positions(
+    shapes: Shapes,
+    density: float,
+    ranking: Ranking,
+    generator: torch.Generator,
+    *,
+    fixed: Mapping[str, float] | None = None,
+    min_weights: int = 1,
+) -> dict[str, torch.Tensor]:
+    """Draw what `random_masks` draws, as flat positions, without ever holding more than one layer's scores.
+
+    So nothing in the size of the net is needed, unless all layers are ranked together.
+
+    Args:
+        shapes: Weight shape by layer; the first dimension is that of outputs.
+        density: Share of all these weights to keep, a fraction in (0, 1].
+        ranking: ``"global"``, or the allocation that gives each layer its own budget.
+        generator: Source of the draws, on the CPU.
+        fixed: Densities of single layers; the others share what remains.
+        min_weights: Every layer keeps at least this many (all, if it is smaller).
+
+    Returns:
+        Ascending positions by layer, int64, on the CPU.
+
+    Raises:
+        SparsityError: If the budget cannot be met.
+
+    Examples:
+        >>> shapes = {"fc": torch.Size([3, 4])}
+        >>> positions = random_positions(shapes, 0.25, "erk", torch.Generator().manual_seed(0))
+        >>> masks = random_masks({"fc": torch.zeros(3, 4)}, 0.25, "erk", torch.Generator().manual_seed(0))
+        >>> torch.equal(positions["fc"], positions_of(masks["fc"]))
+        True
+    """
+
+    def scores_of(layers: Shapes) -> Scores:
+        shaped = {name: torch.empty((), device="cpu").expand(shape) for name, shape in layers.items()}
+        return Random(ranking).scores(PruningProblem(torch.nn.Module(), shaped, generator))
+
+    if ranking == "global":
+        masks = masks_from_scores(scores_of(shapes), density, ranking, fixed=fixed, min_weights=min_weights)
+        return {name: positions_of(mask) for name, mask in masks.items()}
+    budgets = plan_budgets(shapes, density, ranking, fixed=fixed, min_weights=min_weights)
+    keep = partial(equal_mask, filters=OUTPUTS_FIRST) if ranking == "epf" else top_k_mask
+    return {
+        name: positions_of(keep(scores_of({name: shape})[name], budgets[name]))
+        for name, shape in shapes.items()
+    }
 
 
 def plan_budgets(

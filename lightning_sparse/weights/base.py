@@ -7,6 +7,7 @@ ask no weight how it is stored.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
 import torch
@@ -17,7 +18,28 @@ from lightning_sparse.functional.ranking import mask_at
 from lightning_sparse.registry import add_row
 from lightning_sparse.types import Average
 
-__all__ = ["STORAGES", "SparseWeight", "storage"]
+__all__ = ["SPARSE", "STORAGES", "Shown", "SparseWeight", "storage"]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How reports and logs speak of a weight.
+
+    Args:
+        metric: Group under which one minus the density is logged.
+        title: Title of its table.
+        columns: Headings of that table for all entries, the active ones, and their share.
+        histogram: Group of the histograms of its active entries.
+    """
+
+    metric: str
+    title: str
+    columns: tuple[str, str, str]
+    histogram: str
+
+
+SPARSE = Shown("sparsity", "Weights kept", ("weights", "kept", "density"), "weights")
+"""Of weights whose other entries are zero."""
 
 
 class SparseWeight(ABC):
@@ -30,22 +52,26 @@ class SparseWeight(ABC):
     """
 
     storage_name: ClassVar[str]
-    """Where its entries are: a word for tables."""
+    """By which the way to store it is known."""
     takes_masks: ClassVar[bool]
     """Whether masks can be put on the parameter itself, and changed to any count."""
     support_noun: ClassVar[str]
     """What the positions of the active entries are called in messages, in the plural."""
-    metric: ClassVar[str]
-    """Group under which one minus the density is logged."""
-    title: ClassVar[str]
-    """Title of its table."""
-    columns: ClassVar[tuple[str, str, str]]
-    """Headings of that table for all entries, the active ones, and their share."""
-    histogram: ClassVar[str]
-    """Group of the histograms of its active entries."""
+    shown: Shown
+    """How reports and logs speak of it."""
 
     def __init__(self, name: str, shape: torch.Size, parameter: nn.Parameter) -> None:
         self.name, self.shape, self.parameter = name, shape, parameter
+
+    @property
+    def prunes(self) -> bool:
+        """Whether the entries that are not active are zero, rather than those of a dense matrix."""
+        return self.shown == SPARSE
+
+    @property
+    @abstractmethod
+    def stored_as(self) -> str:
+        """Where its entries are: words for tables."""
 
     @classmethod
     @abstractmethod

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from lightning_sparse.layers import DensePlusSparse, compact_layers
 from lightning_sparse.types import Average
-from lightning_sparse.weights.base import SparseWeight, storage
+from lightning_sparse.weights.base import SPARSE, Shown, SparseWeight, storage
 from lightning_sparse.weights.optimizers import forget_curvature_, numbers_of, state_like
 
 __all__ = ["CompactWeight", "GradientSum", "dense_sums", "give_back_sums_", "support_keys"]
@@ -43,6 +43,14 @@ class GradientSum:
         self.total = gradient if self.total is None else self.total.add_(gradient)
 
 
+PLUS_DENSE = Shown(
+    metric="trainable_sparsity",
+    title="Trained values of Dense-plus-Sparse layers (their weights are dense)",
+    columns=("entries", "trained", "share"),
+    histogram="values",
+)
+
+
 @storage
 class CompactWeight(SparseWeight):
     """The sparse part S of a Dense-plus-Sparse layer; its offset takes no part in any of it.
@@ -55,19 +63,21 @@ class CompactWeight(SparseWeight):
     storage_name = "compact"
     takes_masks = False
     support_noun = "supports"
-    metric = "trainable_sparsity"
-    title = "Trained values of Dense-plus-Sparse layers (their weights are dense)"
-    columns = ("entries", "trained", "share")
-    histogram = "values"
 
     def __init__(self, name: str, layer: DensePlusSparse) -> None:
         super().__init__(name, layer.shape, layer.values)
         self._layer = layer
+        self.shown = SPARSE if layer.offset.is_zero else PLUS_DENSE
 
     @classmethod
     def found_in(cls, module: nn.Module) -> Sequence[SparseWeight]:
         """Return the weights of Dense-plus-Sparse layers."""
         return [cls(f"{path}.weight", layer) for path, layer in compact_layers(module).items()]
+
+    @property
+    def stored_as(self) -> str:
+        """``"compact"``, after what is beside it."""
+        return "compact" if self._layer.offset.is_zero else f"{self._layer.offset.name} + compact"
 
     @property
     def in_force(self) -> bool:
@@ -91,8 +101,9 @@ class CompactWeight(SparseWeight):
 
     @property
     def stored(self) -> int:
-        """Bytes of k values and k positions."""
-        parts = (self.parameter, self._layer.indices)
+        """Bytes of k values and k positions, and of the weight beside them if that is stored."""
+        base = self._layer.base
+        parts = [self.parameter, self._layer.indices, *([] if base is None else [base])]
         return sum(part.numel() * part.element_size() for part in parts)
 
     def digest(self) -> int:

@@ -11,7 +11,7 @@ from lightning_sparse.functional.packing import count_bits, pack_bits
 from lightning_sparse.functional.ranking import mask_at, positions_of
 from lightning_sparse.selection import countable_weights, parameters_by_name
 from lightning_sparse.types import Average
-from lightning_sparse.weights.base import SparseWeight, storage
+from lightning_sparse.weights.base import SPARSE, SparseWeight, storage
 from lightning_sparse.weights.state import SparseState, state_of
 
 __all__ = ["MaskedWeight", "weights_by_zeros"]
@@ -30,10 +30,7 @@ class MaskedWeight(SparseWeight):
     storage_name = "masked"
     takes_masks = True
     support_noun = "masks"
-    metric = "sparsity"
-    title = "Weights kept"
-    columns = ("weights", "kept", "density")
-    histogram = "weights"
+    shown = SPARSE
 
     def __init__(self, name: str, state: SparseState, make_mask: Callable[[], Tensor]) -> None:
         super().__init__(name, state.weights[name].shape, state.weights[name])
@@ -45,6 +42,11 @@ class MaskedWeight(SparseWeight):
         state, there = state_of(module), parameters_by_name(module)
         names = [name for name, weight in state.weights.items() if there.get(name) is weight]
         return [cls(name, state, partial(state.mask, name)) for name in names]
+
+    @property
+    def stored_as(self) -> str:
+        """``"masked"``."""
+        return self.storage_name
 
     @property
     def in_force(self) -> bool:

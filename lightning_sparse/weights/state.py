@@ -122,7 +122,9 @@ class SparseState:
             if not torch.equal(~pruned, before):
                 changed = True
                 if weight.grad is not None:  # some optimizers begin a step with what is left of the last
-                    weight.grad.masked_fill_(pruned, 0)
+                    weight.grad.masked_fill_(
+                        reset, 0
+                    )  # new ones take their first step with the next gradient
             keep.copy_(~pruned if keep.is_floating_point() else pruned)
             weight.masked_fill_(pruned, 0)
             for _, value in state_like(weight, optimizers):

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from lightning_sparse.callbacks.base import SparsityCallback
 from lightning_sparse.callbacks.company import refuse_missing_support, refuse_second_density
+from lightning_sparse.callbacks.converting.compact import RandomDraw
 from lightning_sparse.callbacks.moving.checks import (
     check_average,
     check_matched,
@@ -71,14 +72,15 @@ class MovingConnections(SparsityCallback, ABC):
         grad_average: Number of steps up to an update of which the mean gradient is taken, by rules that need
             the gradient.
         **selection: ``include`` (``None``: linear and convolutional layers, or all that have a support),
-            ``exclude``, ``density_overrides``, ``seed`` and ``verify``, as `SparsityCallback` has them.
+            ``exclude``, ``density_overrides``, ``seed``, ``storage`` (of what it draws) and ``verify``, as
+            `SparsityCallback` has them.
 
     Raises:
         SparsityError: If an argument is out of range, or, when fit starts, if there is nothing to move, the
             budget cannot be met, or ``stop_at`` is a share of an unknown number of steps.
     """
 
-    moves, names_in = True, ("history", "initial")
+    moves, names_in, storages = True, ("history", "initial"), ("masked", "compact")
     run_state: ClassVar = {"_clock": Clock, "_history": History, "_sums": dict, "_draw_seed": lambda: None}
     _clock: Clock
     _history: History
@@ -106,7 +108,7 @@ class MovingConnections(SparsityCallback, ABC):
         check_choice("allocation", allocation, ALLOCATIONS)
         check_flag("dense_first_layer", dense_first_layer)
         if density is None:
-            refuse_without_density(dense_first_layer, selection.get("density_overrides"))
+            refuse_without_density({"dense_first_layer": dense_first_layer, **selection})
         super().__init__(1.0 if density is None else density, **selection)
         self.rule = rule_from_name(rule)
         check_average(grad_average, every_n_steps, self.rule)
@@ -116,6 +118,7 @@ class MovingConnections(SparsityCallback, ABC):
         self.allocation, self.dense_first_layer = allocation, dense_first_layer
         self.grad_average = grad_average
         self.draws_masks = self.masks_what_it_selects = density is not None
+        self.draw = RandomDraw(allocation)
 
     # Masks of its own.
 
@@ -155,7 +158,8 @@ class MovingConnections(SparsityCallback, ABC):
 
     def check_module(self, module: LightningModule) -> None:
         """Refuse to draw masks beside layers that have a support of their own."""
-        if self.draws_masks and not all(weight.takes_masks for weight in sparse_weights(module).values()):
+        layers = [weight for weight in sparse_weights(module).values() if not weight.takes_masks]
+        if layers and self.draws_masks and self.storage == "masked":
             raise SparsityError(
                 f"`density` must be None beside Dense-plus-Sparse layers, got {self.density}: "
                 f"{type(self).__name__} moves their supports, and draws none. Leave it out."

@@ -1,6 +1,6 @@
 """What callbacks that move connections refuse, or warn of, with the way out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lightning_sparse.checks import ALL, SparsityError, check_choice, check_count, check_number
 from lightning_sparse.functional.growth import GrowthRule
@@ -67,10 +67,13 @@ def check_average(grad_average: object, every_n_steps: int, rule: GrowthRule) ->
         )
 
 
-def refuse_without_density(dense_first_layer: bool, density_overrides: object) -> None:
+OWN_MASKS = ("dense_first_layer", "density_overrides", "storage")
+"""Arguments about masks of its own."""
+
+
+def refuse_without_density(arguments: Mapping[str, object]) -> None:
     """Refuse arguments about masks of its own where it draws none."""
-    if dense_first_layer or density_overrides:
-        argument = "dense_first_layer" if dense_first_layer else "density_overrides"
+    for argument in (name for name in OWN_MASKS if arguments.get(name)):
         raise SparsityError(f"`{argument}` needs `density`, got None. It is for masks of its own.")
 
 
