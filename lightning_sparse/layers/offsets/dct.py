@@ -117,11 +117,11 @@ class _DCTPointwise(LinearMap):
         sides = list(zip(input_size[2:], self.geometry.padding, strict=True))
         padded = grad.new_zeros(*input_size[:2], *(side + 2 * pad for side, pad in sides))
         self._pixels(padded).copy_(dct_adjoint(grad.movedim(1, -1), input_size[1]).movedim(-1, 1))
-        inner = (..., *(slice(pad, pad + side) for side, pad in sides))
+        inner = (slice(None), slice(None), *(slice(pad, pad + side) for side, pad in sides))
         return padded[inner]
 
     def _pixels(self, x: Tensor) -> Tensor:
-        met = (..., *(slice(None, None, step) for step in self.geometry.stride))
+        met = (slice(None), slice(None), *(slice(None, None, step) for step in self.geometry.stride))
         return x[met]
 
 
