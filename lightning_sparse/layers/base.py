@@ -29,7 +29,8 @@ class DensePlusSparse(nn.Module, ABC):
 
     Gradients and optimizer state are O(k), and so are parameters and checkpoints unless C is stored. With
     ``backend="transform"`` no more than tables outlive a step that are small beside the weight (but C for
-    grouped kernels of one place, which have no fast form); ``"materialize"`` keeps C, once per shape for all layers.
+    grouped kernels of one place, which have no fast form); ``"materialize"`` keeps C, once per shape for all
+    layers.
 
     Attributes:
         values: The k entries of S, a parameter.

@@ -94,11 +94,12 @@ def values_of(module):
     return {path: layer.values.detach().clone() for path, layer in compact_layers(module).items()}
 
 
+@pytest.mark.parametrize("offset", ["dct", "none", "pretrained"])
 @pytest.mark.parametrize("backend", ["materialize", "transform"])
 @pytest.mark.parametrize("kind", MEMBERS)
-def test_conversion_and_back(kind, backend):
+def test_conversion_and_back(kind, backend, offset):
     module, before = make(kind), make(kind)
-    budgets = convert_(module, 0.2, backend=backend)
+    budgets = convert_(module, 0.2, offset=offset, backend=backend)
     layers = compact_layers(module)
     assert list(layers) == CONVERTED
     assert budgets == {f"{path}.weight": layer.nnz for path, layer in layers.items()}
