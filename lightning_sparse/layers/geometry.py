@@ -20,6 +20,8 @@ _WEIGHT_GRADIENT = {1: nn_grad.conv1d_weight, 2: nn_grad.conv2d_weight, 3: nn_gr
 class Convolution:
     """Geometry of a convolution of one to three spatial dimensions; ``padding`` is zeros on both sides.
 
+    Defaults are those of two dimensions; `plain` has them for any number.
+
     Args:
         stride: A number for each dimension, in the order of the weight's: of images (vertical, horizontal).
         padding: The same.
@@ -27,9 +29,9 @@ class Convolution:
         groups: Into which channels are parted.
     """
 
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
+    stride: tuple[int, ...] = (1, 1)
+    padding: tuple[int, ...] = (0, 0)
+    dilation: tuple[int, ...] = (1, 1)
     groups: int = 1
 
     @classmethod
