@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from lightning_sparse.layers import (
     DCTOffset,
     DensePlusSparse,
+    DensePlusSparseConv1d,
     DensePlusSparseConv2d,
+    DensePlusSparseConv3d,
     DensePlusSparseLinear,
     NoOffset,
     compact_layers,
@@ -20,6 +22,9 @@ from lightning_sparse.layers.support import draw_support
 
 BACKENDS = ["materialize", "transform"]
 OFFSETS = [DCTOffset(), DCTOffset("chw"), NoOffset()]
+CONVOLUTIONS = {1: DensePlusSparseConv1d, 2: DensePlusSparseConv2d, 3: DensePlusSparseConv3d}
+SIDES = {1: (9,), 2: (9, 8), 3: (5, 6, 4)}
+"""Of the inputs that tests give to convolutions."""
 
 
 def filled(layer: Any, generator: torch.Generator) -> Any:
@@ -35,15 +40,21 @@ def linear(n: int = 20, m: int = 17, k: int = 60, dtype: torch.dtype = torch.flo
     return filled(layer, generator)
 
 
-def convolution(density: float = 0.3, dtype: torch.dtype = torch.float64, **options: Any) -> Any:
-    kernel = (
-        options["kernel_size"] if isinstance(options["kernel_size"], tuple) else (options["kernel_size"],) * 2
-    )
+def convolution(
+    density: float = 0.3, dtype: torch.dtype = torch.float64, dimensions: int = 2, **options: Any
+) -> Any:
+    given = options["kernel_size"]
+    kernel = given if isinstance(given, tuple) else (given,) * dimensions
     size = 8 * (4 // options.get("groups", 1)) * math.prod(kernel)
     generator = torch.Generator().manual_seed(size)
     support = draw_support(size, math.ceil(density * size), generator)
-    layer = DensePlusSparseConv2d(4, 8, indices=support, alpha=0.7, dtype=dtype, **options)
+    layer = CONVOLUTIONS[dimensions](4, 8, indices=support, alpha=0.7, dtype=dtype, **options)
     return filled(layer, generator)
+
+
+def inputs_of(dimensions: int, batch: int = 3, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(batch, 4, *SIDES[dimensions], generator=generator, dtype=dtype)
 
 
 def dense_twin(layer: DensePlusSparse) -> nn.Module:

@@ -3,14 +3,23 @@
 from lightning_sparse.layers.alphas import alpha_groups
 from lightning_sparse.layers.base import DensePlusSparse, compact_layers
 from lightning_sparse.layers.conversion import convert_, to_dense_
-from lightning_sparse.layers.dense_plus_sparse import DensePlusSparseConv2d, DensePlusSparseLinear
+from lightning_sparse.layers.convolutions import (
+    DensePlusSparseConv,
+    DensePlusSparseConv1d,
+    DensePlusSparseConv2d,
+    DensePlusSparseConv3d,
+)
+from lightning_sparse.layers.dense_plus_sparse import DensePlusSparseLinear
 from lightning_sparse.layers.meta import materialize_
 from lightning_sparse.layers.offsets import DCTOffset, NoOffset, Offset, register_offset
 
 __all__ = [
     "DCTOffset",
     "DensePlusSparse",
+    "DensePlusSparseConv",
+    "DensePlusSparseConv1d",
     "DensePlusSparseConv2d",
+    "DensePlusSparseConv3d",
     "DensePlusSparseLinear",
     "NoOffset",
     "Offset",

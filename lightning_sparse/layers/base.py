@@ -29,7 +29,8 @@ class DensePlusSparse(nn.Module, ABC):
 
     Gradients and optimizer state are O(k), and so are parameters and checkpoints unless C is stored. With
     ``backend="transform"`` no more than tables outlive a step that are small beside the weight (but C for
-    grouped 1 x 1 kernels, which have no fast form); ``"materialize"`` keeps C, once per shape for all layers.
+    grouped kernels of one place, which have no fast form); ``"materialize"`` keeps C, once per shape for all
+    layers.
 
     Attributes:
         values: The k entries of S, a parameter.
@@ -159,7 +160,7 @@ class DensePlusSparse(nn.Module, ABC):
         return place.masked_fill(~stays, -1)
 
     def _multiply(self, x: Tensor) -> Tensor:
-        """Multiply ``(rows, in)`` or ``(batch, channels, H, W)``."""
+        """Multiply ``(rows, in)`` or ``(batch, channels, *sides)``."""
         if torch.compiler.is_compiling():
             return cast(Tensor, compiled.multiply(x, self.values, self.alpha, self.bias, self._handle))
         return multiply(x, self.values, self.alpha, self.bias, self.product_for(x), self.dense_gradient)

@@ -45,15 +45,15 @@ def convert_(
     generator: torch.Generator | int = 0,
     device: torch.device | str = "cpu",
 ) -> Budgets:
-    """Replace linear layers and 2-d convolutions by ``alpha C + S`` with a random support, in place.
+    """Replace linear and convolutional layers by ``alpha C + S`` with a random support, in place.
 
     S starts at zero, or, without an offset, with what the layer's weight has there: a sparse layer that is
     stored as k values and k positions. Biases stay as they are. Layers that are zero throughout get alpha 0,
     unless a pattern of ``alpha`` says otherwise, so that what starts as nothing still does. Only layers whose
-    type is exactly ``nn.Linear`` or ``nn.Conv2d`` are replaced (and ``out_proj`` of
-    ``nn.MultiheadAttention``); a second call with the same selection changes nothing. Frozen copies of
-    layers, as in the target net of a momentum method, get the same support, alpha and values, with a warning
-    that names them; they count for no budget.
+    type is exactly ``nn.Linear``, ``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d`` are replaced (and
+    ``out_proj`` of ``nn.MultiheadAttention``); a warning names the others. A second call with the same
+    selection changes nothing. Frozen copies of layers, as in the target net of a momentum method, get the
+    same support, alpha and values, with a warning that names them; they count for no budget.
 
     Modules on the meta device work as well, and are how the dense net is never stored: the new layers are
     made on ``device``, with biases drawn as the ordinary layer's; `materialize_` makes the rest. Which layers
@@ -66,7 +66,7 @@ def convert_(
         offset: The matrix C: ``"dct"``, cropped to the layer's shape, ``"none"`` for plain sparse layers,
             ``"pretrained"`` for the layer's own weight, frozen, the name of another one that is registered,
             or an `Offset`.
-        include: Patterns (``fnmatch``) of weights to convert; without it, all linear and 2-d convolutional.
+        include: Patterns (``fnmatch``) of weights to convert; without it, all linear and convolutional.
         exclude: Patterns of weights to leave alone.
         density_overrides: Density of S by pattern; the total stays.
         alpha: Scale of C: a number, "match_norm", or either by pattern (the last match wins; 1.0 elsewhere).

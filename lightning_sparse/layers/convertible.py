@@ -3,21 +3,17 @@
 import glob
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias, TypeGuard
 
 from torch import Tensor, nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.layers.base import compact_layers
 from lightning_sparse.layers.copies import converted_copies, frozen_copies
+from lightning_sparse.layers.ordinary import CONVERTIBLE, Convertible, is_convertible
 from lightning_sparse.selection import matches_any, plain_name, select_weights
 from lightning_sparse.types import Budgets
 
 __all__ = ["Convertible", "convertible_layers", "copies_of", "layers_converted_before", "unconverted_layers"]
-
-Convertible: TypeAlias = nn.Linear | nn.Conv2d
-"""An ordinary layer that has a Dense-plus-Sparse counterpart."""
 
 
 def layers_converted_before(
@@ -67,22 +63,34 @@ def convertible_layers(
     copies = [glob.escape(f"{path}.weight") for path in _copies_by_path(module, include, exclude)]
     weights = select_weights(module, include, [*exclude, *copies])
     owners = {name: _owners(module, weight) for name, weight in weights.items()}
-    fit = {name: layers[0] for name, layers in owners.items() if _is_convertible(layers[0])}
+    fit = {name: layers[0] for name, layers in owners.items() if is_convertible(layers[0])}
     left = [name for name in weights if name not in fit]
     if (left and include is not None) or not fit:
         raise SparsityError(
-            f"`include` must name weights of `nn.Linear` and `nn.Conv2d` themselves, got {left[0]!r} of "
+            f"`include` must name weights of {CONVERTIBLE} themselves, got {left[0]!r} of "
             f"{type(owners[left[0]][0]).__name__}. Leave it out; `PruneAtInit` takes any weight."
         )
     if left:
         warnings.warn(
-            f"Layers of other types than `nn.Linear` and `nn.Conv2d` stay dense: {', '.join(left[:3])} "
-            f"({len(left)} in all); name them in `exclude` to say so.",
+            f"Layers of other types than {CONVERTIBLE} stay dense: {_some_of(weights, left)}; name them in "
+            "`exclude` to say so.",
             stacklevel=3,
         )
     for name, layer in fit.items():
         _check_replaceable(module, name, layer, owners[name])
     return fit
+
+
+def _some_of(weights: Mapping[str, Tensor], names: Sequence[str]) -> str:
+    """Return a few of the names, how many there are, and their share of all these weights.
+
+    >>> import torch
+    >>> _some_of({"rnn": torch.ones(3, 4), "fc": torch.ones(4, 2)}, ["rnn"])
+    'rnn (1 in all, 60% of the selected weights)'
+    """
+    share = sum(weights[name].numel() for name in names) / sum(weight.numel() for weight in weights.values())
+    shown = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+    return f"{shown} ({len(names)} in all, {100 * share:.3g}% of the selected weights)"
 
 
 def _copies_by_path(
@@ -114,11 +122,7 @@ def copies_of(
 
 
 def _ordinary_layers(module: nn.Module) -> dict[str, Convertible]:
-    return {plain_name(path): layer for path, layer in module.named_modules() if _is_convertible(layer)}
-
-
-def _is_convertible(layer: nn.Module) -> TypeGuard[Convertible]:
-    return type(layer) in (nn.Linear, nn.Conv2d, NonDynamicallyQuantizableLinear)
+    return {plain_name(path): layer for path, layer in module.named_modules() if is_convertible(layer)}
 
 
 def _is_usual(module: nn.Module, weight: Tensor) -> bool:

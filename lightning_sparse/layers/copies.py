@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.layers.base import DensePlusSparse, compact_layers
+from lightning_sparse.layers.ordinary import Convertible
 
 __all__ = ["converted_copies", "frozen_copies"]
 
@@ -19,9 +20,7 @@ Layer = TypeVar("Layer", bound=nn.Module)
 _OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode")
 
 
-def frozen_copies(
-    frozen: Mapping[str, nn.Linear | nn.Conv2d], trained: Mapping[str, nn.Linear | nn.Conv2d]
-) -> dict[str, str]:
+def frozen_copies(frozen: Mapping[str, Convertible], trained: Mapping[str, Convertible]) -> dict[str, str]:
     """Return which frozen layers are copies of trained ones, by path: ``{"target.fc": "online.fc"}``.
 
     A copy has the same options and the same weight, and its path ends as the original's does, or one name
@@ -82,7 +81,7 @@ def _nets(path: str, original: str) -> tuple[str, str] | None:
     return nets if related and copy_parts[:-1] == parts[:-1] else None
 
 
-def _same_layer(copy: nn.Linear | nn.Conv2d, layer: nn.Linear | nn.Conv2d) -> bool:
+def _same_layer(copy: Convertible, layer: Convertible) -> bool:
     alike = (
         type(copy) is type(layer)
         and (copy.weight.shape, copy.weight.dtype) == (layer.weight.shape, layer.weight.dtype)

@@ -48,7 +48,7 @@ class DenseGradient:
 
 
 class Product(ABC):
-    """One layer's product by one backend; its inputs are ``(rows, in)`` or ``(batch, channels, H, W)``.
+    """One layer's product by one backend; its inputs are ``(rows, in)`` or ``(batch, channels, *sides)``.
 
     Args:
         shape: Shape of the weight.

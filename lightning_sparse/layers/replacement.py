@@ -12,17 +12,34 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.dct import accumulation_dtype
 from lightning_sparse.layers.base import DensePlusSparse
-from lightning_sparse.layers.dense_plus_sparse import DensePlusSparseConv2d, DensePlusSparseLinear
+from lightning_sparse.layers.convolutions import (
+    DensePlusSparseConv,
+    DensePlusSparseConv1d,
+    DensePlusSparseConv2d,
+    DensePlusSparseConv3d,
+)
+from lightning_sparse.layers.dense_plus_sparse import DensePlusSparseLinear
 from lightning_sparse.layers.offsets import Offset
+from lightning_sparse.layers.ordinary import Convertible, OrdinaryConv
 
 __all__ = ["compact_layer", "dense_layer", "replace_"]
 
 _REGISTERED = ("_parameters", "_buffers", "_modules")
 _CONV_OPTIONS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+_ORDINARY: dict[type[DensePlusSparse], type[OrdinaryConv]] = {
+    DensePlusSparseConv1d: nn.Conv1d,
+    DensePlusSparseConv2d: nn.Conv2d,
+    DensePlusSparseConv3d: nn.Conv3d,
+}
+_COMPACT: dict[type[nn.Module], type[DensePlusSparseConv]] = {
+    nn.Conv1d: DensePlusSparseConv1d,
+    nn.Conv2d: DensePlusSparseConv2d,
+    nn.Conv3d: DensePlusSparseConv3d,
+}
 
 
 def compact_layer(
-    layer: nn.Linear | nn.Conv2d,
+    layer: Convertible,
     support: Tensor,
     device: torch.device | str,
     draws: torch.Generator,
@@ -44,7 +61,7 @@ def compact_layer(
         new = DensePlusSparseLinear(weight.shape[1], weight.shape[0], support, **options)
     else:
         options |= {name: getattr(layer, name) for name in _CONV_OPTIONS}
-        new = DensePlusSparseConv2d(layer.in_channels, layer.out_channels, indices=support, **options)
+        new = _COMPACT[type(layer)](layer.in_channels, layer.out_channels, indices=support, **options)
     if bias is not None and bias.is_meta:
         bias = nn.Parameter(_drawn(bias.shape, weight, draws).to(device), requires_grad=bias.requires_grad)
     new.bias = bias
@@ -83,15 +100,15 @@ def _drawn(size: torch.Size, weight: Tensor, draws: torch.Generator) -> Tensor:
     return torch.empty(size, dtype=weight.dtype, device="cpu").uniform_(-bound, bound, generator=draws)
 
 
-def dense_layer(layer: DensePlusSparse) -> nn.Linear | nn.Conv2d:
+def dense_layer(layer: DensePlusSparse) -> Convertible:
     """Return the ordinary layer with the same weight and the layer's own bias."""
     weight = layer.weight.detach()
-    new: nn.Linear | nn.Conv2d
+    new: Convertible
     if isinstance(layer, DensePlusSparseLinear):
         new = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
     else:
         options = {name: getattr(layer, name) for name in _CONV_OPTIONS}
-        new = nn.Conv2d(
+        new = _ORDINARY[type(layer)](
             layer.shape[1] * options["groups"], layer.shape[0], bias=False, device="meta", **options
         )
     new.weight = nn.Parameter(weight, requires_grad=layer.values.requires_grad)

@@ -79,7 +79,7 @@ def advice_on_signal(
 def _row_sums(offset: Offset, shape: torch.Size) -> Tensor:
     """Return C times a vector of ones, through the fast form where there is one."""
     device = torch.device("cpu")
-    geometry = None if len(shape) == 2 else Convolution()
+    geometry = None if len(shape) == 2 else Convolution.plain(len(shape) - 2)
     transform = offset.transform(shape, geometry, torch.float32, device)
     if transform is not None:
         return transform(torch.ones(1, *shape[1:], device=device)).flatten()

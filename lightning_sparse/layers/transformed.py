@@ -76,7 +76,7 @@ class Transformed(Product):
         offset = self.transform(x) if self.transform is not None else None
         y = self._plus_sparse(offset, alpha, values, x)
         if bias is not None:
-            y += bias if y.dim() == 2 else bias.view(-1, 1, 1)
+            y += bias.view(-1, *[1] * (y.dim() - 2))
         return y
 
     def _gradients(
@@ -165,9 +165,10 @@ class TransformedLinear(Transformed):
 
 
 class TransformedConvolution(Transformed):
-    """Transforms for images: S acts on channels, place by place in the kernel, with the batch innermost.
+    """Transforms for convolutions: S acts on channels, place by place in the kernel, the batch innermost.
 
-    So no patches are laid out, and what is at work at a time is one plane per channel.
+    So no patches are laid out, and what is at work at a time is one plane per channel: the pixels of images,
+    and what corresponds to them in sequences and volumes.
     """
 
     floats_at_a_time = 2**19
@@ -181,10 +182,10 @@ class TransformedConvolution(Transformed):
         sums = x.new_zeros(self.shape[0], *size, len(x))
         for pattern, v, window in zip(self._patterns, self._split(values), self._windows(x), strict=True):
             pattern.add_(sums, v, window)
-        return _plus_scaled(sums.permute(3, 0, 1, 2), offset, alpha)
+        return _plus_scaled(sums.movedim(-1, 0), offset, alpha)
 
     def _lay_out(self, grad: Tensor) -> Tensor:
-        return grad.permute(1, 2, 3, 0).contiguous()  # long runs for sums of planes
+        return grad.movedim(0, -1).contiguous()  # long runs for sums of planes
 
     def _plus_sparse_adjoint(
         self,
@@ -194,14 +195,14 @@ class TransformedConvolution(Transformed):
         laid_out: Tensor,
         input_size: torch.Size,
     ) -> Tensor:
-        batch, channels, height, width = input_size
-        top, left = self._geometry.padding
-        padded = laid_out.new_zeros(channels, height + 2 * top, width + 2 * left, batch)
-        windows = self._windows_of(padded, laid_out.shape[1:3])
+        (batch, channels, *sides), pads = input_size, self._geometry.padding
+        wide = [side + 2 * pad for side, pad in zip(sides, pads, strict=True)]
+        padded = laid_out.new_zeros(channels, *wide, batch)
+        windows = self._windows_of(padded, laid_out.shape[1:-1])
         for pattern, v, window in zip(self._patterns, self._split(values), windows, strict=True):
             pattern.add_adjoint_(window, v, laid_out)
-        images = padded[:, top : top + height, left : left + width].permute(3, 0, 1, 2)
-        return _plus_scaled(images, offset, alpha)
+        inner = (slice(None), *(slice(pad, pad + side) for side, pad in zip(sides, pads, strict=True)))
+        return _plus_scaled(padded[inner].movedim(-1, 0), offset, alpha)
 
     def _sample(self, laid_out: Tensor, x: Tensor) -> Tensor:
         windows = self._windows(x)
@@ -236,17 +237,17 @@ class TransformedConvolution(Transformed):
 
     def _windows(self, x: Tensor) -> Iterator[Tensor]:
         """Yield the pixels of images that each place meets."""
-        vertical, horizontal = self._geometry.padding
-        padded = F.pad(x.permute(1, 2, 3, 0), (0, 0, horizontal, horizontal, vertical, vertical))
+        padded = F.pad(x.movedim(0, -1), (0, 0, *self._geometry.padding_from_last))
         return self._windows_of(padded.contiguous(), self._geometry.output_size(x.shape, self.shape))
 
     def _windows_of(self, padded: Tensor, output_size: Sequence[int]) -> Iterator[Tensor]:
-        """Yield the pixels that each place in the kernel meets: ``(channels, out H, out W, batch)``."""
-        g, (height, width) = self._geometry, output_size
-        for place in product(range(self.shape[2]), range(self.shape[3])):
-            top, left = (i * step for i, step in zip(place, g.dilation, strict=True))
-            rows = slice(top, top + (height - 1) * g.stride[0] + 1, g.stride[0])
-            yield padded[:, rows, left : left + (width - 1) * g.stride[1] + 1 : g.stride[1]]
+        """Yield the pixels that each place in the kernel meets: ``(channels, *output sides, batch)``."""
+        g = self._geometry
+        for place in product(*map(range, self.shape[2:])):
+            sides = zip(place, g.dilation, g.stride, output_size, strict=True)
+            met = (slice(i * gap, i * gap + (side - 1) * step + 1, step) for i, gap, step, side in sides)
+            every_met = (slice(None), *met)
+            yield padded[every_met]
 
 
 def _exact(first: Tensor, *others: Tensor | None) -> list[Any]:

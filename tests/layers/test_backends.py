@@ -39,6 +39,11 @@ CPU = torch.device("cpu")
         ((512, 512, 3, 3), 0.05, 512, 1, "transform"),
         ((2048, 512, 1, 1), 0.01, 512, 1, "transform"),
         ((64, 256, 1, 1), 0.01, 32768, 1, "materialize"),
+        ((256, 256, 9), 0.01, 2048, 1, "transform"),  # as for as many places in two dimensions
+        ((64, 64, 9), 0.01, 32768, 1, "materialize"),
+        ((2048, 512, 1), 0.01, 512, 1, "transform"),
+        ((256, 256, 1, 3, 3), 0.01, 2048, 1, "transform"),
+        ((64, 64, 3, 3, 3), 0.01, 32768, 1, "materialize"),
     ],
 )
 def test_the_rule(shape: tuple[int, ...], density: float, rows: int, threads: int, expected: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from layers_toy import BACKENDS, convolution, dense_twin, linear, results
+from layers_toy import BACKENDS, CONVOLUTIONS, convolution, dense_twin, inputs_of, linear, results
 from torch import Tensor, nn
 
 from lightning_sparse.layers import DensePlusSparseConv2d, DensePlusSparseLinear, NoOffset
@@ -33,7 +33,10 @@ def test_the_weight_is_differentiable_and_read_only() -> None:
 def test_the_dense_gradient_is_made_only_when_asked_for(backend: str) -> None:
     for layer, x in [
         (linear(backend=backend), torch.randn(6, 20, dtype=torch.float64)),
-        (convolution(backend=backend, kernel_size=3, groups=2), torch.randn(2, 4, 7, 6, dtype=torch.float64)),
+        *(
+            (convolution(backend=backend, dimensions=d, kernel_size=3, groups=2), inputs_of(d))
+            for d in CONVOLUTIONS
+        ),
     ]:
         layer(x).sum().backward()
         with pytest.raises(RuntimeError, match="`dense_grad` must follow `ask_for_dense_grad`"):
@@ -102,11 +105,21 @@ def test_indices_are_int32_where_that_is_enough() -> None:
     assert (small.indices.dtype, large.indices.dtype) == (torch.int32, torch.int64)
 
 
-@pytest.mark.parametrize("make", [lambda: linear(), lambda: convolution(kernel_size=3, padding="same")])
+@pytest.mark.parametrize(
+    ("make", "sides"),
+    [
+        (lambda: linear(), (2, 4, 6, 20)),
+        (lambda: convolution(kernel_size=3, padding="same"), (2, 4, 6, 20)),
+        (lambda: convolution(dimensions=1, kernel_size=3, padding="same"), (2, 4, 20)),
+        (lambda: convolution(dimensions=3, kernel_size=3, padding="same"), (2, 4, 3, 6, 5)),
+    ],
+)
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
-def test_copies_are_independent_and_leave_caches_behind(make: Any, copied: Any) -> None:
+def test_copies_are_independent_and_leave_caches_behind(
+    make: Any, sides: tuple[int, ...], copied: Any
+) -> None:
     layer = make()
-    x = torch.randn(2, 4, 6, 20, dtype=torch.float64)
+    x = torch.randn(sides, dtype=torch.float64)
     y = layer(x)
     size = len(pickle.dumps(make()))
     assert abs(len(pickle.dumps(layer)) - size) < 200  # the product that it has built is not in it

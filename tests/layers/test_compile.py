@@ -26,10 +26,30 @@ class Net(nn.Module):
         return self.fcs(self.conv(x).flatten(1))
 
 
-def net_with(backend: Any) -> nn.Module:
+class Sequences(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv1d(2, 6, 4, padding="same"), nn.Conv1d(6, 4, 1, stride=2))
+        self.fcs = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fcs(self.conv(x.flatten(2)[..., :4]).flatten(1))
+
+
+class Volumes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv3d(2, 6, (1, 3, 2), padding=1, groups=2), nn.Conv3d(6, 4, 1))
+        self.fcs = nn.Linear(240, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fcs(self.conv(x[:, :, None]).flatten(1))
+
+
+def net_with(backend: Any, make: Any = Net) -> nn.Module:
     torch.manual_seed(0)
-    net = Net()
-    convert_(net, 0.02, backend=backend)
+    net = make()
+    convert_(net, 0.02 if make is Net else 0.3, backend=backend)
     for layer in compact_layers(net).values():
         nn.init.normal_(layer.values)
     return net.double()
@@ -43,10 +63,11 @@ def gradients(net: nn.Module, x: torch.Tensor, run: Any) -> list[torch.Tensor]:
     return [y.detach(), x.grad, *(p.grad for p in net.parameters())]
 
 
+@pytest.mark.parametrize("make", [Net, Sequences, Volumes])
 @pytest.mark.parametrize("backend", ["materialize", "transform", "auto"])
-def test_one_graph_without_breaks_and_without_recompiling(backend: str) -> None:
+def test_one_graph_without_breaks_and_without_recompiling(backend: str, make: Any) -> None:
     torch._dynamo.reset()
-    net = net_with(backend)
+    net = net_with(backend, make)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(net, backend=counter, fullgraph=True)
     for seed in range(3):

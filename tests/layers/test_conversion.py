@@ -217,11 +217,16 @@ def test_hooks_move_to_the_new_layer() -> None:
     [
         (nn.Linear(4, 4), {}, "`module` must hold the layers to convert, got a bare Linear"),
         (nn.Sequential(nn.ReLU()), {}, "No weight is selected"),
-        (nn.Sequential(nn.Conv1d(2, 2, 1)), {}, "`include` must name weights of `nn.Linear` and `nn.Conv2d`"),
+        (
+            nn.Sequential(nn.ConvTranspose1d(2, 2, 1)),
+            {},
+            r"`include` must name weights of linear and convolutional layers \(Linear, Conv1d, Conv2d, "
+            r"Conv3d\) themselves, got '0\.weight' of ConvTranspose1d",
+        ),
         (
             nn.Sequential(nn.LSTM(2, 2)),
             {"include": ["*weight_ih*"]},
-            "`include` must name weights of `nn.Linear`",
+            "`include` must name weights of linear and convolutional layers .*, got '0.weight_ih_l0' of LSTM",
         ),
         (LeNet300100(), {"density": 1e-9}, "`density` must keep at least 3 weights"),
         (LeNet300100(), {"density_overrides": {"x": 0.1}}, "`density_overrides` pattern 'x' matches none"),
@@ -269,8 +274,8 @@ def test_shared_weights_are_refused_and_subclasses_stay_dense() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return 2 * super().forward(x)
 
-    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), Scaled(4, 4), nn.Conv1d(4, 4, 1))
-    with pytest.warns(UserWarning, match=r"stay dense: 2\.weight, 3\.weight \(2 in all\)"):
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), Scaled(4, 4), nn.ConvTranspose1d(4, 4, 1))
+    with pytest.warns(UserWarning, match=r"dense: 2\.weight, 3\.weight \(2 in all, 50% of the selected"):
         assert list(convert_(copy.deepcopy(net), 0.5)) == ["0.weight", "1.weight"]
     net[1].weight = net[0].weight
     with pytest.raises(ValueError, match=r"`exclude` must name weights that layers share, got '0\.weight'"):

@@ -2,12 +2,12 @@ from typing import Any
 
 import pytest
 import torch
-from layers_toy import BACKENDS, OFFSETS, convolution, dense_twin, linear, results
+from layers_toy import BACKENDS, CONVOLUTIONS, OFFSETS, convolution, dense_twin, inputs_of, linear, results
 from torch import Tensor
 
 from lightning_sparse.layers import DensePlusSparse, DensePlusSparseConv2d, DensePlusSparseLinear, NoOffset
 
-CONVOLUTIONS: list[dict[str, Any]] = [
+OPTIONS: list[dict[str, Any]] = [
     {"kernel_size": 3},
     {"kernel_size": 3, "padding": 1, "stride": 2},
     {"kernel_size": (2, 3), "padding": (0, 1), "stride": (2, 1)},
@@ -23,7 +23,31 @@ CONVOLUTIONS: list[dict[str, Any]] = [
     {"kernel_size": 1, "stride": 2, "padding": (1, 0)},
     {"kernel_size": 1, "groups": 2},
     {"kernel_size": (1, 5), "bias": False},
+    {"dimensions": 1, "kernel_size": 3},
+    {"dimensions": 1, "kernel_size": 5, "padding": 2, "stride": 2},
+    {"dimensions": 1, "kernel_size": 3, "padding": "same", "dilation": 3},
+    {"dimensions": 1, "kernel_size": 4, "padding": "same", "padding_mode": "circular"},
+    {"dimensions": 1, "kernel_size": (2,), "padding": "valid", "stride": (3,)},
+    {"dimensions": 1, "kernel_size": 3, "padding": 2, "padding_mode": "reflect"},
+    {"dimensions": 1, "kernel_size": 3, "padding": (1,), "padding_mode": "replicate", "groups": 2},
+    {"dimensions": 1, "kernel_size": 4, "groups": 4, "stride": 2, "bias": False},
+    {"dimensions": 1, "kernel_size": 1},
+    {"dimensions": 1, "kernel_size": 1, "stride": 2, "padding": 1, "bias": False},
+    {"dimensions": 1, "kernel_size": 1, "groups": 2},
+    {"dimensions": 3, "kernel_size": 2},
+    {"dimensions": 3, "kernel_size": (1, 3, 2), "padding": (2, 0, 1), "stride": (1, 2, 3)},
+    {"dimensions": 3, "kernel_size": (3, 1, 2), "padding": "same", "dilation": (1, 2, 3)},
+    {"dimensions": 3, "kernel_size": (2, 1, 3), "padding": "same", "padding_mode": "circular"},
+    {"dimensions": 3, "kernel_size": (2, 3, 1), "padding": "valid", "bias": False},
+    {"dimensions": 3, "kernel_size": 2, "padding": (2, 0, 1), "padding_mode": "reflect"},
+    {"dimensions": 3, "kernel_size": (1, 2, 3), "padding": 1, "padding_mode": "replicate"},
+    {"dimensions": 3, "kernel_size": 2, "groups": 2, "padding": 1, "dilation": (1, 2, 1)},
+    {"dimensions": 3, "kernel_size": (3, 1, 1), "groups": 4, "stride": (2, 1, 1)},
+    {"dimensions": 3, "kernel_size": 1},
+    {"dimensions": 3, "kernel_size": 1, "stride": (1, 2, 3), "padding": (1, 0, 2)},
+    {"dimensions": 3, "kernel_size": 1, "groups": 2},
 ]
+LAYOUTS = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 @pytest.fixture(autouse=True)
@@ -60,10 +84,10 @@ def test_linear_gradcheck(backend: str, offset: Any, k: int) -> None:
 
 @pytest.mark.parametrize("offset", OFFSETS, ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("options", CONVOLUTIONS, ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_convolution_gradcheck(options: dict[str, Any], backend: str, offset: Any) -> None:
     layer = convolution(backend=backend, offset=offset, **options)
-    x = torch.randn(2, 4, 7, 6, dtype=torch.float64, requires_grad=True)
+    x = inputs_of(layer.dimensions, batch=2).requires_grad_()
     assert torch.autograd.gradcheck(lambda x, *_: layer(x), (x, *layer.parameters()), fast_mode=True)
 
 
@@ -88,16 +112,16 @@ def test_linear_is_the_dense_layer(
 @pytest.mark.parametrize("offset", OFFSETS, ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-6)])
-@pytest.mark.parametrize("options", CONVOLUTIONS, ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")  # nn.Conv2d's own
 def test_convolution_is_the_dense_layer(
     options: dict[str, Any], dtype: torch.dtype, tolerance: float, backend: str, offset: Any
 ) -> None:
     layer = convolution(dtype=dtype, backend=backend, offset=offset, **options)
-    x = torch.randn(3, 4, 9, 8, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    x = inputs_of(layer.dimensions, dtype=dtype)
     compare_with_dense(layer, x, tolerance)
     compare_with_dense(layer, x[0], tolerance)
-    compare_with_dense(layer, x.to(memory_format=torch.channels_last), tolerance)
+    compare_with_dense(layer, x.to(memory_format=LAYOUTS[layer.dimensions]), tolerance)
     assert layer(x[:0]).shape == (0, *layer(x).shape[1:])
     assert results(layer, x[:0])["values"].eq(0).all()
 
@@ -142,6 +166,13 @@ def test_repr_tells_the_arguments() -> None:
         "DensePlusSparseConv2d(4, 8, kernel_size=(3, 3), padding='same', groups=2, bias=True, nnz=4 "
         "(0.0278 of 144), offset=NoOffset(), backend='auto')"
     )
+    volumes = convolution(dimensions=3, kernel_size=(1, 2, 3), stride=(1, 2, 1), padding=(0, 1, 0))
+    assert repr(volumes).startswith(
+        "DensePlusSparseConv3d(4, 8, kernel_size=(1, 2, 3), stride=(1, 2, 1), padding=(0, 1, 0), bias=True"
+    )
+    assert repr(convolution(dimensions=1, kernel_size=1, stride=1, padding=0)).startswith(
+        "DensePlusSparseConv1d(4, 8, kernel_size=(1,), bias=True"
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,21 +200,27 @@ def test_wrong_arguments_of_linear(arguments: dict[str, Any], message: str) -> N
         DensePlusSparseLinear(**(usual | arguments))
 
 
+@pytest.mark.parametrize("dimensions", CONVOLUTIONS)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kernel_size": (3, 0)}, "`kernel_size` must be an integer of at least 1, got 0"),
+        ({"kernel_size": 0}, "`kernel_size` must be an integer of at least 1, got 0"),
         ({"groups": 3}, "`groups` must divide 4 input and 8 output channels, got 3"),
         ({"padding": "some"}, "`padding` must be 'same', 'valid' or numbers, got 'some'"),
         ({"padding": -1}, "`padding` must be an integer of at least 0, got -1"),
-        ({"padding": "same", "stride": 2}, r"`padding='same'` must come with `stride=1`, got \(2, 2\)"),
+        ({"padding": "same", "stride": 2}, r"`padding='same'` must come with `stride=1`, got \(2,"),
+        (
+            {"kernel_size": (3,) * 4},
+            r"`kernel_size` must be one number, or one for each of \d sides, got \(3, ",
+        ),
+        ({"padding": (1,) * 4}, r"`padding` must be one number, or one for each of \d sides, got \(1, 1"),
         ({"padding_mode": "zero"}, "`padding_mode` must be one of zeros, reflect, replicate, circular, got"),
     ],
 )
-def test_wrong_arguments_of_convolutions(arguments: dict[str, Any], message: str) -> None:
+def test_wrong_arguments_of_convolutions(arguments: dict[str, Any], message: str, dimensions: int) -> None:
     usual = {"in_channels": 4, "out_channels": 8, "kernel_size": 3, "indices": torch.arange(3)}
     with pytest.raises(ValueError, match=message):
-        DensePlusSparseConv2d(**(usual | arguments))
+        CONVOLUTIONS[dimensions](**(usual | arguments))
 
 
 def test_wrong_inputs() -> None:
@@ -194,5 +231,14 @@ def test_wrong_inputs() -> None:
         ValueError, match=r"`input` must be \(N, 4, H, W\) or \(4, H, W\), got \(1, 5, 6, 6\)"
     ):
         layer(torch.zeros(1, 5, 6, 6, dtype=torch.float64))
+    for dimensions, text in ((1, "N, 4, L"), (3, "N, 4, D, H, W")):
+        other = convolution(dimensions=dimensions, kernel_size=1)
+        for wrong in (
+            torch.zeros(2, 3, *[5] * dimensions),
+            torch.zeros(5),
+            torch.zeros(1, *inputs_of(dimensions).shape),
+        ):
+            with pytest.raises(ValueError, match=rf"`input` must be \({text}\) or \({text[3:]}\), got"):
+                other(wrong.double())
     with pytest.raises(ValueError, match=r"`input` must be at least as large as the kernel, got \(4, 6\)"):
         layer(torch.zeros(1, 4, 4, 6, dtype=torch.float64))

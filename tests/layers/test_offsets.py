@@ -1,5 +1,6 @@
 import copy
 import io
+import itertools
 import json
 import math
 import pickle
@@ -81,16 +82,30 @@ def test_outputs_and_gradients_are_those_of_the_reference_code(
         torch.testing.assert_close(result.detach().cpu(), expected, atol=1e-4, rtol=1e-5)
 
 
-def test_patches_are_read_in_the_order_height_width_channel() -> None:
-    kernel = DCTOffset().matrix(torch.Size((1, 2, 1, 3)), torch.float64, torch.device("cpu"))
-    flat = DCTOffset().matrix(torch.Size((1, 6)), torch.float64, torch.device("cpu"))
-    assert torch.equal(kernel[0, 1, 0], flat[0, 1::2])
+KERNELS = [(1,), (3,), (1, 3), (2, 3), (2, 1, 3), (3, 2, 2)]
 
 
-def test_or_in_the_order_of_the_weight_itself() -> None:
-    kernel = DCTOffset("chw").matrix(torch.Size((1, 2, 1, 3)), torch.float64, torch.device("cpu"))
-    flat = DCTOffset().matrix(torch.Size((1, 6)), torch.float64, torch.device("cpu"))
-    assert torch.equal(kernel.flatten(), flat.flatten())
+def cosine(shape: tuple[int, ...], row: int, place: int) -> float:
+    """The definition, entry by entry."""
+    size = max(shape[0], math.prod(shape[1:]))
+    return math.sqrt((2 if row else 1) / size) * math.cos(math.pi * row * (2 * place + 1) / (2 * size))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("order", ["hwc", "chw"])
+def test_patches_are_read_with_the_channel_innermost_or_as_the_weight_is(
+    kernel: tuple[int, ...], order: Any
+) -> None:
+    """Whatever the number of spatial dimensions: place by place, as the weight has them."""
+    shape, places = (5, 2, *kernel), math.prod(kernel)
+    weight = DCTOffset(order).matrix(torch.Size(shape), torch.float64, torch.device("cpu"))
+    assert weight.shape == shape
+    for row, channel, place in itertools.product(range(5), range(2), range(places)):
+        column = 2 * place + channel if order == "hwc" else places * channel + place
+        expected = cosine(shape, row, column)
+        assert float(weight.flatten(2)[row, channel, place]) == pytest.approx(expected, abs=1e-14)
+    assert DCTOffset(order).norm(torch.Size(shape)) == pytest.approx(float(weight.norm()))
+    assert DCTOffset(order).options(torch.Size(shape)) == ({"patch_order": order} if places > 1 else {})
 
 
 def test_an_unknown_order_is_refused() -> None:
@@ -133,14 +148,15 @@ def ones() -> Iterator[type[Offset]]:
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "auto"])
 def test_a_registered_offset_is_converted_to_by_name(ones: Any, backend: str) -> None:
-    net = nn.Sequential(nn.Linear(20, 17), nn.Conv2d(4, 8, 3))
+    net = nn.Sequential(nn.Linear(20, 17), nn.Conv2d(4, 8, 3), nn.Conv1d(4, 8, 3), nn.Conv3d(4, 8, 2))
     norms = [layer.weight.norm() for layer in net]
     convert_(net, 0.2, offset="ones", alpha="match_norm", backend=backend)
     for layer, norm in zip(net, norms, strict=True):
         assert layer.offset == ones(0.1)
         torch.testing.assert_close(layer.weight.norm(), norm)
     fill_(net)
-    for layer, x in ((net[0], torch.randn(3, 20)), (net[1], torch.randn(2, 4, 5, 6))):
+    for layer, sides in zip(net, ((3, 20), (2, 4, 5, 6), (2, 4, 5), (2, 4, 3, 4, 5)), strict=True):
+        x = torch.randn(sides)
         compact, dense = results(layer, x), results(dense_twin(layer), x)
         torch.testing.assert_close(compact["y"], dense["y"])
         torch.testing.assert_close(compact["x"], dense["x"])

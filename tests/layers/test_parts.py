@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from layers_toy import OFFSETS, convolution, dense_twin, linear, results
+from layers_toy import OFFSETS, convolution, dense_twin, inputs_of, linear, results
 from torch import Tensor
 
 from lightning_sparse.layers.transformed import Transformed, TransformedConvolution, TransformedLinear
@@ -28,6 +28,10 @@ def layers_and_inputs(dtype: torch.dtype = torch.float64, **options: Any) -> lis
         (linear(**options), vectors),
         (convolution(kernel_size=3, stride=2, groups=2, **options), images),
         (convolution(kernel_size=1, stride=2, density=0.1, **options), images),
+        *(
+            (convolution(dimensions=d, kernel_size=2, padding=1, **options), inputs_of(d, 150 // 4**d, dtype))
+            for d in (1, 3)
+        ),
     ]
 
 

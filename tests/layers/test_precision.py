@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 import torch
-from layers_toy import BACKENDS, OFFSETS, convolution, dense_twin, linear, results
+from layers_toy import BACKENDS, CONVOLUTIONS, OFFSETS, convolution, dense_twin, inputs_of, linear, results
 from torch import Tensor
 
 
@@ -22,11 +22,15 @@ def compare_roughly(rough: dict[str, Tensor], exact: dict[str, Tensor], toleranc
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("offset", OFFSETS, ids=str)
 def test_autocast(backend: str, offset: Any) -> None:
+    options: dict[str, Any] = {"dtype": torch.float32, "backend": backend, "offset": offset}
     for layer, x in [
-        (linear(256, 256, 600, torch.float32, backend=backend, offset=offset), torch.randn(8, 256)),
-        (
-            convolution(dtype=torch.float32, backend=backend, offset=offset, kernel_size=3, padding=1),
-            torch.randn(2, 4, 6, 6),
+        (linear(256, 256, 600, **options), torch.randn(8, 256)),
+        *(
+            (
+                convolution(dimensions=d, kernel_size=3, padding=1, **options),
+                inputs_of(d, dtype=torch.float32),
+            )
+            for d in CONVOLUTIONS
         ),
     ]:
         exact = results(layer, x)

@@ -17,6 +17,18 @@ def net(dtype=torch.float64):
     return nn.Sequential(*layers).to(dtype)
 
 
+def on_sequences():
+    torch.manual_seed(0)
+    layers = (nn.Conv1d(3, 8, 3, padding=2, dilation=2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
+    return nn.Sequential(nn.Flatten(2), *layers).double()
+
+
+def on_volumes():
+    torch.manual_seed(0)
+    layers = (nn.Conv3d(3, 8, (1, 3, 2), padding=(0, 1, 0)), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 30, 10))
+    return nn.Sequential(nn.Unflatten(2, (1, 6)), *layers).double()
+
+
 def images(dtype=torch.float64, batch=5):
     return torch.randn(batch, 3, 6, 6, generator=torch.Generator().manual_seed(1), dtype=dtype)
 
@@ -41,9 +53,10 @@ def test_nothing_changes_at_first():
     torch.testing.assert_close(tuned(images()), plain(images()))
 
 
+@pytest.mark.parametrize("make", [net, on_sequences, on_volumes])
 @pytest.mark.parametrize("backend", ["materialize", "transform", "auto"])
-def test_output_and_gradients_are_those_of_the_sum(backend):
-    tuned = net()
+def test_output_and_gradients_are_those_of_the_sum(backend, make):
+    tuned = make()
     convert_(tuned, 0.1, offset="pretrained", backend=backend)
     changed(tuned)
     dense = to_dense_copy(tuned)

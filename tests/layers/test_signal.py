@@ -94,6 +94,14 @@ def test_layers_of_zeros_and_on_the_meta_device_tell_nothing():
         convert_(nowhere, 0.05)
 
 
+@pytest.mark.parametrize(
+    "layer", [nn.Conv1d(4, 8, 3), nn.Conv1d(4, 8, 1), nn.Conv3d(4, 8, (1, 2, 3))], ids=str
+)
+def test_a_kernel_counts_as_the_matrix_that_it_is_at_each_place(layer):
+    flat = signal_gain(layer.weight.flatten(1), 2.0, DCTOffset())
+    assert signal_gain(layer.weight, 2.0, DCTOffset("chw")) == pytest.approx(flat, rel=1e-5)
+
+
 def test_the_limit_lies_between_the_nets_it_was_set_by():
     convs = [make(Denoiser).conv_out, nn.Conv2d(32, 3, 3), make(Conv2).fcs[0]]
     gains = [signal_gain(layer.weight, 1.0, DCTOffset()) for layer in convs]

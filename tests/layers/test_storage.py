@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from layers_toy import CONVOLUTIONS
 from torch import Tensor, nn
 
 from lightning_sparse.functional import dct
@@ -85,17 +86,18 @@ def test_auto_keeps_at_most_one_offset_per_shape() -> None:
 
 
 @pytest.mark.parametrize("backend", ["materialize", "transform"])
-@pytest.mark.parametrize("kind", ["linear", "convolution", "pointwise"])
+@pytest.mark.parametrize("kind", ["linear", "convolution", "pointwise", "sequences", "volumes"])
 def test_only_the_input_is_kept_for_backward(backend: Any, kind: str) -> None:
     generator = torch.Generator().manual_seed(0)
     if kind == "linear":
         layer: Any = DensePlusSparseLinear(64, 96, draw_support(64 * 96, 200, generator), backend=backend)
         x = torch.randn(5, 64)
     else:
-        size = 3 if kind == "convolution" else 1
-        support = draw_support(24 * 16 * size * size, 100, generator)
-        layer = DensePlusSparseConv2d(16, 24, size, support, backend=backend)
-        x = torch.randn(2, 16, 6, 6)
+        dimensions = {"sequences": 1, "volumes": 3}.get(kind, 2)
+        size = 1 if kind == "pointwise" else 3
+        support = draw_support(24 * 16 * size**dimensions, 100, generator)
+        layer = CONVOLUTIONS[dimensions](16, 24, size, support, backend=backend)
+        x = torch.randn(2, 16, *[6] * dimensions)
     saved: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         layer(x.requires_grad_())

@@ -26,7 +26,7 @@ class Work:
     """What there is to multiply.
 
     Args:
-        shape: Shape of the weight, ``(out, in)`` or ``(out, in / groups, height, width)``.
+        shape: Shape of the weight, ``(out, in)`` or ``(out, in / groups, *kernel)``.
         nnz: Number of values k.
         rows: Vectors multiplied at a time; for convolutions output pixels of all images.
         device: Of the inputs.

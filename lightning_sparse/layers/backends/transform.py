@@ -23,7 +23,10 @@ class Transform(BackendRow):
     name = "transform"
 
     def available(self, work: Work) -> bool:
-        """Return whether its time is known: on a CPU, and without groups."""
+        """Return whether its time is known: on a CPU, and without groups.
+
+        Convolutions were measured in two dimensions; others are estimated alike, by places and output pixels.
+        """
         return work.device.type == "cpu" and work.groups == 1 and work.rows > 0
 
     def time(self, work: Work) -> float:

@@ -26,7 +26,7 @@ class LinearMap(ABC):
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
-        """Apply it to ``(rows, in)``, or to images ``(batch, channels, H, W)``."""
+        """Apply it to ``(rows, in)``, or to ``(batch, channels, *sides)``."""
 
     @abstractmethod
     def adjoint(self, grad: Tensor, input_size: torch.Size) -> Tensor:
@@ -69,7 +69,7 @@ class Offset(ABC):
         """Return the fast way to multiply by C, or ``None`` where there is none, or nothing to multiply.
 
         Args:
-            shape: Shape of the layer's weight, ``(out, in)`` or ``(out, in / groups, height, width)``.
+            shape: Shape of the layer's weight, ``(out, in)`` or ``(out, in / groups, *kernel)``.
             geometry: Of the convolution; ``None`` for a linear layer.
             dtype: float32 or float64.
             device: Where inputs will lie.

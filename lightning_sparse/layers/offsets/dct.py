@@ -17,7 +17,8 @@ __all__ = ["DCTOffset", "PatchOrder"]
 
 
 PatchOrder: TypeAlias = Literal["hwc", "chw"]
-"""In which order the DCT goes through a convolution's patch: "hwc" has the channel innermost."""
+"""In which order the DCT goes through a convolution's patch: "hwc" has the channel innermost, whatever the
+number of spatial dimensions; "chw" is the order of the weight's own."""
 
 
 # Of the DCT's part in a forward and backward pass, as explained in ``lightning_sparse/layers/backends``:
@@ -26,6 +27,9 @@ LINEAR_PER_CALL, LINEAR_PER_FEATURE = 280, 0.011
 POINTWISE_PER_CALL, POINTWISE_PER_FEATURE = 670, 0.0065
 SPATIAL_PER_PRODUCT = 1e-4
 
+# The layout in which small convolutions are fastest, by the number of spatial dimensions.
+_LAYOUTS = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d}
+
 
 @register_offset
 @dataclass(frozen=True)
@@ -33,11 +37,12 @@ class DCTOffset(Offset):
     """The orthonormal DCT-II of size ``max(out, patch)``, cropped to ``(out, patch)``.
 
     With groups, each group has its own frequencies: C has ``out`` rows in all and
-    ``patch = in / groups * height * width`` columns.
+    ``patch = in / groups * places`` columns, with as many places as the kernel has.
 
     Args:
-        patch_order: How a convolution's patch is flattened: ``"hwc"``, as in the authors' code, or ``"chw"``,
-            the order of the weight's own dimensions.
+        patch_order: How a convolution's patch is flattened: ``"hwc"``, as in the authors' code, with the
+            channel innermost, or ``"chw"``, the order of the weight's own dimensions. So for sequences and
+            volumes as well.
 
     Source:
         Price and Tanner, "Dense for the Price of Sparse", ICML 2021 (arXiv:2102.07655), section 4.
@@ -64,7 +69,7 @@ class DCTOffset(Offset):
     def transform(
         self, shape: torch.Size, geometry: Convolution | None, dtype: torch.dtype, device: torch.device
     ) -> LinearMap | None:
-        """Return an FFT for linear layers and 1 x 1 convolutions, a separable form for larger kernels."""
+        """Return an FFT for linear layers and kernels of one place, a separable form for larger kernels."""
         if geometry is None:
             return _DCTLinear(shape[0], dct_plan(max(shape), dtype, device))
         if math.prod(shape[2:]) > 1:
@@ -99,35 +104,32 @@ class _DCTLinear(LinearMap):
 
 @dataclass(frozen=True)
 class _DCTPointwise(LinearMap):
-    """A 1 x 1 convolution is a linear layer on the channels of every pixel that the stride meets."""
+    """A kernel of one place is a linear layer on the channels of every pixel that the stride meets."""
 
     out_channels: int
     geometry: Convolution
 
     def __call__(self, x: Tensor) -> Tensor:
-        pixels = self._pixels(F.pad(x, self._pads())).permute(0, 2, 3, 1)
-        return dct(pixels, self.out_channels).permute(0, 3, 1, 2)
+        pixels = self._pixels(F.pad(x, self.geometry.padding_from_last)).movedim(1, -1)
+        return dct(pixels, self.out_channels).movedim(-1, 1)
 
     def adjoint(self, grad: Tensor, input_size: torch.Size) -> Tensor:
-        (top, left), (height, width) = self.geometry.padding, input_size[2:]
-        padded = grad.new_zeros(*input_size[:2], height + 2 * top, width + 2 * left)
-        self._pixels(padded).copy_(dct_adjoint(grad.permute(0, 2, 3, 1), input_size[1]).permute(0, 3, 1, 2))
-        return padded[:, :, top : top + height, left : left + width]
-
-    def _pads(self) -> list[int]:
-        vertical, horizontal = self.geometry.padding
-        return [horizontal, horizontal, vertical, vertical]
+        sides = list(zip(input_size[2:], self.geometry.padding, strict=True))
+        padded = grad.new_zeros(*input_size[:2], *(side + 2 * pad for side, pad in sides))
+        self._pixels(padded).copy_(dct_adjoint(grad.movedim(1, -1), input_size[1]).movedim(-1, 1))
+        inner = (slice(None), slice(None), *(slice(pad, pad + side) for side, pad in sides))
+        return padded[inner]
 
     def _pixels(self, x: Tensor) -> Tensor:
-        vertical, horizontal = self.geometry.stride
-        return x[:, :, ::vertical, ::horizontal]
+        met = (slice(None), slice(None), *(slice(None, None, step) for step in self.geometry.stride))
+        return x[met]
 
 
 class _SeparableDCT(LinearMap):
     r"""The DCT of patches as small convolutions, exactly.
 
     With frequency ``t_o = pi o / 2q`` and patch index ``j = u c + v s`` (c: channel, s: place in the kernel;
-    u, v: 1 and C with channels innermost, height times width and 1 with places innermost)
+    u, v: 1 and C with channels innermost, the number of places and 1 with places innermost)
     ``cos(t_o (2j + 1)) = cos(2 t_o u c) cos(t_o (2v s + 1)) - sin(2 t_o u c) sin(t_o (2v s + 1))``: a 1 x 1
     convolution to two channels per output, a kernel for each of them, and their sum. The channels of the
     cosines come first, then those of the sines, group by group: a kernel per channel is fast, one over two is
@@ -145,7 +147,7 @@ class _SeparableDCT(LinearMap):
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self.pointwise_geometry = Convolution(groups=geometry.groups)
+        self.pointwise_geometry = Convolution.plain(geometry.dimensions, geometry.groups)
         self.spatial_geometry = replace(geometry, groups=2 * shape[0])
         places = math.prod(shape[2:])
         per_channel, per_place = (1, shape[1]) if order == "hwc" else (places, 1)
@@ -160,7 +162,7 @@ class _SeparableDCT(LinearMap):
         def kernels() -> Tensor:
             """Return ``s_o cos(t_o (2v s + 1))`` and ``s_o sin(t_o (2v s + 1))``."""
             angle = _frequencies(shape) * (2 * per_place * _numbers(places) + 1)
-            angle, scale = angle.view(-1, 1, *shape[2:]), _scales(shape).view(-1, 1, 1, 1)
+            angle, scale = angle.view(-1, 1, *shape[2:]), _scales(shape).view(-1, *[1] * (len(shape) - 1))
             return self._pairs(scale * angle.cos(), scale * angle.sin()).to(device, dtype)
 
         self.coarse = shared(("coarse", *key), lambda: waves(_numbers(shape[1])[::step]))
@@ -183,8 +185,9 @@ class _SeparableDCT(LinearMap):
         return self.pointwise_geometry.transpose(pairs, self._pointwise(), input_size)
 
     def _pointwise(self) -> Tensor:
-        """Return ``cos(2 t_o u c)`` and ``-sin(2 t_o u c)``: ``(2 out, channels, 1, 1)``."""
-        waves = (self.coarse[:, :, None] * self.fine[:, None, :]).flatten(1)[:, : self.shape[1], None, None]
+        """Return ``cos(2 t_o u c)`` and ``-sin(2 t_o u c)``: ``(2 out, channels, 1, ...)``."""
+        waves = (self.coarse[:, :, None] * self.fine[:, None, :]).flatten(1)[:, : self.shape[1]]
+        waves = waves.view(*waves.shape, *[1] * (len(self.shape) - 2))
         return self._pairs(waves.real, waves.imag)
 
     def _pairs(self, cosines: Tensor, sines: Tensor) -> Tensor:
@@ -195,16 +198,16 @@ class _SeparableDCT(LinearMap):
 
 
 def _kernel(shape: torch.Size, order: PatchOrder, dtype: torch.dtype, device: torch.device) -> Tensor:
-    out, channels, height, width = shape
+    out, channels, *places = shape
     matrix = dct_matrix(out, math.prod(shape[1:]), dtype, device)
     kernel = torch.empty(shape, dtype=dtype, device=device)  # contiguous() would keep odd strides for 1 x 1
     if order == "chw":
         return kernel.copy_(matrix.view(shape))
-    return kernel.copy_(matrix.view(out, height, width, channels).permute(0, 3, 1, 2))
+    return kernel.copy_(matrix.view(out, *places, channels).movedim(-1, 1))
 
 
-def _channels_last(images: Tensor) -> Tensor:
-    return images.contiguous(memory_format=torch.channels_last)
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=_LAYOUTS[x.dim() - 2])
 
 
 def _frequencies(shape: torch.Size) -> Tensor:
