@@ -49,6 +49,9 @@ class SparseWeight(ABC):
         name: Parameter name of the weight: ``<layer>.weight``, also where no such parameter is.
         shape: Shape of the whole weight.
         parameter: What optimizers hold of it.
+        stored_as: Its storage in full, for tables: the storage's name, after that of a fixed dense part.
+        base: The fixed dense part, where it is stored beside; ``None`` where there is none or it is computed.
+        offset_work: Multiply-adds of the fixed dense part on one vector, in theory.
     """
 
     storage_name: ClassVar[str]
@@ -62,6 +65,9 @@ class SparseWeight(ABC):
 
     def __init__(self, name: str, shape: torch.Size, parameter: nn.Parameter) -> None:
         self.name, self.shape, self.parameter = name, shape, parameter
+        self.stored_as = self.storage_name
+        self.base: Tensor | None = None
+        self.offset_work = 0.0
 
     @property
     def prunes(self) -> bool:
@@ -101,7 +107,7 @@ class SparseWeight(ABC):
     @property
     @abstractmethod
     def stored(self) -> int:
-        """Bytes of the values and of the positions, as they are in memory."""
+        """Bytes of the values, of the positions (or of the mask) and of ``base``, as they are in memory."""
 
     @property
     def mask(self) -> Tensor:

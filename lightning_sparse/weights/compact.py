@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_sparse.layers import DensePlusSparse, compact_layers
+from lightning_sparse.layers.work import offset_work
 from lightning_sparse.types import Average
 from lightning_sparse.weights.base import SPARSE, Shown, SparseWeight, storage
 from lightning_sparse.weights.optimizers import forget_curvature_, numbers_of, state_like
@@ -68,6 +69,7 @@ class CompactWeight(SparseWeight):
         super().__init__(name, layer.shape, layer.values)
         self._layer = layer
         self.shown = SPARSE if layer.offset.is_zero else PLUS_DENSE
+        self.offset_work = offset_work(layer.offset, layer.shape)
 
     @classmethod
     def found_in(cls, module: nn.Module) -> Sequence[SparseWeight]:

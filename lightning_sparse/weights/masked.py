@@ -70,8 +70,8 @@ class MaskedWeight(SparseWeight):
 
     @property
     def stored(self) -> int:
-        """Bytes of the whole parameter: masks leave it dense."""
-        return self.parameter.numel() * self.parameter.element_size()
+        """Bytes of the whole parameter, which masks leave dense, and of what is kept of its mask."""
+        return self.parameter.numel() * self.parameter.element_size() + self._state.mask_bytes(self.name)
 
     def digest(self) -> int:
         """Return the checksum of the mask's bits."""

@@ -84,6 +84,10 @@ class SparseState:
         """Return the boolean mask of one weight, on its device; made anew."""
         return mask_of(self._keep[name]).to(self.weights[name].device)
 
+    def mask_bytes(self, name: str) -> int:
+        """Return the bytes of what is kept of one mask; 0 where there is none."""
+        return self._keep[name].nbytes if name in self._keep else 0
+
     # Which masks.
 
     def install_(
