@@ -278,10 +278,10 @@ def test_summary_of_what_is_masked_compact_and_dense():
     convert_(net, 0.1, include=["0"])
     sparsify_(net, "magnitude", 0.5, include=["1"])
     found = {layer.name: (layer.storage, layer.kept, layer.stored) for layer in summary(net).layers}
-    assert found == {"1": ("masked", 50, 400), "0": ("compact", 20, 160), "2": ("dense", 50, 200)}
+    assert found == {"1": ("masked", 50, 800), "0": ("dct + compact", 20, 160), "2": ("dense", 50, 200)}
     total = summary(net).total
-    assert (total.weights, total.kept, total.stored) == (350, 120, 760)
-    assert "compact + masked + dense" in str(summary(net))
+    assert (total.weights, total.kept, total.stored) == (350, 120, 1160)
+    assert "dct + compact, masked, dense" in str(summary(net))
     assert summary(nn.Sequential(nn.ReLU())).layers == ()
     to_dense_(net)
     assert {layer.storage for layer in summary(net).layers} == {"masked", "dense"}
@@ -292,7 +292,7 @@ def test_masks_of_layers_that_were_replaced_are_gone(tmp_path):
     toy = make()
     sparsify_(toy, "erk", 0.2)
     trainer(tmp_path, DCTpSConversion(0.1, alpha={"*": 1.0}), max_epochs=1).fit(toy, loader())
-    assert {layer.storage for layer in summary(toy).layers} == {"compact"}
+    assert {layer.storage for layer in summary(toy).layers} == {"dct + compact"}
     assert sum(int(mask.sum()) for mask in masks_of(toy).values()) == 102
     to_dense_(toy)
     assert masks_of(toy) == {}

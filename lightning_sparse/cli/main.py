@@ -13,18 +13,17 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from lightning_sparse.callbacks.company import refuse_company
-from lightning_sparse.callbacks.sparsifier import Sparsifier, sparsifiers
+from lightning_sparse.callbacks.sparsifier import sparsifiers
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.cli.errors import mistake_in, stop
 from lightning_sparse.cli.names import meant
 from lightning_sparse.cli.places import check_ckpt_path, check_folders
+from lightning_sparse.cli.plan import LEGEND, FlopsAtInput, plan_of
 from lightning_sparse.cli.plot import plot
 from lightning_sparse.cli.recipes import check_recipes, replaced, without_model
 from lightning_sparse.cli.wording import shorten, unknown_argument
 from lightning_sparse.extras import import_extra
 from lightning_sparse.reporting import REPORT_PAGES
-from lightning_sparse.reporting.cost import LayerCost, cost_table
-from lightning_sparse.selection import layer_name, select_weights
 from lightning_sparse.trainer.packages import (
     LightningDataModule,
     LightningModule,
@@ -34,12 +33,6 @@ from lightning_sparse.trainer.packages import (
 )
 
 __all__ = ["PlanTrainer", "main"]
-
-LEGEND = """\
-All figures follow from shapes alone; nothing here is measured. Multiply-adds are those of one matrix-vector
-product (of a convolution: at one position): dense mn, sparse pmn, DCTpS q log2 q + pmn with q = max(m, n);
-storage is one number per kept weight. Masks leave layers dense; DCTpSConversion really stores so few (and as
-many positions). Below the floor log2(q) / min(m, n), DCTpS hardly gets cheaper."""
 
 DESCRIPTION = """\
 Trains, tests and plans what recipes say. `lightning-sparse plot {pages} RUN...` draws finished runs; see
@@ -52,21 +45,34 @@ PLUGINS = "lightning_sparse"
 class PlanTrainer(Trainer):
     """A Trainer that can also say what its callbacks would do."""
 
-    def plan(self, model: LightningModule, datamodule: LightningDataModule | None = None) -> None:
-        """Print the layers that a recipe makes sparse, and their cost in theory, without training."""
-        del datamodule  # shapes are enough
+    def plan(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        input_size: list[int] | None = None,
+    ) -> None:
+        """Print the layers that a recipe makes sparse, and their cost in theory, without training.
+
+        Args:
+            model: The module.
+            datamodule: Data of ours says how large its inputs are.
+            input_size: Shape of the input at which FLOPs are counted, the batch's size first. Without it the
+                module's `example_input_array` is taken, else one image of the data.
+        """
         if next(model.parameters(), None) is None:
             model.configure_model()
         found = sparsifiers(self)
+        flops = FlopsAtInput.of(model, datamodule, input_size)
+        on_cpu = self.strategy.root_device.type == "cpu"
         for callback in found:
             refuse_company(callback, found)
             callback.read_trainer(self)
             callback.check_module(model)
             print(f"\n{callback.describe()}")
-            if table := _plan_table(model, callback):
-                print(table)
+            if plan := plan_of(model, callback, flops, on_cpu):
+                print(plan)
         if not found:
-            print(f"\nNo sparsity callback: the net stays dense.\n{_plan_table(model, None)}")
+            print(f"\nNo sparsity callback: the net stays dense.\n{plan_of(model, None, flops, on_cpu)}")
         print(LEGEND)
 
 
@@ -221,21 +227,6 @@ def _has_test_set(datamodule: LightningDataModule) -> bool:
         return False
     datamodule.setup("test")
     return bool(datamodule.test_dataloader())
-
-
-def _plan_table(model: LightningModule, callback: Sparsifier | None) -> str:
-    """Return the table of the layers that a callback makes sparse, "" if others select them."""
-    weights = callback.select(model) if callback else select_weights(model)
-    shapes = {name: weight.shape for name, weight in weights.items()}
-    if not shapes:
-        return ""
-    sizes = {name: shape.numel() for name, shape in shapes.items()}
-    budgets = callback.planned_budgets(shapes) if callback else sizes
-    kept = sum(budgets.values())
-    if callback is not None and budgets.keys() != sizes.keys():
-        kept = callback.planned_total(sum(sizes.values()))  # scores will share it out
-    costs = [LayerCost(layer_name(name), tuple(shape), budgets.get(name)) for name, shape in shapes.items()]
-    return cost_table(costs, kept)
 
 
 if __name__ == "__main__":

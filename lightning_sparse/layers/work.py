@@ -42,5 +42,5 @@ def offset_work(offset: Offset, shape: torch.Size) -> float:
     """
     if offset.is_zero:
         return 0.0
-    is_fast = math.isfinite(offset.transform_time(shape[:4], 1, 1))
+    is_fast = not offset.is_stored and math.isfinite(offset.transform_time(shape, 1, 1))
     return fast_transform_work(tuple(shape)) if is_fast else float(prod(shape))

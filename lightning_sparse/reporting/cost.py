@@ -8,9 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log2, prod
 
+from torch import Tensor
+
+from lightning_sparse.functional.dct import accumulation_dtype
+from lightning_sparse.layers.offsets import Offset
+from lightning_sparse.layers.support import index_dtype
+from lightning_sparse.layers.work import fast_transform_work
 from lightning_sparse.reporting.layers import render_table
 
-__all__ = ["LayerCost", "cost_table"]
+__all__ = ["LayerCost", "cost_table", "planned_bytes", "planned_storage"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,8 @@ class LayerCost:
         name: The layer.
         shape: Shape of its weight, ``(out, in / groups, *kernel)``.
         kept: Number of weights kept, or ``None`` where only scores will decide.
+        storage: What it will be stored as.
+        stored: Bytes that values and positions will take, or ``None`` where only scores will decide.
 
     Source:
         Price and Tanner, "Dense for the Price of Sparse", ICML 2021 (arXiv:2102.07655), section 5.4.
@@ -31,6 +39,8 @@ class LayerCost:
     name: str
     shape: tuple[int, ...]
     kept: int | None
+    storage: str = "masked"
+    stored: int | None = None
 
     @property
     def dense(self) -> int:
@@ -40,8 +50,7 @@ class LayerCost:
     @property
     def dctps(self) -> float | None:
         """Multiply-adds of DCT plus sparse, q log2 q + pmn with q = max(m, n), constants left out."""
-        q = max(self._m, self._n)
-        return None if self.kept is None else q * log2(q) + self.kept if q > 1 else float(self.kept)
+        return None if self.kept is None else fast_transform_work(self.shape) + self.kept
 
     @property
     def density_floor(self) -> float:
@@ -57,28 +66,57 @@ class LayerCost:
         return prod(self.shape[1:])
 
 
+def planned_storage(offset: Offset | None) -> str:
+    """Return what weights will be stored as: ``None`` is for masks, else the dense part of compact layers.
+
+    Examples:
+        >>> from lightning_sparse.layers.offsets import DCTOffset, NoOffset
+        >>> planned_storage(None), planned_storage(NoOffset()), planned_storage(DCTOffset())
+        ('masked', 'compact', 'dct + compact')
+    """
+    if offset is None:
+        return "masked"
+    return "compact" if offset.is_zero else f"{offset.name} + compact"
+
+
+def planned_bytes(weight: Tensor, kept: int | None, offset: Offset | None, on_cpu: bool) -> int | None:
+    """Return the bytes that a weight will take: values, positions or a mask, and a stored dense part.
+
+    Args:
+        weight: The dense weight.
+        kept: Number of entries kept; ``None`` where only scores will decide.
+        offset: ``None`` for masks, else the dense part of a compact layer.
+        on_cpu: Whether training takes place there: a mask is as large as its weight then, else a byte per
+            entry.
+    """
+    size, item = weight.numel(), weight.element_size()
+    if offset is None:
+        return size * (item + (item if on_cpu else 1))
+    if kept is None:
+        return None
+    value = accumulation_dtype(weight.dtype).itemsize if offset.is_stored else item
+    return kept * (value + index_dtype(size).itemsize) + size * item * offset.is_stored
+
+
 def cost_table(costs: Sequence[LayerCost], kept: int) -> str:
     """Return the table of a plan; ``kept`` is the total, known even where the layers' shares are not."""
-    header = ("layer", "shape", "weights", "kept", "density", "dense", "sparse", "DCTpS", "DCTpS floor")
+    header = ("layer", "shape", "weights", "kept", "density", "stored as", "bytes", "dense", "sparse")
     known = all(cost.dctps is not None for cost in costs)
     dense, dctps = sum(cost.dense for cost in costs), sum(cost.dctps or 0 for cost in costs)
-    total = ("total", "", f"{dense:,}", f"{kept:,}", f"{kept / dense:.4%}", f"{dense:,}", f"{kept:,}")
-    return render_table(header, [_cells(c) for c in costs], (*total, f"{dctps:,.0f}" if known else "", ""))
+    storages = ", ".join(dict.fromkeys(cost.storage for cost in costs))
+    stored = [cost.stored for cost in costs if cost.stored is not None]
+    total = (
+        *("total", "", f"{dense:,}", f"{kept:,}", f"{kept / dense:.4%}", storages),
+        f"{sum(stored):,}" if len(stored) == len(costs) else "by score",
+        *(f"{dense:,}", f"{kept:,}", f"{dctps:,.0f}" if known else "", ""),
+    )
+    return render_table((*header, "DCTpS", "DCTpS floor"), [_cells(c) for c in costs], total)
 
 
 def _cells(cost: LayerCost) -> tuple[str, ...]:
     shape, dense, floor = " x ".join(map(str, cost.shape)), f"{cost.dense:,}", f"{cost.density_floor:.2%}"
-    if cost.kept is None or cost.dctps is None:
-        return cost.name, shape, dense, "by score", "", dense, "by score", "", floor
-    kept = f"{cost.kept:,}"
-    return (
-        cost.name,
-        shape,
-        dense,
-        kept,
-        f"{cost.kept / cost.dense:.4%}",
-        dense,
-        kept,
-        f"{cost.dctps:,.0f}",
-        floor,
-    )
+    stored = "by score" if cost.stored is None else f"{cost.stored:,}"
+    kept = "by score" if cost.kept is None else f"{cost.kept:,}"
+    density = "" if cost.kept is None else f"{cost.kept / cost.dense:.4%}"
+    dctps = "" if cost.dctps is None else f"{cost.dctps:,.0f}"
+    return cost.name, shape, dense, kept, density, cost.storage, stored, dense, kept, dctps, floor

@@ -67,7 +67,7 @@ class NetFlops:
 
 
 def _pair(dense: float, sparse: float | None) -> str:
-    return f"{dense:,.0f} dense, {'by score' if sparse is None else f'{sparse:,.0f}'} sparse"
+    return f"{dense:,.0f} dense, {'sparse by score' if sparse is None else f'{sparse:,.0f} sparse'}"
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,9 @@ class FlopCount:
         return NetFlops(self.total, Flops(forward, training), self.inputs, self.unknown)
 
 
-def count_flops(module: nn.Module, inputs: ExampleInput, names: Collection[str]) -> FlopCount:
+def count_flops(
+    module: nn.Module, inputs: ExampleInput, names: Collection[str], argument: str = "example_input"
+) -> FlopCount:
     """Count a forward and a backward pass of a module's dense twin, in eval mode.
 
     On the meta device, where only shapes are computed; where that fails, because what is computed depends on
@@ -109,6 +111,7 @@ def count_flops(module: nn.Module, inputs: ExampleInput, names: Collection[str])
         module: Any module. A LightningModule without ``forward`` is counted as the child with these weights.
         inputs: What is passed to it.
         names: The weights to tell apart.
+        argument: What the input is called in an error.
 
     Raises:
         SparsityError: If neither copy can be made and run.
@@ -122,7 +125,7 @@ def count_flops(module: nn.Module, inputs: ExampleInput, names: Collection[str])
             return _count(dense_twin(module, on_meta=False), device, inputs, names)
     except Exception as error:
         raise SparsityError(
-            f"`example_input` must be what the net takes, got {_in_words(inputs)}, which ends in "
+            f"`{argument}` must be what the net takes, got {_in_words(inputs)}, which ends in "
             f"{type(error).__name__}: {first_line(error)} Give a tensor, a tuple of them or a dict."
         ) from error
     finally:
@@ -159,8 +162,9 @@ def input_of_size(module: nn.Module, size: Sequence[int]) -> Tensor:
         SparsityError: If the shape is none.
     """
     check_counts("input_size", size, hint="It is a shape, the batch's size first.")
-    kinds = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
-    return torch.zeros(tuple(size), dtype=next(kinds, None))
+    numbers = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
+    kinds = [p.dtype for p in numbers if p.dim() > 1] + [p.dtype for p in numbers]
+    return torch.zeros(tuple(size), dtype=next(iter(kinds), None))
 
 
 def _is_several(inputs: Any) -> bool:

@@ -164,14 +164,14 @@ def _count(
     if input_size is not None and example_input is not None:
         raise SparsityError("`input_size` must come without `example_input`, got both. Leave one out.")
     if input_size is not None:
-        example_input = input_of_size(module, input_size)
+        return count_flops(module, input_of_size(module, input_size), names, "input_size"), ""
     if example_input is not None:
         return count_flops(module, example_input, names), ""
     own = module.example_input_array if is_lightning(module, "core.LightningModule") else None
     try:
-        return (None if own is None else count_flops(module, own, names)), ""
+        return (None if own is None else count_flops(module, own, names, "example_input_array")), ""
     except SparsityError as error:
-        return None, f"FLOPs are not counted: {error}".replace("`example_input`", "`example_input_array`")
+        return None, f"FLOPs are not counted: {error}"
 
 
 def _in_theory(

@@ -49,7 +49,6 @@ class SparseWeight(ABC):
         name: Parameter name of the weight: ``<layer>.weight``, also where no such parameter is.
         shape: Shape of the whole weight.
         parameter: What optimizers hold of it.
-        stored_as: Its storage in full, for tables: the storage's name, after that of a fixed dense part.
         base: The fixed dense part, where it is stored beside; ``None`` where there is none or it is computed.
         offset_work: Multiply-adds of the fixed dense part on one vector, in theory.
     """
@@ -65,7 +64,6 @@ class SparseWeight(ABC):
 
     def __init__(self, name: str, shape: torch.Size, parameter: nn.Parameter) -> None:
         self.name, self.shape, self.parameter = name, shape, parameter
-        self.stored_as = self.storage_name
         self.base: Tensor | None = None
         self.offset_work = 0.0
 

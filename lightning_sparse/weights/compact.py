@@ -67,7 +67,7 @@ class CompactWeight(SparseWeight):
 
     def __init__(self, name: str, layer: DensePlusSparse) -> None:
         super().__init__(name, layer.shape, layer.values)
-        self._layer = layer
+        self._layer, self.base = layer, layer.base
         self.shown = SPARSE if layer.offset.is_zero else PLUS_DENSE
         self.offset_work = offset_work(layer.offset, layer.shape)
 
@@ -104,8 +104,7 @@ class CompactWeight(SparseWeight):
     @property
     def stored(self) -> int:
         """Bytes of k values and k positions, and of the weight beside them if that is stored."""
-        base = self._layer.base
-        parts = [self.parameter, self._layer.indices, *([] if base is None else [base])]
+        parts = [self.parameter, self._layer.indices, *([] if self.base is None else [self.base])]
         return sum(part.numel() * part.element_size() for part in parts)
 
     def digest(self) -> int:

@@ -83,6 +83,36 @@ def test_plan_of_a_dense_net_and_of_a_global_ranking(capsys):
     assert "2,510" in printed
 
 
+def test_plan_shows_storage_and_flops(capsys):
+    """2 m n for each layer, of one image; two thirds more for gradients but for that of the first input."""
+    main(["plan", "--config", QUICKSTART])
+    printed = capsys.readouterr().out
+    assert "masked" in printed
+    assert f"{50200 * 8:,}" in printed  # weights and masks
+    assert "input 1 x 1 x 8 x 8" in printed
+    assert "Forward: 100,400 dense, 5,020 sparse. With backward: 262,800 dense, 12,970 sparse." in printed
+    recipe = str(ROOT / "recipes" / "mnist" / "lenet300_dctps.yaml")
+    main(["plan", "--config", recipe, "--input_size=[2, 1, 28, 28]"])
+    printed = capsys.readouterr().out
+    assert "dct + compact" in printed
+    assert f"{1331 * 8:,}" in printed  # values and positions
+    assert "input 2 x 1 x 28 x 28" in printed
+    assert f"{2 * 266200 * 2:,} dense" in printed
+
+
+def test_plan_says_what_fits_no_input(capsys):
+    error = stopped_with(capsys, "plan", "--config", QUICKSTART, "--input_size=[1, 3]")
+    assert error.startswith(
+        "error: `input_size` must be what the net takes, got 1 x 3, which ends in Runtime"
+    )
+    data = ["--data=SyntheticDataModule", "--data.shape=[3, 8, 8]"]
+    main(["plan", "--config", QUICKSTART, *data])
+    assert (
+        "FLOPs are not counted: `data` must be what the net takes, got 1 x 3 x 8 x 8"
+        in capsys.readouterr().out
+    )
+
+
 @pytest.mark.parametrize("name", ["RigLCallback", "SETCallback"])
 def test_plan_of_moving_supports_counts_only_masks_of_their_own(capsys, name):
     main(["plan", "--config", QUICKSTART, f"--trainer.callbacks+={name}"])

@@ -1,6 +1,9 @@
 import pytest
+import torch
 
-from lightning_sparse.reporting.cost import LayerCost, cost_table
+from lightning_sparse.layers import DCTOffset, NoOffset
+from lightning_sparse.layers.offsets import PretrainedOffset
+from lightning_sparse.reporting.cost import LayerCost, cost_table, planned_bytes, planned_storage
 
 
 def test_hand_worked_costs():
@@ -22,3 +25,20 @@ def test_table_without_known_budgets_still_has_the_total():
     text = cost_table([LayerCost("fc", (16, 64), None)], kept=102)
     assert "by score" in text
     assert "102" in text
+
+
+def test_storages_and_bytes_of_a_plan():
+    weight = torch.empty(10, 32, dtype=torch.bfloat16)
+    found = {
+        offset and offset.name: (planned_storage(offset), planned_bytes(weight, 30, offset, on_cpu=True))
+        for offset in (None, NoOffset(), DCTOffset(), PretrainedOffset())
+    }
+    assert found == {
+        None: ("masked", 320 * 2 + 320 * 2),
+        "none": ("compact", 30 * (2 + 4)),
+        "dct": ("dct + compact", 30 * (2 + 4)),
+        "pretrained": ("pretrained + compact", 30 * (4 + 4) + 320 * 2),
+    }
+    assert planned_bytes(weight, 30, None, on_cpu=False) == 320 * 2 + 320
+    assert planned_bytes(weight, None, NoOffset(), on_cpu=True) is None
+    assert "by score" in cost_table([LayerCost("fc", (10, 32), None, "compact", None)], 30)
