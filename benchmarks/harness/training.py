@@ -115,7 +115,10 @@ def loader(
 
 
 def bare_trainer(
-    callbacks: list[pl.Callback], accelerator: str = "cpu", precision: Any = "32-true"
+    callbacks: list[pl.Callback],
+    accelerator: str = "cpu",
+    precision: Any = "32-true",
+    strategy: Any = "auto",
 ) -> pl.Trainer:
     """Return a Trainer for one epoch that logs, shows and saves nothing."""
     warnings.filterwarnings("ignore", module="pytorch_lightning")
@@ -124,6 +127,7 @@ def bare_trainer(
     return pl.Trainer(
         accelerator=accelerator,
         devices=1,
+        strategy=strategy,
         precision=precision,
         max_epochs=1,
         callbacks=callbacks,

@@ -7,7 +7,7 @@ weights the whole, of compact layers the ordinary ones. What sparsity saves of i
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from lightning_sparse.checks import SparsityError, check_counts, first_line
 from lightning_sparse.reporting.products import Flops, ProductCounter, WeightFlops
 from lightning_sparse.reporting.twins import dense_twin
 from lightning_sparse.selection import parameters_by_name
-from lightning_sparse.trainer.packages import LightningModule
+from lightning_sparse.trainer.packages import LightningModule, is_lightning
 from lightning_sparse.trainer.parts import callable_net
 from lightning_sparse.trainer.randomness import rng_state, set_rng_state
 
@@ -126,7 +126,7 @@ def count_flops(
     except Exception as error:
         raise SparsityError(
             f"`{argument}` must be what the net takes, got {_in_words(inputs)}, which ends in "
-            f"{type(error).__name__}: {first_line(error)} Give a tensor, a tuple of them or a dict."
+            f"{type(error).__name__}: {first_line(error).rstrip('.')}. Give a tensor, a tuple or a dict."
         ) from error
     finally:
         set_rng_state(before)
@@ -137,8 +137,8 @@ def _count(twin: nn.Module, device: torch.device, inputs: Any, names: Collection
     found = ((name, there.get(name.removeprefix("."))) for name in names)  # "." of a bare compact layer
     weights = {name: weight for name, weight in found if weight is not None}
     net: nn.Module | None = twin
-    if isinstance(twin, LightningModule):
-        net = callable_net(twin, weights.values())
+    if is_lightning(twin, "core.LightningModule"):
+        net = callable_net(cast(LightningModule, twin), weights.values())
     if net is None:
         raise SparsityError(f"{type(twin).__name__} has no `forward`, nor one child that holds all weights.")
     given = tree_map_only(Tensor, lambda tensor: tensor.detach().to(device), inputs)

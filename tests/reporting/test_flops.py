@@ -222,10 +222,12 @@ def test_an_example_that_does_not_fit_is_a_note_and_one_that_was_given_an_error(
     found = summary(WithExample(torch.zeros(2, 3)))
     assert found.flops is None
     assert "FLOPs are not counted: `example_input_array` must be what the net takes, got 2 x 3" in str(found)
-    with pytest.raises(
-        SparsityError, match="`example_input` must be what the net takes, got 2 x 3, which ends"
-    ):
+    with pytest.raises(SparsityError, match="`input_size` must be what the net takes, got 2 x 3, which ends"):
         summary(mlp(), (2, 3))
+    with pytest.raises(
+        SparsityError, match="`example_input` must be what the net takes, got str, which ends"
+    ):
+        summary(mlp(), example_input="2 x 3")
 
 
 @pytest.mark.parametrize(
