@@ -37,7 +37,7 @@ from benchmarks.harness.nets import tiny_net
 from benchmarks.harness.report import environment
 from benchmarks.harness.tables import table
 from benchmarks.harness.training import Task, bare_trainer, loader
-from lightning_sparse import DCTpSConversion, PruneAtInit, convert_, summary
+from lightning_sparse import PruneAtInit, SparseConversion, summary
 
 MIB = 2**20
 
@@ -143,32 +143,23 @@ def alive() -> list[Tensor]:
     return [tensor for tensor in found if not tensor.is_meta]
 
 
-def storages(density: float) -> dict[str, Callable[[nn.Module], list[pl.Callback]]]:
-    """Return what makes a net sparse, by name: it may change the net, and returns callbacks."""
-
-    def converted(net: nn.Module, offset: str) -> list[pl.Callback]:
-        convert_(net, density, "erk", offset=offset)
-        return []
-
+def storages(density: float) -> dict[str, list[pl.Callback]]:
+    """Return the callbacks that make a net sparse, by the name of the storage."""
     return {
-        "dense": lambda _: [],
-        "masked": lambda _: [PruneAtInit("erk", density, seed=0)],
-        "compact": lambda net: converted(net, "none"),
-        "dct + compact": lambda _: [DCTpSConversion(density, "erk", seed=0)],
-        "pretrained + compact": lambda net: converted(net, "pretrained"),
+        "dense": [],
+        "masked": [PruneAtInit("erk", density, seed=0)],
+        "compact": [SparseConversion("none", density, "erk", seed=0)],
+        "dct + compact": [SparseConversion("dct", density, "erk", seed=0)],
+        "pretrained + compact": [SparseConversion("pretrained", density, "erk", seed=0)],
     }
 
 
-def measure(
-    make: Callable[[], nn.Module],
-    prepare: Callable[[nn.Module], list[pl.Callback]],
-    shape: tuple[int, ...],
-) -> Stored:
+def measure(make: Callable[[], nn.Module], callbacks: list[pl.Callback], shape: tuple[int, ...]) -> Stored:
     """Train a net for a step in one process of DDP, and return what it stores.
 
     Args:
         make: Makes the dense net.
-        prepare: Makes it sparse, or returns callbacks that do.
+        callbacks: Make it sparse.
         shape: Of the batch.
     """
     data = loader(shape, 1)
@@ -179,7 +170,7 @@ def measure(
         warnings.simplefilter("ignore")
         reader = Reader(before, Path(folder))
         strategy = DDPStrategy(process_group_backend="gloo")
-        trainer = bare_trainer([*prepare(task.net), reader], strategy=strategy)
+        trainer = bare_trainer([*callbacks, reader], strategy=strategy)
         trainer.fit(task, data)
     assert reader.stored is not None
     return reader.stored
@@ -238,9 +229,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     make = tiny_net if options.smoke else resnet50
     shape = (options.batch, 3, options.image, options.image)
     found = {}
-    for name, prepare in storages(options.density).items():
+    for name, callbacks in storages(options.density).items():
         if name == "dense" or not options.only or name in options.only:
-            found[name] = measure(make, prepare, shape)
+            found[name] = measure(make, callbacks, shape)
             print(f"{name}: {found[name]}", flush=True)
     print("\n".join(table(rows(found))))
     content = {

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_sparse.callbacks.dctps import DCTpSConversion
+from lightning_sparse.callbacks.converting.base import Conversion
 from lightning_sparse.callbacks.sparsifier import Sparsifier
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.data.images import ImageDataModule
@@ -98,4 +98,4 @@ def plan_of(model: LightningModule, callback: Sparsifier | None, flops: FlopsAtI
 
 def _offset_of(callback: Sparsifier | None) -> Offset | None:
     """Return the fixed dense part of the layers that will hold the weights; ``None`` for masks."""
-    return callback.offset if isinstance(callback, DCTpSConversion) else None
+    return callback.offset if isinstance(callback, Conversion) else None
