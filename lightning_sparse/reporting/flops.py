@@ -4,6 +4,7 @@ Two per multiply-add, as `torch.utils.flop_counter` counts. The net is counted a
 weights the whole, of compact layers the ordinary ones. What sparsity saves of it is theory.
 """
 
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -191,6 +192,8 @@ def _counted_as_products() -> Iterator[None]:
     with ExitStack() as undo:
         undo.callback(torch.backends.mha.set_fastpath_enabled, fast)
         torch.backends.mha.set_fastpath_enabled(False)
+        undo.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # what there is to warn of is said when the net itself runs
         undo.enter_context(sdpa_kernel(SDPBackend.MATH))
         undo.enter_context(torch.compiler.set_stance("force_eager"))
         yield

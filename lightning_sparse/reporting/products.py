@@ -31,6 +31,7 @@ _UNCOUNTED = (
     "_sparse",
 )
 """Parts of the names of torch's own operators that compute much, and that its counter does not know."""
+_COPIES = (torch.ops.aten._to_copy, torch.ops.aten.clone)  # as autocast makes them of weights
 _CONVOLUTIONS = {packet for packet in flop_registry if "conv" in str(packet)}
 
 
@@ -92,6 +93,7 @@ class ProductCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._names = {weight.untyped_storage()._cdata: name for name, weight in weights.items()}
         self._weights = weights
         self._looked_up: set[str] = set()
+        self._copies: list[Tensor] = []
         self._operators: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -103,6 +105,9 @@ class ProductCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._note(packet, flop_registry[packet](*args, **kwargs, out_val=out), args)
         elif packet is torch.ops.aten.embedding:
             self._looked_up |= self._held_by(args)
+        elif packet in _COPIES and len(names := self._held_by(args)) == 1:
+            self._copies.append(out)  # its memory stays its own
+            self._names[out.untyped_storage()._cdata] = names.pop()
         elif func.namespace not in _ORDINARY or any(part in str(packet) for part in _UNCOUNTED):
             self._operators.add(str(packet))
         return out

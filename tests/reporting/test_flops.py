@@ -15,6 +15,7 @@ from lightning_sparse.layers.offsets import DCTOffset, NoOffset, PretrainedOffse
 from lightning_sparse.layers.work import offset_work
 from lightning_sparse.reporting.flops import count_flops
 from lightning_sparse.reporting.products import Flops, WeightFlops
+from lightning_sparse.selection import parameters_by_name
 from lightning_sparse.trainer.randomness import rng_state, same_rng_state
 
 
@@ -128,6 +129,23 @@ def test_a_weight_used_twice_counts_twice():
     layer = nn.Linear(6, 6, bias=False)
     count = count_flops(nn.Sequential(layer, nn.Tanh(), layer), torch.zeros(2, 6), ["0.weight"])
     assert count.weights["0.weight"] == WeightFlops(2 * 144, 144, 2 * 144)
+
+
+class Autocast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.net(x)
+
+
+@pytest.mark.parametrize("wrap", [Autocast, lambda: torch.compile(mlp())], ids=["autocast", "compiled"])
+def test_nets_that_cast_or_compile_their_weights(wrap):
+    found = count_flops(net := wrap(), torch.zeros(4, 20), list(parameters_by_name(net))[::2])
+    assert [flops.forward for flops in found.weights.values()] == [1600, 400]
+    assert found.unknown == ""
 
 
 def test_counts_are_those_of_torch():
