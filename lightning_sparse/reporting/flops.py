@@ -148,12 +148,21 @@ def _count(twin: nn.Module, device: torch.device, inputs: Any, names: Collection
         out = net(**given) if isinstance(given, dict) else net(*given) if _is_several(given) else net(given)
         forward, products.backward = counter.get_total_flops(), True
         ends = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        problem = _backward(ends)
+    training = counter.get_total_flops() if ends and not problem else None
+    missed = products.missed([name for name in names if name not in weights])
+    unknown = ", ".join([*missed, *([problem] if problem else [])])
+    return FlopCount(Flops(forward, training), products.found, _in_words(inputs), unknown)
+
+
+def _backward(ends: Sequence[Tensor]) -> str:
+    """Run backward, and say in words what goes wrong: the forward pass has been counted already."""
+    try:
         if ends:
             torch.autograd.backward(ends, [torch.ones_like(end) for end in ends])
-    training = counter.get_total_flops() if ends else None
-    missing = [name for name in names if name not in weights]
-    unknown = products.unknown_in_words(missing)
-    return FlopCount(Flops(forward, training), products.found, _in_words(inputs), unknown)
+    except Exception as error:  # whatever a function of the user's own raises
+        return f"the backward pass, which ends in {type(error).__name__}"
+    return ""
 
 
 def input_of_size(module: nn.Module, size: Sequence[int]) -> Tensor:

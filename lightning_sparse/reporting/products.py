@@ -112,13 +112,12 @@ class ProductCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._operators.add(str(packet))
         return out
 
-    def unknown_in_words(self, missing: Sequence[str]) -> str:
-        """Say what was not counted; ``missing`` weights are no parameters."""
+    def missed(self, missing: Sequence[str]) -> list[str]:
+        """Say in words what was not counted; ``missing`` weights are no parameters."""
         unseen = (n for n, flops in self.found.items() if not flops.forward and n not in self._looked_up)
         missed = [*missing, *unseen]
         rows = [f"products with {layer_name(name)}" for name in missed[:3]]
-        rows += ["..."] * (len(missed) > 3) + [f"the operator {name}" for name in sorted(self._operators)]
-        return ", ".join(rows)
+        return rows + ["..."] * (len(missed) > 3) + [f"the operator {n}" for n in sorted(self._operators)]
 
     def _held_by(self, args: Any) -> set[str]:
         tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]

@@ -117,6 +117,31 @@ def test_nets_that_ask_for_values_run_on_a_copy_and_what_is_unknown_is_said():
     assert same_rng_state(rng_state(), before)
 
 
+class NoBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise KeyError("no gradient here")
+
+
+class OnlyForward(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, x):
+        return NoBackward.apply(self.net(x))
+
+
+def test_a_pass_without_gradients_is_counted_forward_only():
+    count = count_flops(OnlyForward(), torch.zeros(1, 20), ["net.0.weight"])
+    assert count.total == Flops(2 * 250, None)
+    assert count.unknown == "the backward pass, which ends in KeyError"
+
+
 def test_layers_that_do_not_run_and_lookups():
     net = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 3))
     net[1].aux = nn.Linear(9, 9)
