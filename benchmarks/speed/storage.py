@@ -148,7 +148,7 @@ def storages(density: float) -> dict[str, list[pl.Callback]]:
     return {
         "dense": [],
         "masked": [PruneAtInit("erk", density, seed=0)],
-        "compact": [SparseConversion("none", density, "erk", seed=0)],
+        "compact": [PruneAtInit("erk", density, storage="compact", seed=0)],
         "dct + compact": [SparseConversion("dct", density, "erk", seed=0)],
         "pretrained + compact": [SparseConversion("pretrained", density, "erk", seed=0)],
     }

@@ -9,7 +9,7 @@ from lightning_sparse.callbacks.converting.base import Conversion
 from lightning_sparse.callbacks.sparsifier import Sparsifier
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.data.images import ImageDataModule
-from lightning_sparse.layers.offsets import Offset
+from lightning_sparse.layers.offsets import NoOffset, Offset
 from lightning_sparse.layers.work import offset_work
 from lightning_sparse.reporting.cost import LayerCost, cost_table, planned_bytes, planned_storage
 from lightning_sparse.reporting.flops import count_flops, input_of_size
@@ -98,4 +98,6 @@ def plan_of(model: LightningModule, callback: Sparsifier | None, flops: FlopsAtI
 
 def _offset_of(callback: Sparsifier | None) -> Offset | None:
     """Return the fixed dense part of the layers that will hold the weights; ``None`` for masks."""
-    return callback.offset if isinstance(callback, Conversion) else None
+    if isinstance(callback, Conversion):
+        return callback.offset
+    return NoOffset() if callback is not None and callback.storage == "compact" else None

@@ -91,6 +91,11 @@ def test_plan_shows_storage_and_flops(capsys):
     assert f"{50200 * 8:,}" in printed  # weights and masks
     assert "input 1 x 1 x 8 x 8" in printed
     assert "Forward: 100,400 dense, 5,020 sparse. With backward: 262,800 dense, 12,970 sparse." in printed
+    main(["plan", "--config", QUICKSTART, "--trainer.callbacks.storage=compact"])
+    printed = capsys.readouterr().out
+    assert "compact" in printed
+    assert "masked" not in printed.replace("masked weight", "")
+    assert f"{2510 * 8:,}" in printed  # values and positions
     recipe = str(ROOT / "recipes" / "mnist" / "lenet300_dctps.yaml")
     main(["plan", "--config", recipe, "--input_size=[2, 1, 28, 28]"])
     printed = capsys.readouterr().out
