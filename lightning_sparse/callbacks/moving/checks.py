@@ -73,7 +73,7 @@ OWN_MASKS = ("dense_first_layer", "density_overrides", "storage")
 
 def refuse_without_density(arguments: Mapping[str, object]) -> None:
     """Refuse arguments about masks of its own where it draws none."""
-    for argument in (name for name in OWN_MASKS if arguments.get(name)):
+    for argument in (name for name in OWN_MASKS if arguments.get(name) not in (None, False, {}, "masked")):
         raise SparsityError(f"`{argument}` needs `density`, got None. It is for masks of its own.")
 
 
