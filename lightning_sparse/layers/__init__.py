@@ -5,15 +5,24 @@ from lightning_sparse.layers.base import DensePlusSparse, compact_layers
 from lightning_sparse.layers.conversion import convert_, to_dense_
 from lightning_sparse.layers.dense_plus_sparse import DensePlusSparseConv2d, DensePlusSparseLinear
 from lightning_sparse.layers.meta import materialize_
-from lightning_sparse.layers.offsets import DCTOffset, NoOffset, Offset, register_offset
+from lightning_sparse.layers.offsets import (
+    DCTOffset,
+    HadamardOffset,
+    NoOffset,
+    Offset,
+    SignedDCTOffset,
+    register_offset,
+)
 
 __all__ = [
     "DCTOffset",
     "DensePlusSparse",
     "DensePlusSparseConv2d",
     "DensePlusSparseLinear",
+    "HadamardOffset",
     "NoOffset",
     "Offset",
+    "SignedDCTOffset",
     "alpha_groups",
     "compact_layers",
     "convert_",
