@@ -4,6 +4,7 @@ from lightning_sparse.layers.alphas import alpha_groups
 from lightning_sparse.layers.base import DensePlusSparse, compact_layers
 from lightning_sparse.layers.conversion import convert_, to_dense_
 from lightning_sparse.layers.dense_plus_sparse import DensePlusSparseConv2d, DensePlusSparseLinear
+from lightning_sparse.layers.lsuv import lsuv_
 from lightning_sparse.layers.meta import materialize_
 from lightning_sparse.layers.offsets import (
     DCTOffset,
@@ -26,6 +27,7 @@ __all__ = [
     "alpha_groups",
     "compact_layers",
     "convert_",
+    "lsuv_",
     "materialize_",
     "register_offset",
     "to_dense_",

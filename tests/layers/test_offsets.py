@@ -197,7 +197,9 @@ def test_a_state_of_an_unknown_offset(ones: Any) -> None:
     state = offset_state(ones(0.2), torch.Size((4, 4)))
     assert offset_from_state(state) == ones(0.2)
     del OFFSETS["ones"]
-    with pytest.raises(ValueError, match="`offset` must be one of dct, hadamard, none, signed_dct, got 'ones'"):
+    with pytest.raises(
+        ValueError, match="`offset` must be one of dct, hadamard, none, signed_dct, got 'ones'"
+    ):
         offset_from_state(state)
     layer = DensePlusSparseLinear(4, 4, torch.arange(3))
     with pytest.raises(RuntimeError, match=r"must be ones\(size=0\.2\), .* got a layer with dct\(\)"):
