@@ -12,14 +12,16 @@ from lightning_sparse.layers import (
     DensePlusSparse,
     DensePlusSparseConv2d,
     DensePlusSparseLinear,
+    HadamardOffset,
     NoOffset,
+    SignedDCTOffset,
     compact_layers,
     to_dense_,
 )
 from lightning_sparse.layers.support import draw_support
 
 BACKENDS = ["materialize", "transform"]
-OFFSETS = [DCTOffset(), DCTOffset("chw"), NoOffset()]
+OFFSETS = [DCTOffset(), DCTOffset("chw"), NoOffset(), SignedDCTOffset(1), HadamardOffset(1)]
 
 
 def filled(layer: Any, generator: torch.Generator) -> Any:

@@ -83,7 +83,9 @@ def test_an_offset_that_is_not_registered_is_named(tmp_path: Path, monkeypatch: 
     convert_(module, 0.1, offset="steps")
     path = saved(tmp_path, module)
     monkeypatch.delitem(OFFSETS, "steps")
-    with pytest.raises(ValueError, match="`offset` must be one of dct, none, got 'steps'"):
+    with pytest.raises(
+        ValueError, match="`offset` must be one of dct, hadamard, none, signed_dct, got 'steps'"
+    ):
         load_from_checkpoint(Net, path)
 
 

@@ -240,7 +240,7 @@ def test_hooks_move_to_the_new_layer() -> None:
         (
             LeNet300100(),
             {"offset": "dft"},
-            r"`offset` must be one of dct, none, got 'dft'; did you mean dct\?",
+            r"`offset` must be one of dct, hadamard, none, signed_dct, got 'dft'; did you mean dct\?",
         ),
         (LeNet300100(), {"alpha": "norm"}, "`alpha` must be a finite number or 'match_norm', got 'norm'"),
         (

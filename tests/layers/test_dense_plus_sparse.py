@@ -152,7 +152,10 @@ def test_repr_tells_the_arguments() -> None:
         ({"bias": "no"}, "`bias` must be True or False, got 'no'"),
         ({"alpha": float("inf")}, "`alpha` must be finite, got inf"),
         ({"alpha_requires_grad": 1}, "`alpha_requires_grad` must be True or False, got 1"),
-        ({"offset": "dft"}, "`offset` must be one of dct, none, got 'dft'; did you mean dct?"),
+        (
+            {"offset": "dft"},
+            "`offset` must be one of dct, hadamard, none, signed_dct, got 'dft'; did you mean dct?",
+        ),
         ({"backend": "fft"}, "`backend` must be one of auto, materialize, transform, got 'fft'"),
         (
             {"indices": torch.tensor([0, 0])},
