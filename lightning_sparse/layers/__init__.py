@@ -10,8 +10,16 @@ from lightning_sparse.layers.convolutions import (
     DensePlusSparseConv3d,
 )
 from lightning_sparse.layers.dense_plus_sparse import DensePlusSparseLinear
+from lightning_sparse.layers.lsuv import lsuv_
 from lightning_sparse.layers.meta import materialize_
-from lightning_sparse.layers.offsets import DCTOffset, NoOffset, Offset, register_offset
+from lightning_sparse.layers.offsets import (
+    DCTOffset,
+    HadamardOffset,
+    NoOffset,
+    Offset,
+    SignedDCTOffset,
+    register_offset,
+)
 
 __all__ = [
     "DCTOffset",
@@ -21,11 +29,14 @@ __all__ = [
     "DensePlusSparseConv2d",
     "DensePlusSparseConv3d",
     "DensePlusSparseLinear",
+    "HadamardOffset",
     "NoOffset",
     "Offset",
+    "SignedDCTOffset",
     "alpha_groups",
     "compact_layers",
     "convert_",
+    "lsuv_",
     "materialize_",
     "register_offset",
     "to_dense_",

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from layers_toy import OFFSETS, convolution, linear, results
+from layers_toy import convolution, linear, results
 
 from lightning_sparse.layers.backends import (
     BACKEND_ROWS,
@@ -14,6 +14,7 @@ from lightning_sparse.layers.backends import (
     choose_backend,
     register_backend,
 )
+from lightning_sparse.layers.offsets import DCTOffset, SignedDCTOffset
 from lightning_sparse.layers.products import Materialized
 
 CPU = torch.device("cpu")
@@ -48,7 +49,7 @@ CPU = torch.device("cpu")
 )
 def test_the_rule(shape: tuple[int, ...], density: float, rows: int, threads: int, expected: str) -> None:
     size = torch.Size(shape)
-    for offset in ("dct", *OFFSETS):
+    for offset in ("dct", DCTOffset("chw"), SignedDCTOffset()):
         choice = choose_backend(size, int(density * size.numel()), rows, CPU, threads, offset=offset)
         assert choice == expected
 
