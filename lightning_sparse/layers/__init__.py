@@ -11,7 +11,14 @@ from lightning_sparse.layers.convolutions import (
 )
 from lightning_sparse.layers.dense_plus_sparse import DensePlusSparseLinear
 from lightning_sparse.layers.meta import materialize_
-from lightning_sparse.layers.offsets import DCTOffset, NoOffset, Offset, register_offset
+from lightning_sparse.layers.offsets import (
+    DCTOffset,
+    HadamardOffset,
+    NoOffset,
+    Offset,
+    SignedDCTOffset,
+    register_offset,
+)
 
 __all__ = [
     "DCTOffset",
@@ -21,8 +28,10 @@ __all__ = [
     "DensePlusSparseConv2d",
     "DensePlusSparseConv3d",
     "DensePlusSparseLinear",
+    "HadamardOffset",
     "NoOffset",
     "Offset",
+    "SignedDCTOffset",
     "alpha_groups",
     "compact_layers",
     "convert_",

@@ -15,13 +15,16 @@ from lightning_sparse.layers.offsets.base import (
     register_offset,
 )
 from lightning_sparse.layers.offsets.dct import DCTOffset, PatchOrder
+from lightning_sparse.layers.offsets.hadamard import HadamardOffset
 from lightning_sparse.layers.offsets.none import NoOffset
 from lightning_sparse.layers.offsets.pretrained import PretrainedOffset
+from lightning_sparse.layers.offsets.signed_dct import SignedDCTOffset
 from lightning_sparse.registry import modules_in
 
 __all__ = [
     "OFFSETS",
     "DCTOffset",
+    "HadamardOffset",
     "LinearMap",
     "NoOffset",
     "Offset",
@@ -29,6 +32,7 @@ __all__ = [
     "OffsetOptions",
     "PatchOrder",
     "PretrainedOffset",
+    "SignedDCTOffset",
     "offset_from_name",
     "register_offset",
 ]

@@ -13,7 +13,7 @@ from lightning_sparse.functional.dct import DCTPlan, dct, dct_adjoint, dct_matri
 from lightning_sparse.layers.geometry import Convolution
 from lightning_sparse.layers.offsets.base import LinearMap, Offset, OffsetOptions, register_offset
 
-__all__ = ["DCTOffset", "PatchOrder"]
+__all__ = ["DCTOffset", "PatchOrder", "dct_transform"]
 
 
 PatchOrder: TypeAlias = Literal["hwc", "chw"]
@@ -70,11 +70,7 @@ class DCTOffset(Offset):
         self, shape: torch.Size, geometry: Convolution | None, dtype: torch.dtype, device: torch.device
     ) -> LinearMap | None:
         """Return an FFT for linear layers and kernels of one place, a separable form for larger kernels."""
-        if geometry is None:
-            return _DCTLinear(shape[0], dct_plan(max(shape), dtype, device))
-        if math.prod(shape[2:]) > 1:
-            return _SeparableDCT(shape, geometry, self.patch_order, dtype, device)
-        return _DCTPointwise(shape[0], geometry) if geometry.groups == 1 else None
+        return dct_transform(shape, geometry, self.patch_order, dtype, device)
 
     def transform_time(self, shape: torch.Size, rows: int, threads: int) -> float:
         """Return what was fitted; only matrix products are counted as shared among threads."""
@@ -88,6 +84,32 @@ class DCTOffset(Offset):
     def norm(self, shape: torch.Size) -> float:
         """Return the square root of ``min(out, patch)``: that many orthonormal rows or columns."""
         return math.sqrt(min(shape[0], math.prod(shape[1:])))
+
+
+def dct_transform(
+    shape: torch.Size,
+    geometry: Convolution | None,
+    order: PatchOrder,
+    dtype: torch.dtype,
+    device: torch.device,
+    signs: Tensor | None = None,
+) -> LinearMap | None:
+    """Return the fast form of the DCT for a weight, as `Offset.transform` does.
+
+    Args:
+        shape: Shape of the weight.
+        geometry: Of the convolution; ``None`` for a linear layer.
+        order: How a patch is flattened.
+        dtype: float32 or float64.
+        device: Where inputs will lie.
+        signs: By which the matrix is multiplied, place by place of a kernel larger than 1: a tensor to be
+            broadcast against the weight. ``None``: by 1.
+    """
+    if geometry is None:
+        return _DCTLinear(shape[0], dct_plan(max(shape), dtype, device))
+    if math.prod(shape[2:]) > 1:
+        return _SeparableDCT(shape, geometry, order, dtype, device, signs)
+    return _DCTPointwise(shape[0], geometry) if geometry.groups == 1 else None
 
 
 @dataclass(frozen=True)
@@ -136,7 +158,8 @@ class _SeparableDCT(LinearMap):
     not, and channels_last is the layout in which it is fastest.
 
     The 1 x 1 kernel has two entries for each row and channel, which would be 2/9 of a 3 x 3 weight. So it is
-    not kept but multiplied out for each use, from two tables of about ``sqrt(channels)`` columns.
+    not kept but multiplied out for each use, from two tables of about ``sqrt(channels)`` columns. Signs of
+    places go into the kernels: they are multiplied by them once, and cost nothing later.
     """
 
     def __init__(
@@ -146,6 +169,7 @@ class _SeparableDCT(LinearMap):
         order: PatchOrder,
         dtype: torch.dtype,
         device: torch.device,
+        signs: Tensor | None,
     ) -> None:
         self.pointwise_geometry = Convolution.plain(geometry.dimensions, geometry.groups)
         self.spatial_geometry = replace(geometry, groups=2 * shape[0])
@@ -163,11 +187,14 @@ class _SeparableDCT(LinearMap):
             """Return ``s_o cos(t_o (2v s + 1))`` and ``s_o sin(t_o (2v s + 1))``."""
             angle = _frequencies(shape) * (2 * per_place * _numbers(places) + 1)
             angle, scale = angle.view(-1, 1, *shape[2:]), _scales(shape).view(-1, *[1] * (len(shape) - 1))
+            if signs is not None:
+                scale = scale * signs.cpu()
             return self._pairs(scale * angle.cos(), scale * angle.sin()).to(device, dtype)
 
         self.coarse = shared(("coarse", *key), lambda: waves(_numbers(shape[1])[::step]))
         self.fine = shared(("fine", *key), lambda: waves(_numbers(step)))
-        self.spatial = shared(("spatial", *key), kernels)
+        signed = () if signs is None else tuple(signs.flatten().tolist())
+        self.spatial = shared(("spatial", *key, signed), kernels)
 
     def __call__(self, x: Tensor) -> Tensor:
         pairs = self.pointwise_geometry.convolve(_channels_last(x), self._pointwise())

@@ -1,0 +1,48 @@
+"""A 1 x 1 convolution as a linear map on the channels of every pixel that the stride meets."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_sparse.layers.geometry import Convolution
+from lightning_sparse.layers.offsets.base import LinearMap
+
+__all__ = ["Pointwise"]
+
+
+@dataclass(frozen=True)
+class Pointwise(LinearMap):
+    """Apply a map of rows to pixels, of images with any number of dimensions.
+
+    Args:
+        rows: A map of ``(rows, in)``.
+        geometry: Of the convolution: in one group.
+    """
+
+    rows: LinearMap
+    geometry: Convolution
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map the channels of every pixel."""
+        pads = [pad for pad in reversed(self.geometry.padding) for _ in range(2)]
+        pixels = self._pixels(F.pad(x, pads)).movedim(1, -1)
+        mapped = self.rows(pixels.reshape(-1, pixels.shape[-1]))
+        return mapped.view(*pixels.shape[:-1], -1).movedim(-1, 1)
+
+    def adjoint(self, grad: Tensor, input_size: torch.Size) -> Tensor:
+        """Map back; pixels that no output has met get zeros."""
+        last = grad.movedim(1, -1)
+        rows = last.reshape(-1, last.shape[-1])
+        mapped = self.rows.adjoint(rows, torch.Size((len(rows), input_size[1])))
+        pads = self.geometry.padding
+        padded = grad.new_zeros(
+            *input_size[:2], *(size + 2 * pad for size, pad in zip(input_size[2:], pads, strict=True))
+        )
+        self._pixels(padded).copy_(mapped.view(*last.shape[:-1], -1).movedim(-1, 1))
+        inside = (slice(pad, pad + size) for size, pad in zip(input_size[2:], pads, strict=True))
+        return padded[(..., *inside)]
+
+    def _pixels(self, x: Tensor) -> Tensor:
+        return x[(..., *(slice(None, None, step) for step in self.geometry.stride))]
