@@ -10,6 +10,7 @@ from lightning_sparse.layers.convolutions import (
     DensePlusSparseConv3d,
 )
 from lightning_sparse.layers.dense_plus_sparse import DensePlusSparseLinear
+from lightning_sparse.layers.lsuv import lsuv_
 from lightning_sparse.layers.meta import materialize_
 from lightning_sparse.layers.offsets import (
     DCTOffset,
@@ -35,6 +36,7 @@ __all__ = [
     "alpha_groups",
     "compact_layers",
     "convert_",
+    "lsuv_",
     "materialize_",
     "register_offset",
     "to_dense_",

@@ -36,13 +36,14 @@ class Pointwise(LinearMap):
         last = grad.movedim(1, -1)
         rows = last.reshape(-1, last.shape[-1])
         mapped = self.rows.adjoint(rows, torch.Size((len(rows), input_size[1])))
-        pads = self.geometry.padding
-        padded = grad.new_zeros(
-            *input_size[:2], *(size + 2 * pad for size, pad in zip(input_size[2:], pads, strict=True))
-        )
+        sides = list(zip(input_size[2:], self.geometry.padding, strict=True))
+        padded = grad.new_zeros(*input_size[:2], *(size + 2 * pad for size, pad in sides))
         self._pixels(padded).copy_(mapped.view(*last.shape[:-1], -1).movedim(-1, 1))
-        inside = (slice(pad, pad + size) for size, pad in zip(input_size[2:], pads, strict=True))
-        return padded[(..., *inside)]
+        for dim, (size, pad) in enumerate(sides, 2):
+            padded = padded.narrow(dim, pad, size)
+        return padded
 
     def _pixels(self, x: Tensor) -> Tensor:
-        return x[(..., *(slice(None, None, step) for step in self.geometry.stride))]
+        """Return a view of the pixels that the kernel meets."""
+        every = [slice(None), slice(None), *(slice(None, None, step) for step in self.geometry.stride)]
+        return x[tuple(every)]

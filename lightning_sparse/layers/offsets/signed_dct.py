@@ -15,8 +15,8 @@ from lightning_sparse.layers.offsets.signs import SignedMap, random_signs
 
 __all__ = ["SignedDCTOffset"]
 
-# What multiplications by signs add to a forward and backward pass, in the unit of the other estimates: for each
-# call, and for each row and input. Measured for rows of 256 to 4096 numbers; of a convolution's inputs
+# What multiplications by signs add to a forward and backward pass, in the unit of the other estimates: for
+# each call, and for each row and input. Measured for rows of 256 to 4096 numbers; of a convolution's inputs
 # there are as many for each output pixel as the kernel has channels, if its stride is 1.
 SIGNS_PER_CALL, SIGNS_PER_INPUT = 10, 0.0007
 
