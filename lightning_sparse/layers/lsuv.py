@@ -70,8 +70,8 @@ def lsuv_(
         >>> _ = convert_(net, density=0.1)
         >>> x = torch.randn(128, 64)
         >>> alphas = lsuv_(net, lambda: net(x))
-        >>> [round(float((layer(layer_x) - layer.bias).std()), 2) for layer, layer_x in ((net[0], x),)]
-        [1.0]
+        >>> round((net[0](x) - net[0].bias).std().item(), 2)
+        1.0
         >>> quiet = lsuv_(net, lambda: net(x), last_layer_factor=0.1)
         >>> round(quiet["2"] / alphas["2"], 3)
         0.1
