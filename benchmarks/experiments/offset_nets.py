@@ -66,7 +66,6 @@ class Net:
     budgets: tuple[int, ...]
     epochs: int
     batch_size: int = 64
-    channels_last: bool = False
 
 
 WIDTHS = (16, 32, 64, 64)
@@ -82,15 +81,7 @@ def conv_net(norm: bool) -> nn.Module:
     return nn.Sequential(*layers[:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTHS[-1], 10))
 
 
-CONV = partial(
-    Net,
-    data="cifar10-jpeg",
-    weights=60_976,
-    budgets=(300, 1_000),
-    epochs=5,
-    batch_size=128,
-    channels_last=True,
-)
+CONV = partial(Net, data="cifar10-jpeg", weights=60_976, budgets=(300, 1_000), epochs=3, batch_size=128)
 NETS = {
     "lenet5": Net(LeNet5, "cifar10-jpeg", 61_510, (300, 100, 1_000, 3_000), epochs=10),
     "conv_bn": CONV(partial(conv_net, norm=True)),
@@ -138,4 +129,5 @@ def _plain(images: InMemoryImages) -> tuple[Tensor, ...]:
 
 
 def _normalised(images: Tensor, labels: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    return images.float().sub_(mean).div_(std), labels
+    normalised = images.float().sub_(mean).div_(std)
+    return normalised.contiguous(memory_format=torch.channels_last), labels

@@ -33,8 +33,7 @@ def train(net: Net, row: Row, budget: int, seed: int, images: Images, epochs: in
     module = ImageClassifier(net.make(), weight_init="kaiming_normal").net
     start_(module, row, budget / net.weights, seed, images.train[0][:LSUV_IMAGES])
     scales = alphas(module)
-    if net.channels_last:
-        module.to(memory_format=torch.channels_last)
+    module.to(memory_format=torch.channels_last)
     optimizer = Adam(alpha_groups(module, DECAY), lr=RATE, fused=True)
     if row.masks is not None:
         keep_sparse_(module, optimizer)
@@ -84,9 +83,8 @@ def batches(net: Net, part: tuple[Tensor, Tensor], order: torch.Generator) -> It
     """Yield an epoch of batches, the last of which may be smaller."""
     images, labels = part
     for index in torch.randperm(len(labels), generator=order).split(net.batch_size):
-        batch = images.index_select(0, index)
-        if net.channels_last:
-            batch = batch.contiguous(memory_format=torch.channels_last)
+        # Laid out with channels last, which small convolutions take two thirds of the time with.
+        batch = images.movedim(1, -1).index_select(0, index).movedim(-1, 1)
         yield batch, labels.index_select(0, index)
 
 
