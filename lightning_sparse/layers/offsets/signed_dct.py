@@ -16,7 +16,7 @@ from lightning_sparse.layers.offsets.signs import SignedMap, random_signs
 __all__ = ["SignedDCTOffset"]
 
 # What signs add to a forward and backward pass, in the unit of the other estimates, for each row and input.
-# Whole layers with and without them were timed in turn, linear and 1 x 1 of 256 to 4096 inputs and 3 x 3 kernels:
+# Layers with and without them were timed in turn, linear and 1 x 1 of 256 to 4096 inputs and 3 x 3 kernels:
 # it is a few percent at most, and nothing for each call.
 SIGNS_PER_INPUT = 5e-4
 
