@@ -14,14 +14,16 @@ from lightning_sparse.layers import (
     DensePlusSparseConv2d,
     DensePlusSparseConv3d,
     DensePlusSparseLinear,
+    HadamardOffset,
     NoOffset,
+    SignedDCTOffset,
     compact_layers,
     to_dense_,
 )
 from lightning_sparse.layers.support import draw_support
 
 BACKENDS = ["materialize", "transform"]
-OFFSETS = [DCTOffset(), DCTOffset("chw"), NoOffset()]
+OFFSETS = [DCTOffset(), DCTOffset("chw"), NoOffset(), SignedDCTOffset(1), HadamardOffset(1)]
 CONVOLUTIONS = {1: DensePlusSparseConv1d, 2: DensePlusSparseConv2d, 3: DensePlusSparseConv3d}
 SIDES = {1: (9,), 2: (9, 8), 3: (5, 6, 4)}
 """Of the inputs that tests give to convolutions."""

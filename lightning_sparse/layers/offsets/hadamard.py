@@ -111,8 +111,8 @@ class _HadamardRows(LinearMap):
 
     def _apply(self, rows: Tensor, left: Tensor) -> Tensor:
         (after, before), side, count = left.shape, len(self.right), len(rows)
-        filled = F.pad(rows, (0, before * side - rows.shape[1])).view(count, before, side)
-        lefts = left.expand(count, after, before)
+        padded = F.pad(rows, (0, before * side - rows.shape[1])).contiguous()
+        filled, lefts = padded.view(count, before, side), left.expand(count, after, before)
         if after < before:
             mixed = torch.bmm(lefts, filled).view(count * after, side) @ self.right
         else:

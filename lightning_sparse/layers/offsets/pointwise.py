@@ -29,7 +29,7 @@ class Pointwise(LinearMap):
         pads = [pad for pad in reversed(self.geometry.padding) for _ in range(2)]
         pixels = self._pixels(F.pad(x, pads)).movedim(1, -1)
         mapped = self.rows(pixels.reshape(-1, pixels.shape[-1]))
-        return mapped.view(*pixels.shape[:-1], -1).movedim(-1, 1)
+        return mapped.view(*pixels.shape[:-1], mapped.shape[1]).movedim(-1, 1)
 
     def adjoint(self, grad: Tensor, input_size: torch.Size) -> Tensor:
         """Map back; pixels that no output has met get zeros."""
@@ -38,7 +38,7 @@ class Pointwise(LinearMap):
         mapped = self.rows.adjoint(rows, torch.Size((len(rows), input_size[1])))
         sides = list(zip(input_size[2:], self.geometry.padding, strict=True))
         padded = grad.new_zeros(*input_size[:2], *(size + 2 * pad for size, pad in sides))
-        self._pixels(padded).copy_(mapped.view(*last.shape[:-1], -1).movedim(-1, 1))
+        self._pixels(padded).copy_(mapped.view(*last.shape[:-1], mapped.shape[1]).movedim(-1, 1))
         for dim, (size, pad) in enumerate(sides, 2):
             padded = padded.narrow(dim, pad, size)
         return padded
