@@ -23,6 +23,8 @@ GEOMETRIES = {
     "padded": (7, Convolution(stride=(2, 1), padding=(1, 2))),
     "dilated": (5, Convolution(padding=(2, 2), dilation=(2, 1))),
     "grouped": (3, Convolution(padding=(1, 1), groups=2)),
+    "1-d": (5, Convolution((2,), (1,), (2,))),
+    "3-d, grouped": (3, Convolution((1, 2, 1), (1, 0, 1), (1, 1, 2), groups=2)),
 }
 KERNELS = [(1, 1), (3, 3), (2, 3), (1, 5)]
 
@@ -71,7 +73,7 @@ def test_hadamard_against_its_definition(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("order", ["hwc", "chw"])
-@pytest.mark.parametrize("shape", [(5, 7), (7, 5), (9, 5, 3, 3), (6, 8, 1, 1), (3, 2, 1, 4)])
+@pytest.mark.parametrize("shape", [(5, 7), (7, 5), (9, 5, 3, 3), (6, 8, 1, 1), (3, 2, 4), (3, 2, 1, 4, 2)])
 def test_signed_dct_is_the_dct_with_the_sign_of_each_channel_and_place(
     shape: tuple[int, ...], order: Any
 ) -> None:
@@ -147,15 +149,20 @@ def test_the_transform_of_a_linear_layer_is_its_matrix(offset: Offset, out: int,
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_the_transform_of_a_convolution_is_its_matrix(offset: Offset, name: str, kernel: Any) -> None:
     channels, geometry = GEOMETRIES[name]
+    kernel = (*kernel, *kernel)[-geometry.dimensions :]
     shape = torch.Size((6, channels, *kernel))
     fast = offset.transform(shape, geometry, torch.float64, CPU)
-    without = isinstance(offset, HadamardOffset) and kernel != (1, 1)
-    if without or (kernel == (1, 1) and geometry.groups > 1):
+    without = isinstance(offset, HadamardOffset) and math.prod(kernel) > 1
+    if without or (math.prod(kernel) == 1 and geometry.groups > 1):
         assert fast is None
         return
     assert fast is not None
     dense = matrix(offset, *shape)
-    x = torch.randn(2, channels * geometry.groups, 9, 8).double().requires_grad_()
+    x = (
+        torch.randn(2, channels * geometry.groups, *(9, 8, 7)[-geometry.dimensions :])
+        .double()
+        .requires_grad_()
+    )
     expected = geometry.convolve(x, dense)
     grad = torch.randn_like(expected)
     torch.testing.assert_close(fast(x.detach()), expected.detach(), rtol=0, atol=1e-12)

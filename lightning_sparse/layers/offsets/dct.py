@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_sparse.checks import check_choice
-from lightning_sparse.functional.dct import DCTPlan, dct, dct_adjoint, dct_matrix, dct_plan, shared
+from lightning_sparse.functional.dct import DCTPlan, dct_matrix, dct_plan, shared
 from lightning_sparse.layers.geometry import Convolution
 from lightning_sparse.layers.offsets.base import LinearMap, Offset, OffsetOptions, register_offset
+from lightning_sparse.layers.offsets.pointwise import Pointwise
 
 __all__ = ["DCTOffset", "PatchOrder", "dct_transform"]
 
@@ -105,11 +105,12 @@ def dct_transform(
         signs: By which the matrix is multiplied, place by place of a kernel larger than 1: a tensor to be
             broadcast against the weight. ``None``: by 1.
     """
-    if geometry is None:
-        return _DCTLinear(shape[0], dct_plan(max(shape), dtype, device))
-    if math.prod(shape[2:]) > 1:
+    if geometry is not None and math.prod(shape[2:]) > 1:
         return _SeparableDCT(shape, geometry, order, dtype, device, signs)
-    return _DCTPointwise(shape[0], geometry) if geometry.groups == 1 else None
+    rows = _DCTLinear(shape[0], dct_plan(max(shape[:2]), dtype, device))
+    if geometry is None:
+        return rows
+    return Pointwise(rows, geometry) if geometry.groups == 1 else None
 
 
 @dataclass(frozen=True)
@@ -122,29 +123,6 @@ class _DCTLinear(LinearMap):
 
     def adjoint(self, grad: Tensor, input_size: torch.Size) -> Tensor:
         return self.plan.adjoint(grad, input_size[1])
-
-
-@dataclass(frozen=True)
-class _DCTPointwise(LinearMap):
-    """A kernel of one place is a linear layer on the channels of every pixel that the stride meets."""
-
-    out_channels: int
-    geometry: Convolution
-
-    def __call__(self, x: Tensor) -> Tensor:
-        pixels = self._pixels(F.pad(x, self.geometry.padding_from_last)).movedim(1, -1)
-        return dct(pixels, self.out_channels).movedim(-1, 1)
-
-    def adjoint(self, grad: Tensor, input_size: torch.Size) -> Tensor:
-        sides = list(zip(input_size[2:], self.geometry.padding, strict=True))
-        padded = grad.new_zeros(*input_size[:2], *(side + 2 * pad for side, pad in sides))
-        self._pixels(padded).copy_(dct_adjoint(grad.movedim(1, -1), input_size[1]).movedim(-1, 1))
-        inner = (slice(None), slice(None), *(slice(pad, pad + side) for side, pad in sides))
-        return padded[inner]
-
-    def _pixels(self, x: Tensor) -> Tensor:
-        met = (slice(None), slice(None), *(slice(None, None, step) for step in self.geometry.stride))
-        return x[met]
 
 
 class _SeparableDCT(LinearMap):

@@ -1,4 +1,4 @@
-"""A 1 x 1 convolution as a linear map on the channels of every pixel that the stride meets."""
+"""A kernel of one place as a linear map on the channels of every pixel that the stride meets."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ __all__ = ["Pointwise"]
 
 @dataclass(frozen=True)
 class Pointwise(LinearMap):
-    """Apply a map of rows to pixels, of images with any number of dimensions.
+    """Apply a map of rows to pixels, of inputs with any number of spatial dimensions.
 
     Args:
         rows: A map of ``(rows, in)``.
@@ -26,8 +26,7 @@ class Pointwise(LinearMap):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map the channels of every pixel."""
-        pads = [pad for pad in reversed(self.geometry.padding) for _ in range(2)]
-        pixels = self._pixels(F.pad(x, pads)).movedim(1, -1)
+        pixels = self._pixels(F.pad(x, self.geometry.padding_from_last)).movedim(1, -1)
         mapped = self.rows(pixels.reshape(-1, pixels.shape[-1]))
         return mapped.view(*pixels.shape[:-1], mapped.shape[1]).movedim(-1, 1)
 
@@ -37,13 +36,11 @@ class Pointwise(LinearMap):
         rows = last.reshape(-1, last.shape[-1])
         mapped = self.rows.adjoint(rows, torch.Size((len(rows), input_size[1])))
         sides = list(zip(input_size[2:], self.geometry.padding, strict=True))
-        padded = grad.new_zeros(*input_size[:2], *(size + 2 * pad for size, pad in sides))
+        padded = grad.new_zeros(*input_size[:2], *(side + 2 * pad for side, pad in sides))
         self._pixels(padded).copy_(mapped.view(*last.shape[:-1], mapped.shape[1]).movedim(-1, 1))
-        for dim, (size, pad) in enumerate(sides, 2):
-            padded = padded.narrow(dim, pad, size)
-        return padded
+        inner = (slice(None), slice(None), *(slice(pad, pad + side) for side, pad in sides))
+        return padded[inner]
 
     def _pixels(self, x: Tensor) -> Tensor:
-        """Return a view of the pixels that the kernel meets."""
-        every = [slice(None), slice(None), *(slice(None, None, step) for step in self.geometry.stride)]
-        return x[tuple(every)]
+        met = (slice(None), slice(None), *(slice(None, None, step) for step in self.geometry.stride))
+        return x[met]
