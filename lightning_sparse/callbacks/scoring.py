@@ -51,6 +51,7 @@ def scored_masks(
     min_weights: int,
     loss_fn: LossFunction | None,
     keep_lowest: bool = False,
+    prunes: bool = True,
 ) -> Masks:
     """Score weights on the training data of the module's Trainer, and keep the best.
 
@@ -66,6 +67,7 @@ def scored_masks(
         min_weights: Every layer keeps at least this many (all, if it is smaller).
         loss_fn: Takes the place of the module's ``training_step``.
         keep_lowest: Keep what scores lowest instead.
+        prunes: Whether the other weights will be zero.
     """
     trainer = module.trainer
     losses = TrainingLosses(trainer, module, loss_fn)
@@ -80,7 +82,13 @@ def scored_masks(
         cools=loss_fn is None,
     )
     iterations = prune_along(
-        method, problem, density, fixed=fixed, min_weights=min_weights, keep_lowest=keep_lowest
+        method,
+        problem,
+        density,
+        fixed=fixed,
+        min_weights=min_weights,
+        keep_lowest=keep_lowest,
+        prunes=prunes,
     )
     total, name = len(method.path(density)), type(method).__name__
     runs_code = method.needs_loss or method.needs_forward  # the user's: it may change parameters

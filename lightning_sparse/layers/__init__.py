@@ -2,7 +2,7 @@
 
 from lightning_sparse.layers.alphas import alpha_groups
 from lightning_sparse.layers.base import DensePlusSparse, compact_layers
-from lightning_sparse.layers.conversion import convert_, to_dense_
+from lightning_sparse.layers.conversion import convert_, merge_, to_dense_
 from lightning_sparse.layers.dense_plus_sparse import DensePlusSparseConv2d, DensePlusSparseLinear
 from lightning_sparse.layers.meta import materialize_
 from lightning_sparse.layers.offsets import DCTOffset, NoOffset, Offset, register_offset
@@ -18,6 +18,7 @@ __all__ = [
     "compact_layers",
     "convert_",
     "materialize_",
+    "merge_",
     "register_offset",
     "to_dense_",
 ]

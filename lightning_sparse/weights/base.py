@@ -27,6 +27,7 @@ class SparseWeight(ABC):
         name: Parameter name of the weight: ``<layer>.weight``, also where no such parameter is.
         shape: Shape of the whole weight.
         parameter: What optimizers hold of it.
+        base: The fixed dense part, where it is stored beside; ``None`` where there is none or it is computed.
     """
 
     storage_name: ClassVar[str]
@@ -46,6 +47,7 @@ class SparseWeight(ABC):
 
     def __init__(self, name: str, shape: torch.Size, parameter: nn.Parameter) -> None:
         self.name, self.shape, self.parameter = name, shape, parameter
+        self.base: Tensor | None = None
 
     @classmethod
     @abstractmethod

@@ -62,7 +62,7 @@ class CompactWeight(SparseWeight):
 
     def __init__(self, name: str, layer: DensePlusSparse) -> None:
         super().__init__(name, layer.shape, layer.values)
-        self._layer = layer
+        self._layer, self.base = layer, layer.base
 
     @classmethod
     def found_in(cls, module: nn.Module) -> Sequence[SparseWeight]:

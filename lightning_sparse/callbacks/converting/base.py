@@ -9,10 +9,12 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from lightning_sparse.callbacks.converting.choice import LayerChoice
+from lightning_sparse.callbacks.converting.converted import refuse_other_budgets
 from lightning_sparse.callbacks.converting.converter import Converter
 from lightning_sparse.callbacks.scoring import refuse_without_score, scored_masks
 from lightning_sparse.callbacks.sparsifier import Config, Sparsifier, refuse_changed_config
-from lightning_sparse.checks import SparsityError, check_choice, check_count, check_flag
+from lightning_sparse.checks import SparsityError, check_choice, check_count, check_flag, check_patterns
 from lightning_sparse.files.states import refuse_other_layout
 from lightning_sparse.functional.allocation import ALLOCATIONS, AllocationName, allocate
 from lightning_sparse.functional.pruning import plan_budgets
@@ -22,7 +24,7 @@ from lightning_sparse.layers import convert_
 from lightning_sparse.layers.alphas import Alpha, check_alpha, plain_alpha
 from lightning_sparse.layers.backends import BACKEND_ROWS, Backend
 from lightning_sparse.layers.conversion import replace_layers_
-from lightning_sparse.layers.convertible import convertible_layers, unconverted_layers
+from lightning_sparse.layers.convertible import Convertible
 from lightning_sparse.layers.offsets import Offset, OffsetName, offset_from_name
 from lightning_sparse.layers.signal import ABOUT_SIGNAL, advice_on_signal
 from lightning_sparse.selection import match_overrides, parameters_by_name
@@ -30,7 +32,6 @@ from lightning_sparse.trainer.early import prepare_losses
 from lightning_sparse.trainer.packages import LightningModule, Trainer, rank_zero_warn
 from lightning_sparse.trainer.processes import masks_of_rank_zero, seed_of_process, seed_of_rank_zero
 from lightning_sparse.types import Budgets, Shapes
-from lightning_sparse.weights.found import sparse_weights
 
 __all__ = ["Conversion"]
 
@@ -59,6 +60,9 @@ class Conversion(Sparsifier, ABC):
         backend: How the layers multiply: ``"materialize"`` builds the weight in each step, ``"transform"``
             never does, ``"auto"`` takes what is faster.
         min_weights_per_layer: Entries that S has at least in each layer.
+        train: Patterns on names of parameters, or of modules for all that they hold: what is trained in full
+            beside S and alpha, everything else being frozen; layers whose weight is named are not replaced,
+            all others are, frozen before or not. ``None``: nothing is frozen or thawed.
         **selection: ``include`` (``None``: the weights of linear and convolutional layers), ``exclude``,
             ``density_overrides`` and ``seed`` (of the supports), as `Sparsifier` has them.
 
@@ -85,6 +89,7 @@ class Conversion(Sparsifier, ABC):
         alpha_requires_grad: bool = True,
         backend: Backend = "auto",
         min_weights_per_layer: int = 1,
+        train: list[str] | None = None,
         **selection: Any,
     ) -> None:
         super().__init__(density, **selection)
@@ -93,11 +98,13 @@ class Conversion(Sparsifier, ABC):
         check_count("min_weights_per_layer", min_weights_per_layer, 0)
         check_flag("alpha_requires_grad", alpha_requires_grad)
         check_alpha(alpha)
+        check_patterns("train", train)
         self.offset = offset if isinstance(offset, Offset) else offset_from_name(offset)
         self.allocation, self.support = allocation, support
         self.alpha, self.alpha_requires_grad = alpha, alpha_requires_grad
         self.backend = backend
         self.min_weights_per_layer = min_weights_per_layer
+        self.train = train
         self._converter = Converter(type(self).__name__)
         self._advice: str | None = None
 
@@ -113,12 +120,12 @@ class Conversion(Sparsifier, ABC):
             "offset": repr(self.offset),
             **({} if self.support is None else {"support": repr(self.support)}),
             "min_weights_per_layer": self.min_weights_per_layer,
+            **({} if self.train is None else {"train": str(sorted(self.train))}),
         }
 
     def select(self, module: nn.Module) -> dict[str, nn.Parameter]:
         """Return the weights of the layers to convert; there are none left once they are."""
-        layers = convertible_layers(module, self.include, self.exclude)
-        return {name: cast(nn.Parameter, layer.weight) for name, layer in layers.items()}
+        return _weights_of(self._choice.layers(module)[0])
 
     def planned_budgets(self, shapes: Shapes) -> Budgets:
         """Return the number of entries of S in each layer.
@@ -147,13 +154,13 @@ class Conversion(Sparsifier, ABC):
             module,
             partial(self._convert_, trainer, module, decides),
             fitting=self._fitting,
-            waits=decides and self.support is not None,
+            waits=decides and self._needs_data,
             decides=self.support is None or decides,
         )
 
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse layers that were made too late to be converted."""
-        if late := unconverted_layers(module, self.include, self.exclude):
+        if late := self._choice.late(module):
             raise SparsityError(
                 f"{type(self).__name__} must find all layers when it is set up, got {late[0]!r} made later "
                 f"({len(late)} in all). Make them in `__init__` or `configure_model`, or `exclude` them."
@@ -211,27 +218,33 @@ class Conversion(Sparsifier, ABC):
     def _convert_(self, trainer: Trainer, module: LightningModule, decides: bool) -> list[str]:
         """Replace the layers; what there is to advise is said when it is known whether fit resumes."""
         self._advice = self._advise(module) if self._fitting else None
-        scored = decides and self.support is not None and bool(self._unconverted(module))
+        scored = decides and self.support is not None and bool(self._choice.unconverted(module))
         names = list(self._score_(trainer, module) if scored else self._draw_(trainer, module))
+        self._choice.freeze_(module)
         if self._fitting and self.support is None:
-            self._refuse_other_budgets(module, names)
+            refuse_other_budgets(self.density, self.planned_budgets, module, names)
         return names
 
-    def _unconverted(self, module: nn.Module) -> list[str]:
-        return unconverted_layers(module, self.include, self.exclude)
+    @property
+    def _choice(self) -> LayerChoice:
+        return LayerChoice(self.include, self.exclude, self.train)
+
+    @property
+    def _needs_data(self) -> bool:
+        return self.support is not None and (self.support.needs_loss or self.support.needs_forward)
 
     def _draw_(self, trainer: Trainer, module: LightningModule) -> Budgets:
         """Replace layers, with supports drawn at random."""
         # Values that start as weights have to be those of rank 0's support from the first.
         seed = seed_of_rank_zero(trainer, self.seed) if self.offset.is_zero else seed_of_process(self.seed)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), self._choice.open(module) as exclude:
             warnings.filterwarnings("ignore", message=ABOUT_SIGNAL)
             return convert_(
                 module,
                 self.density,
                 self.allocation,
                 include=self.include,
-                exclude=self.exclude,
+                exclude=exclude,
                 density_overrides=self.density_overrides,
                 alpha=self.alpha,
                 alpha_requires_grad=self.alpha_requires_grad,
@@ -244,10 +257,11 @@ class Conversion(Sparsifier, ABC):
     def _score_(self, trainer: Trainer, module: LightningModule) -> Budgets:
         """Replace layers, with supports by scores on the training data."""
         assert self.support is not None
-        layers = convertible_layers(module, self.include, self.exclude)
-        weights = {name: cast(nn.Parameter, layer.weight) for name, layer in layers.items()}
+        layers, copies = self._choice.layers(module)
+        weights = _weights_of(layers)
         refuse_without_score(self.support, module, weights, None)
-        prepare_losses(trainer, module)
+        if self._needs_data:
+            prepare_losses(trainer, module)
         draws = torch.Generator().manual_seed(seed_of_rank_zero(trainer, self.seed))
         masks = scored_masks(
             self.support,
@@ -258,28 +272,20 @@ class Conversion(Sparsifier, ABC):
             fixed=match_overrides(weights, self.density_overrides),
             min_weights=self.min_weights_per_layer,
             loss_fn=None,
+            prunes=self.offset.is_zero,
         )
         supports = {name: positions_of(mask) for name, mask in masks_of_rank_zero(trainer, masks).items()}
         options: dict[str, Any] = {"alpha_requires_grad": self.alpha_requires_grad, "backend": self.backend}
-        replace_layers_(module, layers, supports, draws, offset=self.offset, **options)
+        replace_layers_(module, layers, supports, draws, copies=copies, offset=self.offset, **options)
         return {name: len(positions) for name, positions in supports.items()}
 
     def _advise(self, module: LightningModule) -> str | None:
         """Return what to say of layers whose output the offset makes many times what it was."""
         parameters = parameters_by_name(module)
-        names = [f"{path}.weight" for path in self._unconverted(module)]
+        names = [f"{path}.weight" for path in self._choice.unconverted(module)]
         weights = {name: parameters[name] for name in names if name in parameters}
         return advice_on_signal(weights, self.alpha, self.offset)
 
-    def _refuse_other_budgets(self, module: nn.Module, names: list[str]) -> None:
-        """Refuse layers converted earlier that do not have what the arguments ask for."""
-        weights = sparse_weights(module)
-        counts = {name: weights[name].nnz for name in names if name in weights}
-        planned = self.planned_budgets({name: weights[name].shape for name in counts})
-        for name, count in counts.items():
-            if count != planned[name]:
-                raise SparsityError(
-                    f"`density` {self.density} and the other arguments ask for {planned[name]} values in "
-                    f"{name!r}, but the layer was converted with {count} before. Use the arguments of then, "
-                    "or a new module."
-                )
+
+def _weights_of(layers: Mapping[str, Convertible]) -> dict[str, nn.Parameter]:
+    return {name: cast(nn.Parameter, layer.weight) for name, layer in layers.items()}
