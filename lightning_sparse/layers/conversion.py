@@ -111,12 +111,6 @@ def convert_(
     supports = {name: draw(shapes[name], budgets[name], draws) for name in layers}
     options = {"offset": offset, "alpha_requires_grad": alpha_requires_grad, "backend": backend}
     replace_layers_(module, layers, supports, draws, copies=copies, alphas=alphas, device=device, **options)
-    if copies:
-        warnings.warn(
-            f"Frozen copies of layers are converted alike: {len(copies)}, such as one of "
-            f"{layer_name(copies[0][1])!r}; name them in `exclude` to leave them dense.",
-            stacklevel=2,
-        )
     return budgets
 
 
@@ -154,6 +148,12 @@ def replace_layers_(
             replacement.base.requires_grad_(False).grad = None
     for _, replacement in new[len(layers) :]:
         replacement.values.requires_grad_(False)  # also where the values of any layer are trained
+    if copies:
+        warnings.warn(
+            f"Frozen copies of layers are converted alike: {len(copies)}, such as one of "
+            f"{layer_name(copies[0][1])!r}; name them in `exclude` to leave them dense.",
+            stacklevel=3,
+        )
 
 
 def convert_alike_(copy: nn.Module, module: nn.Module) -> None:

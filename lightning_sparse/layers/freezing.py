@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.layers.base import compact_layers
-from lightning_sparse.layers.copies import converted_copies
+from lightning_sparse.layers.copies import nets_of_copies
 from lightning_sparse.selection import countable_weights, plain_name
 from lightning_sparse.selection.names import did_you_mean
 
@@ -29,7 +29,7 @@ def weights_named(module: nn.Module, patterns: Iterable[str]) -> list[str]:
 def freeze_but_(module: nn.Module, patterns: Iterable[str]) -> None:
     """Freeze all parameters but those of sparse parts, and but those that are named, frozen before or not.
 
-    Of frozen copies of layers nothing is thawed. Modules stay in their modes: batch norm goes on to update
+    Nets that are frozen copies of others stay as they are. Modules stay in their modes: batch norm goes on to update
     its statistics in training.
 
     Args:
@@ -48,11 +48,11 @@ def freeze_but_(module: nn.Module, patterns: Iterable[str]) -> None:
         ['0.values', '0.bias', '1.bias', '2.weight', '2.bias']
     """
     named = _named(module, patterns)
-    layers, copies = compact_layers(module), converted_copies(module)
-    own = [p for layer in layers.values() for p in (layer.values, layer.alpha, layer.base)]
-    left = {id(p) for p in [*own, *(p for path in copies for p in layers[path].parameters())]}
-    for parameter in module.parameters():
-        if id(parameter) in left:
+    parts = [(one.values, one.alpha, one.base) for one in compact_layers(module).values()]
+    own = {id(parameter) for part in parts for parameter in part}
+    copies = nets_of_copies(module)
+    for name, parameter in module.named_parameters():
+        if id(parameter) in own or not copies.isdisjoint(_names(plain_name(name))):
             continue
         trained = id(parameter) in named and parameter.is_floating_point()
         parameter.requires_grad_(trained)

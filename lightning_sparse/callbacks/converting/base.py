@@ -17,6 +17,7 @@ from lightning_sparse.callbacks.sparsifier import Config, Sparsifier, refuse_cha
 from lightning_sparse.checks import SparsityError, check_choice, check_count, check_flag, check_patterns
 from lightning_sparse.files.states import refuse_other_layout
 from lightning_sparse.functional.allocation import ALLOCATIONS, AllocationName, allocate
+from lightning_sparse.functional.budgets import total_budget
 from lightning_sparse.functional.pruning import plan_budgets
 from lightning_sparse.functional.ranking import positions_of
 from lightning_sparse.functional.saliency import PruningMethod
@@ -118,7 +119,7 @@ class Conversion(Sparsifier, ABC):
             "alpha": plain_alpha(self.alpha),
             "alpha_requires_grad": self.alpha_requires_grad,
             "offset": repr(self.offset),
-            **({} if self.support is None else {"support": repr(self.support)}),
+            **({} if self.support is None and self.train is None else {"support": repr(self.support)}),
             "min_weights_per_layer": self.min_weights_per_layer,
             **({} if self.train is None else {"train": str(sorted(self.train))}),
         }
@@ -148,15 +149,10 @@ class Conversion(Sparsifier, ABC):
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
         """Replace the layers, or see to it once ``configure_model`` is through."""
-        decides = self._fitting and trainer.ckpt_path is None
-        self._converter.prepare(
-            trainer,
-            module,
-            partial(self._convert_, trainer, module, decides),
-            fitting=self._fitting,
-            waits=decides and self._needs_data,
-            decides=self.support is None or decides,
-        )
+        scores = self._fitting and self.support is not None
+        convert = partial(self._convert_, trainer, module)
+        random = self.support is None  # then numbers of values are the arguments' also where a fit resumes
+        self._converter.prepare(trainer, module, convert, fitting=self._fitting, waits=scores, decides=random)
 
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse layers that were made too late to be converted."""
@@ -221,17 +217,14 @@ class Conversion(Sparsifier, ABC):
         scored = decides and self.support is not None and bool(self._choice.unconverted(module))
         names = list(self._score_(trainer, module) if scored else self._draw_(trainer, module))
         self._choice.freeze_(module)
-        if self._fitting and self.support is None:
-            refuse_other_budgets(self.density, self.planned_budgets, module, names)
+        if self._fitting and decides and not scored:
+            total = total_budget if self.support is None else self.support.budget
+            refuse_other_budgets(self.density, self.planned_budgets, total, module, names)
         return names
 
     @property
     def _choice(self) -> LayerChoice:
         return LayerChoice(self.include, self.exclude, self.train)
-
-    @property
-    def _needs_data(self) -> bool:
-        return self.support is not None and (self.support.needs_loss or self.support.needs_forward)
 
     def _draw_(self, trainer: Trainer, module: LightningModule) -> Budgets:
         """Replace layers, with supports drawn at random."""
@@ -260,7 +253,7 @@ class Conversion(Sparsifier, ABC):
         layers, copies = self._choice.layers(module)
         weights = _weights_of(layers)
         refuse_without_score(self.support, module, weights, None)
-        if self._needs_data:
+        if self.support.needs_loss or self.support.needs_forward:
             prepare_losses(trainer, module)
         draws = torch.Generator().manual_seed(seed_of_rank_zero(trainer, self.seed))
         masks = scored_masks(

@@ -95,23 +95,32 @@ def refuse_other_positions(copies: Mapping[str, str], module: nn.Module) -> None
 
 
 def refuse_other_budgets(
-    density: float, planned: Callable[[Shapes], Budgets], module: nn.Module, names: Sequence[str]
+    density: float,
+    planned: Callable[[Shapes], Budgets],
+    total: Callable[[int, float], int],
+    module: nn.Module,
+    names: Sequence[str],
 ) -> None:
     """Refuse layers converted earlier that do not have what the arguments ask for.
 
     Args:
-        density: Of the conversion, for the message.
-        planned: Returns what its arguments ask for.
+        density: Of the conversion.
+        planned: Returns what its arguments ask for, as far as shapes decide that.
+        total: Returns how many of all these weights a density keeps.
         module: Holds the layers.
         names: Of the weights it would have.
+
+    Raises:
+        SparsityError: It names the first layer, or says how many there are in all.
     """
     weights = sparse_weights(module)
     counts = {name: weights[name].nnz for name in names if name in weights}
     budgets = planned({name: weights[name].shape for name in counts})
-    for name, count in counts.items():
-        if count != budgets[name]:
+    asked = total(sum(weights[name].shape.numel() for name in counts), density)
+    found = [(f"in {name!r}", counts[name], budget) for name, budget in budgets.items()]
+    for where, count, budget in [*found, ("in all", sum(counts.values()), asked)]:
+        if count != budget:
             raise SparsityError(
-                f"`density` {density} and the other arguments ask for {budgets[name]} values in {name!r}, "
-                f"but the layer was converted with {count} before. Use the arguments of then, or a new "
-                "module."
+                f"`density` {density} and the other arguments ask for {budget} values {where}, but the "
+                f"module was converted with {count} before. Use the arguments of then, or a new module."
             )
