@@ -29,8 +29,8 @@ def weights_named(module: nn.Module, patterns: Iterable[str]) -> list[str]:
 def freeze_but_(module: nn.Module, patterns: Iterable[str]) -> None:
     """Freeze all parameters but those of sparse parts, and but those that are named, frozen before or not.
 
-    Nets that are frozen copies of others stay as they are. Modules stay in their modes: batch norm goes on to update
-    its statistics in training.
+    Nets that are frozen copies of others stay as they are. Modules stay in their modes: batch norm goes on to
+    update its statistics in training.
 
     Args:
         module: Any module, its layers converted.

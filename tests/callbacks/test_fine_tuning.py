@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import sys
 
 import pytest
 import pytorch_lightning as pl
@@ -28,7 +29,9 @@ from lightning_sparse import (
     merge_,
 )
 from lightning_sparse.checks import SparsityError
+from lightning_sparse.cli.main import main
 from lightning_sparse.layers import compact_layers, convert_
+from lightning_sparse.models import ImageClassifier
 
 SUPPORTS = ["random", "magnitude", "gradient"]
 
@@ -729,3 +732,53 @@ def test_what_is_logged_and_shown(tmp_path, capsys):
 def test_what_stays_dense_is_named_without_the_weights_that_are_changed(tmp_path, capsys):
     fit(tmp_path, make_toy(), tune=tuner(exclude=["net.0"]), enable_model_summary=True)
     assert "Dense and not counted: 216 of 1,016 weights (21.3%): net.0 (216)." in capsys.readouterr().out
+
+
+# The command line.
+
+
+def test_command_line_round_trip(tmp_path, monkeypatch, capsys):
+    """Pretrain, tune, test, go on; and the module by itself."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lightning-sparse"])
+    common = [
+        "--trainer.callbacks=ModelCheckpoint",
+        "--trainer.callbacks.save_last=true",
+        "--trainer.accelerator=cpu",
+        "--trainer.max_epochs=1",
+        "--model=ImageClassifier",
+        "--model.net=LeNet300100",
+        "--model.net.in_features=64",
+        "--data=SyntheticDataModule",
+        "--data.shape=[1, 8, 8]",
+        "--data.size=64",
+    ]
+    main(["fit", *common, "--trainer.default_root_dir=pretrained"])
+    weights = str(next((tmp_path / "pretrained").rglob("last.ckpt")))
+    tuned = [
+        *common[:2],
+        "--trainer.callbacks+=SparseFineTuning",
+        "--trainer.callbacks.density=0.02",
+        "--trainer.callbacks.support=Gradient",
+        "--trainer.callbacks.support.num_batches=2",
+        "--trainer.callbacks.support.allocation=erk",
+        "--trainer.callbacks.train=['net.fcs.4', '*.bias']",
+        *common[2:],
+        f"--model.weights={weights}",
+        "--trainer.default_root_dir=tuned",
+    ]
+    main(["plan", *tuned])
+    printed = capsys.readouterr().out
+    for cell in ("SparseFineTuning: density=0.02", "net.fcs.0", "net.fcs.2", "984", "2.0000%"):
+        assert cell in printed
+    assert "net.fcs.4 " not in printed
+    main(["fit", *tuned])
+    last = str(next((tmp_path / "tuned").rglob("last.ckpt")))
+    main(["test", *tuned, "--ckpt_path", last])
+    loaded = load_from_checkpoint(ImageClassifier, last)
+    base = torch.load(weights, weights_only=True)["state_dict"]
+    assert sum(layer.nnz for layer in compact_layers(loaded).values()) == 984
+    for path, layer in compact_layers(loaded).items():
+        assert torch.equal(layer.base, base[f"{path}.weight"])
+    assert not torch.equal(loaded.net.fcs[4].weight, base["net.fcs.4.weight"])
+    main(["fit", *tuned, "--ckpt_path", last, "--trainer.max_epochs=2"])
