@@ -14,6 +14,7 @@ from lightning_sparse.callbacks import (
     SparseCheckpoint,
     SparseConversion,
     SparseEarlyStopping,
+    SparseFineTuning,
     SparsityCallback,
     SparsityMonitor,
 )
@@ -24,6 +25,7 @@ from lightning_sparse.files.tickets import Ticket, load_ticket, save_ticket
 from lightning_sparse.functional.saliency import (
     FORCE,
     SNIP,
+    Gradient,
     GraSP,
     IterativeSNIP,
     Magnitude,
@@ -32,7 +34,7 @@ from lightning_sparse.functional.saliency import (
     Random,
     SynFlow,
 )
-from lightning_sparse.layers import convert_, to_dense_
+from lightning_sparse.layers import convert_, merge_, to_dense_
 from lightning_sparse.plain import keep_sparse_, masks_of, release_, sparsify_
 from lightning_sparse.reporting.summary import summary
 
@@ -47,6 +49,7 @@ __all__ = [
     "ExactResume",
     "FromFile",
     "GraSP",
+    "Gradient",
     "IterativeMagnitudePruning",
     "IterativeSNIP",
     "Magnitude",
@@ -59,6 +62,7 @@ __all__ = [
     "SparseCheckpoint",
     "SparseConversion",
     "SparseEarlyStopping",
+    "SparseFineTuning",
     "SparsityCallback",
     "SparsityMonitor",
     "SynFlow",
@@ -69,6 +73,7 @@ __all__ = [
     "load_masks",
     "load_ticket",
     "masks_of",
+    "merge_",
     "release_",
     "save_masks",
     "save_ticket",

@@ -57,6 +57,8 @@ def assert_same(a, b, ranks):
         ("mid-epoch", "rigl", 0),
         ("mid-epoch", "set", 0),
         ("mid-epoch", "dctps-rigl", 0),
+        ("mid-epoch", "tuned-gradient", 0),
+        ("mid-epoch", "tuned-rigl", 2),
         ("epoch end", "asni", 0),
         ("mid-epoch", "asni", 0),
         ("epoch end", "imp", 0),
@@ -113,7 +115,11 @@ def test_a_new_process_tests_the_net_that_was_trained(tmp_path, row):
 
 
 @pytest.mark.parametrize(
-    "row", ["fixed", "snip", "grasp", "force", "synflow", "dctps", "rigl", "set", "dctps-rigl", "asni", "imp"]
+    "row",
+    [
+        *("fixed", "snip", "grasp", "force", "synflow", "dctps", "rigl", "set", "dctps-rigl", "asni", "imp"),
+        *("tuned", "tuned-gradient", "tuned-rigl"),
+    ],
 )
 def test_two_processes_are_one_on_the_joint_batch(tmp_path, row):
     one = start(tmp_path / "one", "--row", row, "--batch-size", 16)

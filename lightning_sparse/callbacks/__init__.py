@@ -4,6 +4,7 @@ from lightning_sparse.callbacks.base import SparsityCallback
 from lightning_sparse.callbacks.choosing import SparseCheckpoint, SparseEarlyStopping
 from lightning_sparse.callbacks.converting.conversion import SparseConversion
 from lightning_sparse.callbacks.converting.dctps import DCTpSConversion
+from lightning_sparse.callbacks.converting.fine_tuning import SparseFineTuning
 from lightning_sparse.callbacks.epochs.asni import ASNISigmoidPruner
 from lightning_sparse.callbacks.epochs.imp import IterativeMagnitudePruning
 from lightning_sparse.callbacks.exact_resume import ExactResume
@@ -25,6 +26,7 @@ __all__ = [
     "SparseCheckpoint",
     "SparseConversion",
     "SparseEarlyStopping",
+    "SparseFineTuning",
     "SparsityCallback",
     "SparsityMonitor",
 ]

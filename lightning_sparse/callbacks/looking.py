@@ -33,11 +33,12 @@ def warn_of_untrained(trainer: Trainer, module: LightningModule, members: Sequen
     """Warn that what is tested, validated or predicted with is not the sparse net that one would expect.
 
     That is a net that nobody has pruned, or converted layers of which nothing has been trained; not one with
-    masks of an earlier fit, nor one whose weights are sparse, wherever they come from.
+    masks of an earlier fit, nor one whose weights are sparse, wherever they come from; nor layers whose
+    weight is a pretrained one, with a change of it that is zero yet.
     """
     names = " and ".join(type(member).__name__ for member in members)
     compact = [weight for weight in sparse_weights(module).values() if not weight.takes_masks]
-    if compact and not any(weight.active.any() for weight in compact):
+    if compact and not any(weight.active.any() or weight.base is not None for weight in compact):
         found = f"The layers of {names} have random supports, and values that are all zero"
     elif compact or state_of(module).weights or any(map(_is_partly_zero, _weights(module, members))):
         return

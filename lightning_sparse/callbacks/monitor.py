@@ -101,7 +101,8 @@ def print_table(trainer: Trainer, module: LightningModule, zeros: bool = False) 
         return
     groups = _by_metric(module, zeros)
     counted = {weight.name: weight.shape.numel() for weights in groups.values() for weight in weights}
-    others = {name: weight.numel() for name, weight in dense_weights(module, counted).items()}
+    parts = {id(weight.base) for weights in groups.values() for weight in weights}
+    others = {n: w.numel() for n, w in dense_weights(module, counted).items() if id(w) not in parts}
     rest = not_counted(others, sum(counted.values()))
     for weights in groups.values():
         title, table = (

@@ -29,6 +29,7 @@ def prune_along(
     min_weights: int = 1,
     keep_lowest: bool = False,
     pattern: Pattern = UNSTRUCTURED,
+    prunes: bool = True,
 ) -> Iterator[Masks]:
     """Yield the masks after each of the method's iterations: score what is left, rank at the next density.
 
@@ -40,6 +41,7 @@ def prune_along(
         min_weights: Every layer keeps at least this many (all, if it is smaller).
         keep_lowest: Keep what scores lowest instead, as a check that scores mean something.
         pattern: Which sets of weights may be kept, in every iteration.
+        prunes: Whether the other weights will be zero: a signal then has to pass what is kept.
 
     Raises:
         SparsityError: If the budget cannot be met, the pattern cannot have it, scores are not finite or
@@ -78,7 +80,7 @@ def prune_along(
         del scores  # they would stay beside the next ones
         yield masks
     score_check.sum_up()
-    if method.needs_loss and score_check.keep:
+    if prunes and method.needs_loss and score_check.keep:
         nonzero = [name for name, count in score_check.nonzero_at_first.items() if count]
         strict = len(method.path(density)) > 1 and method.conformance == "paper"
         check_connected(problem, method.num_batches, nonzero, strict)

@@ -2,7 +2,7 @@
 
 from lightning_sparse.layers.alphas import alpha_groups
 from lightning_sparse.layers.base import DensePlusSparse, compact_layers
-from lightning_sparse.layers.conversion import convert_, to_dense_
+from lightning_sparse.layers.conversion import convert_, merge_, to_dense_
 from lightning_sparse.layers.convolutions import (
     DensePlusSparseConv,
     DensePlusSparseConv1d,
@@ -38,6 +38,7 @@ __all__ = [
     "convert_",
     "lsuv_",
     "materialize_",
+    "merge_",
     "register_offset",
     "to_dense_",
 ]

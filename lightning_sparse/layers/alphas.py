@@ -1,7 +1,7 @@
 """The scale of the offset: where it starts, and what weight decay does to it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
@@ -11,21 +11,69 @@ from lightning_sparse.layers.base import compact_layers
 from lightning_sparse.layers.offsets import Offset
 from lightning_sparse.selection import matches
 
-__all__ = ["Alpha", "alpha_groups", "check_alpha", "plain_alpha", "starting_alphas"]
+__all__ = [
+    "LSUV",
+    "Alpha",
+    "alpha_groups",
+    "asks_for_data",
+    "check_alpha",
+    "check_last_layer_factor",
+    "lsuv_names",
+    "plain_alpha",
+    "starting_alphas",
+    "without_data",
+]
 
-Alpha: TypeAlias = float | Literal["match_norm"]
-"""Scale of the offset at the start; "match_norm" gives it the norm of the weight it replaces."""
+Alpha: TypeAlias = float | Literal["match_norm", "lsuv"]
+"""Scale of the offset at the start; "match_norm" gives it the norm of the weight it replaces, and "lsuv" the
+layer's output standard deviation 1 on a batch (see `lsuv_`)."""
+
+LSUV = "lsuv"
 
 
 def check_alpha(alpha: object) -> None:
-    """Raise SparsityError unless ``alpha`` is a finite number or "match_norm", or a dict of these."""
+    """Raise SparsityError unless ``alpha`` is a finite number, "match_norm" or "lsuv", or a dict of these."""
     named = (
         {"alpha": alpha} if not isinstance(alpha, Mapping) else {f"alpha[{p!r}]": a for p, a in alpha.items()}
     )
     for argument, value in named.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if value != "match_norm" and not is_number:
-            raise SparsityError(f"`{argument}` must be a finite number or 'match_norm', got {value!r}.")
+        if value not in ("match_norm", LSUV) and not is_number:
+            raise SparsityError(
+                f"`{argument}` must be a finite number, 'match_norm' or 'lsuv', got {value!r}."
+            )
+
+
+def check_last_layer_factor(factor: object, alpha: Alpha | Mapping[str, Alpha]) -> None:
+    """Raise SparsityError unless it is a finite number, and 1 unless some alpha comes from data."""
+    check_number("last_layer_factor", factor, "(-inf, inf)")
+    if factor != 1 and not asks_for_data(alpha):
+        raise SparsityError(
+            f"`last_layer_factor` {factor} is for alphas from data, got `alpha` {alpha!r}. Set "
+            '`alpha="lsuv"`, or that of the last layer by pattern.'
+        )
+
+
+def asks_for_data(alpha: Alpha | Mapping[str, Alpha]) -> bool:
+    """Tell whether some alpha comes from data."""
+    return LSUV in (alpha.values() if isinstance(alpha, Mapping) else [alpha])
+
+
+def lsuv_names(names: Iterable[str], alpha: Alpha | Mapping[str, Alpha]) -> list[str]:
+    """Return the weights whose alpha comes from data; the last pattern that matches counts.
+
+    >>> lsuv_names(["a.weight", "b.weight"], {"*": "lsuv", "b.*": 0.1})
+    ['a.weight']
+    """
+    patterns = alpha if isinstance(alpha, Mapping) else {"*": alpha}
+    return [name for name in names if [a for p, a in patterns.items() if matches(name, p)][-1:] == [LSUV]]
+
+
+def without_data(alpha: Alpha | Mapping[str, Alpha]) -> Alpha | dict[str, Alpha]:
+    """Return alpha with 1 in the place of what data will say."""
+    if isinstance(alpha, Mapping):
+        return {pattern: 1.0 if value == LSUV else value for pattern, value in alpha.items()}
+    return 1.0 if alpha == LSUV else alpha
 
 
 def plain_alpha(alpha: Alpha | Mapping[str, Alpha]) -> str | float:
@@ -96,6 +144,10 @@ def starting_alphas(
 def _alpha(name: str, weight: Tensor, alpha: Alpha, offset: Offset) -> float:
     if isinstance(alpha, int | float):
         return float(alpha)
+    if alpha == LSUV:
+        raise SparsityError(
+            "`alpha` 'lsuv' needs a batch, got none. Leave it out, and call `lsuv_` afterwards."
+        )
     if weight.is_meta:
         raise SparsityError(f"`alpha` must be a number on the meta device, got 'match_norm' for {name!r}.")
     return float(weight.detach().norm()) / offset.norm(weight.shape)

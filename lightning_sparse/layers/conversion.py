@@ -26,7 +26,7 @@ from lightning_sparse.layers.support import draw_equal_rows, draw_support
 from lightning_sparse.selection import layer_name, match_overrides, plain_name
 from lightning_sparse.types import Budgets
 
-__all__ = ["convert_", "convert_alike_", "replace_layers_", "to_dense_"]
+__all__ = ["convert_", "convert_alike_", "merge_", "replace_layers_", "to_dense_"]
 
 
 def convert_(
@@ -111,12 +111,6 @@ def convert_(
     supports = {name: draw(shapes[name], budgets[name], draws) for name in layers}
     options = {"offset": offset, "alpha_requires_grad": alpha_requires_grad, "backend": backend}
     replace_layers_(module, layers, supports, draws, copies=copies, alphas=alphas, device=device, **options)
-    if copies:
-        warnings.warn(
-            f"Frozen copies of layers are converted alike: {len(copies)}, such as one of "
-            f"{layer_name(copies[0][1])!r}; name them in `exclude` to leave them dense.",
-            stacklevel=2,
-        )
     return budgets
 
 
@@ -152,6 +146,14 @@ def replace_layers_(
         replace_(module, old, replacement)  # only now that nothing can fail any more
         if replacement.base is not None:
             replacement.base.requires_grad_(False).grad = None
+    for _, replacement in new[len(layers) :]:
+        replacement.values.requires_grad_(False)  # also where the values of any layer are trained
+    if copies:
+        warnings.warn(
+            f"Frozen copies of layers are converted alike: {len(copies)}, such as one of "
+            f"{layer_name(copies[0][1])!r}; name them in `exclude` to leave them dense.",
+            stacklevel=3,
+        )
 
 
 def convert_alike_(copy: nn.Module, module: nn.Module) -> None:
@@ -209,7 +211,45 @@ def to_dense_(module: nn.Module) -> list[str]:
         >>> net[2]
         Linear(in_features=300, out_features=10, bias=True)
     """
-    layers = compact_layers(module)
+    return _replace_by_ordinary_(module, compact_layers(module))
+
+
+def merge_(module: nn.Module) -> list[str]:
+    """Add sparse changes to the pretrained weights that they are of, and give back ordinary layers.
+
+    The weights are W0 + S to the bit, rounded to the dtype of W0; keys of the state dict are those from
+    before the conversion. Merged weights can be trained as S could; what was frozen besides stays so, until
+    ``module.requires_grad_(True)``. Layers with another matrix than their own weight stay: `to_dense_`
+    replaces all.
+
+    Args:
+        module: Any module that was fine-tuned by `SparseFineTuning`, or converted with
+            ``offset="pretrained"``; changed in place. Optimizers made before are of no use any more.
+
+    Returns:
+        Names of the layers replaced.
+
+    Raises:
+        SparsityError: If there is no such layer, or ``module`` itself is one.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 10))
+        >>> _ = convert_(net, density=0.01, offset="pretrained")
+        >>> merge_(net)
+        ['0', '2']
+        >>> list(net.state_dict())
+        ['0.weight', '0.bias', '2.weight', '2.bias']
+    """
+    layers = {path: layer for path, layer in compact_layers(module).items() if layer.base is not None}
+    if not layers:
+        raise SparsityError(
+            f"`module` must hold sparse changes of pretrained weights, got {type(module).__name__} without. "
+            "`SparseFineTuning` makes such layers; `to_dense_` replaces those with other matrices."
+        )
+    return _replace_by_ordinary_(module, layers)
+
+
+def _replace_by_ordinary_(module: nn.Module, layers: Mapping[str, DensePlusSparse]) -> list[str]:
     for layer in layers.values():
         replace_(module, layer, dense_layer(layer))
     return list(layers)

@@ -2,18 +2,27 @@
 
 import glob
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError
+from lightning_sparse.functional.isolation import differentiable
 from lightning_sparse.layers.base import compact_layers
 from lightning_sparse.layers.copies import converted_copies, frozen_copies
 from lightning_sparse.layers.ordinary import CONVERTIBLE, Convertible, is_convertible
 from lightning_sparse.selection import matches_any, plain_name, select_weights
 from lightning_sparse.types import Budgets
 
-__all__ = ["Convertible", "convertible_layers", "copies_of", "layers_converted_before", "unconverted_layers"]
+__all__ = [
+    "Convertible",
+    "convertible_layers",
+    "copies_of",
+    "frozen_too",
+    "layers_converted_before",
+    "unconverted_layers",
+]
 
 
 def layers_converted_before(
@@ -44,6 +53,17 @@ def unconverted_layers(
         for path, layer in _ordinary_layers(module).items()
         if _selected(path, include, exclude) and (include or _is_usual(module, layer.weight))
     ]
+
+
+@contextmanager
+def frozen_too(
+    module: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = ()
+) -> Iterator[None]:
+    """Let weights be selected for a while whether they are frozen or not, but for frozen copies of others."""
+    ordinary = _ordinary_layers(module)
+    copies = {id(ordinary[path].weight) for path in _copies_by_path(module, include, exclude)}
+    with differentiable(p for p in module.parameters() if p.is_floating_point() and id(p) not in copies):
+        yield
 
 
 def _selected(path: str, include: Sequence[str] | None, exclude: Sequence[str]) -> bool:

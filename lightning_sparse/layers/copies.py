@@ -14,7 +14,7 @@ from lightning_sparse.checks import SparsityError
 from lightning_sparse.layers.base import DensePlusSparse, compact_layers
 from lightning_sparse.layers.ordinary import Convertible
 
-__all__ = ["converted_copies", "frozen_copies"]
+__all__ = ["converted_copies", "frozen_copies", "nets_of_copies"]
 
 Layer = TypeVar("Layer", bound=nn.Module)
 _OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode")
@@ -43,6 +43,12 @@ def converted_copies(module: nn.Module) -> dict[str, str]:
     trained = {path: layer for path, layer in layers.items() if layer.values.requires_grad}
     frozen = {path: layer for path, layer in layers.items() if path not in trained}
     return _pairs(frozen, trained, _same_support, lambda layer: 0 < layer.nnz < layer.shape.numel())
+
+
+def nets_of_copies(module: nn.Module) -> set[str]:
+    """Return the paths of nets that hold converted copies: all of such a net follows another one."""
+    pairs = (_nets(path, original) for path, original in converted_copies(module).items())
+    return {nets[0] for nets in pairs if nets is not None}
 
 
 def _pairs(

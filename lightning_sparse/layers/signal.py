@@ -61,7 +61,7 @@ def advice_on_signal(
         alpha: Scale of the offset: whoever names a layer in it, or matches norms, has thought of it.
         offset: C.
     """
-    patterns = list(alpha) if isinstance(alpha, Mapping) else ["*"] if alpha == "match_norm" else []
+    patterns = list(alpha) if isinstance(alpha, Mapping) else ["*"] if isinstance(alpha, str) else []
     unnamed = {n: w for n, w in weights.items() if not any(matches(n, pattern) for pattern in patterns)}
     scale = 1.0 if isinstance(alpha, Mapping | str) else float(alpha)
     gains = {n: signal_gain(w, scale, offset) for n, w in unnamed.items() if not w.is_meta and w.any()}

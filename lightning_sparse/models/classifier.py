@@ -10,7 +10,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_sparse.checks import check_callable, check_choice, check_count, check_counts, check_kind
+from lightning_sparse.checks import (
+    check_callable,
+    check_choice,
+    check_count,
+    check_counts,
+    check_kind,
+    check_path,
+)
+from lightning_sparse.files.reading import read_dict
 from lightning_sparse.trainer.packages import LightningModule
 
 __all__ = ["ImageClassifier", "LRSchedulerCallable", "OptimizerCallable", "WeightInit"]
@@ -25,7 +33,7 @@ LRSchedulerCallable: TypeAlias = Callable[[Optimizer], LRScheduler]
 WeightInit: TypeAlias = Literal["default", "kaiming_normal"]
 """How the weights start; see ``ImageClassifier``."""
 
-_LIVE_OBJECTS = ("net", "optimizer", "lr_scheduler")
+_NOT_SAVED = ("net", "optimizer", "lr_scheduler", "weights")  # live objects, and a file that may be gone
 
 
 class ImageClassifier(LightningModule):
@@ -48,6 +56,7 @@ class ImageClassifier(LightningModule):
         input_shape: Shape of one image, ``[C, H, W]``; sets ``example_input_array``.
         weight_init: ``"default"`` leaves the network as it is; ``"kaiming_normal"`` draws the weights of
             linear and convolutional layers anew (fan-in, ReLU gain) and sets their biases to 0.
+        weights: File of pretrained weights to start from: a checkpoint of such a module, or its state dict.
 
     Raises:
         SparsityError: If an argument is of another kind, or out of range.
@@ -61,6 +70,7 @@ class ImageClassifier(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         input_shape: Sequence[int] | None = None,
         weight_init: WeightInit = "default",
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         check_kind("net", net, nn.Module)
@@ -71,7 +81,9 @@ class ImageClassifier(LightningModule):
         if input_shape is not None:
             check_counts("input_shape", input_shape, hint="They are [C, H, W], as a rule.")
         check_choice("weight_init", weight_init, get_args(WeightInit))
-        self.save_hyperparameters(ignore=list(_LIVE_OBJECTS))
+        if weights is not None:
+            check_path("weights", weights)
+        self.save_hyperparameters(ignore=list(_NOT_SAVED))
         # LightningCLI hands over its configuration: class paths, no objects.
         if "_instantiator" in self.hparams:
             self.save_hyperparameters()
@@ -86,6 +98,9 @@ class ImageClassifier(LightningModule):
             self.example_input_array = torch.zeros(1, *input_shape)
         if weight_init == "kaiming_normal":
             _kaiming_normal_(net)
+        if weights is not None:
+            content = read_dict(weights, "weights")
+            self.load_state_dict(content.get("state_dict", content))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits."""

@@ -66,20 +66,22 @@ class TrainingLosses:
             return _checked(self.module.training_step(*arguments), "training_step")
 
 
-def refuse_without_loss(method: object, module: LightningModule) -> None:
+FOR_SCORES = (
+    "Give `PruneAtInit` a `loss_fn(module, batch)`, or choose a method without data (`synflow`, `erk`)."
+)
+"""What to do where a method cannot have a loss."""
+
+
+def refuse_without_loss(who: str, module: LightningModule, way_out: str = FOR_SCORES) -> None:
     """Raise SparsityError if a module's ``training_step`` cannot be asked for a loss."""
-    way_out = (
-        "Give `PruneAtInit` a `loss_fn(module, batch)`, or choose a method without data (`synflow`, `erk`)."
-    )
     if not module.automatic_optimization:
         raise SparsityError(
-            f"{type(method).__name__} needs a loss, and a `training_step` with manual optimization would "
+            f"{who} needs a loss, and a `training_step` with manual optimization would "
             f"train instead of returning one. {way_out}"
         )
     if "dataloader_iter" in inspect.signature(module.training_step).parameters:
         raise SparsityError(
-            f"{type(method).__name__} needs a loss for a batch, and `training_step(dataloader_iter)` draws "
-            f"by itself. {way_out}"
+            f"{who} needs a loss for a batch, and `training_step(dataloader_iter)` draws by itself. {way_out}"
         )
 
 

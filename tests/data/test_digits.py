@@ -23,6 +23,15 @@ def test_batches_have_the_declared_shape() -> None:
     assert 0 <= int(labels.min()) <= int(labels.max()) < module.num_classes
 
 
+def test_turned_images_are_the_same_ones_turned() -> None:
+    upright, turned = DigitsDataModule(), DigitsDataModule(quarter_turns=3)
+    for load in ("load_train", "load_test"):
+        images, labels = getattr(turned, load)()
+        expected, same = getattr(upright, load)()
+        assert torch.equal(images.rot90(1, (2, 3)), expected)
+        assert torch.equal(labels, same)
+
+
 def test_the_test_images_follow_the_seed() -> None:
     first, again, other = (DigitsDataModule(seed=seed).load_test()[1] for seed in (0, 0, 1))
     assert torch.equal(first, again)

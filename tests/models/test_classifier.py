@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.data import SyntheticDataModule
 from lightning_sparse.models import ImageClassifier, LeNet5, LeNet300100
 from lightning_sparse.trainer.packages import LightningDataModule, LightningModule, Trainer, cli_module
@@ -202,3 +203,18 @@ def test_the_default_optimizer_is_open_to_lightning_cli() -> None:
     cli = _run_cli({"model": model, "data": data, "trainer": QUIET})
     assert cli.model.configure_optimizers().defaults["momentum"] == 0.9
     assert cli.model.hparams["optimizer"]["init_args"]["lr"] == 0.1
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_pretrained_weights_of_a_file(tmp_path, wrapped):
+    torch.manual_seed(0)
+    trained, path = ImageClassifier(nn.Linear(4, 3), 3), tmp_path / "weights.ckpt"
+    state = trained.state_dict()
+    torch.save({"state_dict": state} if wrapped else state, path)
+    started = ImageClassifier(nn.Linear(4, 3), 3, weights=str(path))
+    assert torch.equal(started.net.weight, trained.net.weight)
+    assert "weights" not in started.hparams
+    with pytest.raises(RuntimeError, match=r"size mismatch for net\.weight"):
+        ImageClassifier(nn.Linear(5, 3), 3, weights=str(path))
+    with pytest.raises(SparsityError, match="`weights` must be a file"):
+        ImageClassifier(nn.Linear(4, 3), 3, weights=str(tmp_path / "none.ckpt"))

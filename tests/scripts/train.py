@@ -30,6 +30,7 @@ from lightning_sparse import (
     PruneAtInit,
     RigLCallback,
     SETCallback,
+    SparseFineTuning,
     SynFlow,
 )
 from lightning_sparse.weights.state import state_of
@@ -52,8 +53,14 @@ ROWS = {
     "unverified": lambda: [PruneAtInit("magnitude", 0.2)],
     "dctps": lambda: [DCTpSConversion(0.2)],
     "dctps-twice": lambda: [DCTpSConversion(0.4)],
+    "tuned": lambda: [SparseFineTuning(0.2, train=["*.bias"])],
+    "tuned-gradient": lambda: [SparseFineTuning(0.2, "gradient", train=["net.4"])],
+    "tuned-rigl": lambda: [
+        SparseFineTuning(0.2, "magnitude"),
+        RigLCallback(every_n_steps=3, stop_at=100, grad_average=2),
+    ],
 }
-MASKED = [row for row in ROWS if not row.startswith(("unverified", "dctps"))]
+MASKED = [row for row in ROWS if not row.startswith(("unverified", "dctps", "tuned"))]
 
 
 class Net(Toy):

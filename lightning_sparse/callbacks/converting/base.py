@@ -9,28 +9,44 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from lightning_sparse.callbacks.converting.choice import LayerChoice
+from lightning_sparse.callbacks.converting.converted import refuse_other_budgets
 from lightning_sparse.callbacks.converting.converter import Converter
-from lightning_sparse.callbacks.scoring import refuse_without_score, scored_masks
+from lightning_sparse.callbacks.scoring import refuse_without_score, scale_by_data_, scored_masks
 from lightning_sparse.callbacks.sparsifier import Config, Sparsifier, refuse_changed_config
-from lightning_sparse.checks import SparsityError, check_choice, check_count, check_flag
+from lightning_sparse.checks import (
+    SparsityError,
+    check_choice,
+    check_count,
+    check_flag,
+    check_patterns,
+)
 from lightning_sparse.files.states import refuse_other_layout
 from lightning_sparse.functional.allocation import ALLOCATIONS, AllocationName, allocate
+from lightning_sparse.functional.budgets import total_budget
 from lightning_sparse.functional.pruning import plan_budgets
 from lightning_sparse.functional.ranking import positions_of
 from lightning_sparse.functional.saliency import PruningMethod
 from lightning_sparse.layers import convert_
-from lightning_sparse.layers.alphas import Alpha, check_alpha, plain_alpha
+from lightning_sparse.layers.alphas import (
+    Alpha,
+    asks_for_data,
+    check_alpha,
+    check_last_layer_factor,
+    lsuv_names,
+    plain_alpha,
+    without_data,
+)
 from lightning_sparse.layers.backends import BACKEND_ROWS, Backend
 from lightning_sparse.layers.conversion import replace_layers_
-from lightning_sparse.layers.convertible import convertible_layers, unconverted_layers
+from lightning_sparse.layers.convertible import Convertible
 from lightning_sparse.layers.offsets import Offset, OffsetName, offset_from_name
 from lightning_sparse.layers.signal import ABOUT_SIGNAL, advice_on_signal
-from lightning_sparse.selection import match_overrides, parameters_by_name
+from lightning_sparse.selection import layer_name, match_overrides
 from lightning_sparse.trainer.early import prepare_losses
 from lightning_sparse.trainer.packages import LightningModule, Trainer, rank_zero_warn
 from lightning_sparse.trainer.processes import masks_of_rank_zero, seed_of_process, seed_of_rank_zero
 from lightning_sparse.types import Budgets, Shapes
-from lightning_sparse.weights.found import sparse_weights
 
 __all__ = ["Conversion"]
 
@@ -54,11 +70,18 @@ class Conversion(Sparsifier, ABC):
         offset: The matrix C: the name of an offset, or an `Offset`.
         support: Says which entries S has, by scores on the training data; ``None`` draws them at random.
         alpha: Scale of C at the start: a number, ``"match_norm"`` for the norm that the layer's weight had,
-            or either by pattern (the last match wins, 1.0 elsewhere). Layers of zeros get 0.
+            ``"lsuv"`` for one with which the layer's output has standard deviation 1 on a batch of the
+            training data, or any of them by pattern (the last match wins, 1.0 elsewhere). Layers of zeros
+            get 0.
+        last_layer_factor: By what the alpha of the layer that is called last is multiplied after ``"lsuv"``:
+            with a small one the net starts with outputs near its biases.
         alpha_requires_grad: Whether alpha is trained.
         backend: How the layers multiply: ``"materialize"`` builds the weight in each step, ``"transform"``
             never does, ``"auto"`` takes what is faster.
         min_weights_per_layer: Entries that S has at least in each layer.
+        train: Patterns on names of parameters, or of modules for all that they hold: what is trained in full
+            beside S and alpha, everything else being frozen; layers whose weight is named are not replaced,
+            all others are, frozen before or not. ``None``: nothing is frozen or thawed.
         **selection: ``include`` (``None``: the weights of linear and convolutional layers), ``exclude``,
             ``density_overrides`` and ``seed`` (of the supports), as `Sparsifier` has them.
 
@@ -84,7 +107,9 @@ class Conversion(Sparsifier, ABC):
         alpha: Alpha | dict[str, Alpha] = 1.0,
         alpha_requires_grad: bool = True,
         backend: Backend = "auto",
+        last_layer_factor: float = 1.0,
         min_weights_per_layer: int = 1,
+        train: list[str] | None = None,
         **selection: Any,
     ) -> None:
         super().__init__(density, **selection)
@@ -93,11 +118,14 @@ class Conversion(Sparsifier, ABC):
         check_count("min_weights_per_layer", min_weights_per_layer, 0)
         check_flag("alpha_requires_grad", alpha_requires_grad)
         check_alpha(alpha)
+        check_last_layer_factor(last_layer_factor, alpha)
+        check_patterns("train", train)
         self.offset = offset if isinstance(offset, Offset) else offset_from_name(offset)
         self.allocation, self.support = allocation, support
         self.alpha, self.alpha_requires_grad = alpha, alpha_requires_grad
-        self.backend = backend
+        self.backend, self.last_layer_factor = backend, last_layer_factor
         self.min_weights_per_layer = min_weights_per_layer
+        self.train = train
         self._converter = Converter(type(self).__name__)
         self._advice: str | None = None
 
@@ -109,16 +137,17 @@ class Conversion(Sparsifier, ABC):
             "density": self.density,
             "allocation": self.allocation,
             "alpha": plain_alpha(self.alpha),
+            "last_layer_factor": float(self.last_layer_factor),
             "alpha_requires_grad": self.alpha_requires_grad,
             "offset": repr(self.offset),
-            **({} if self.support is None else {"support": repr(self.support)}),
+            **({} if self.support is None and self.train is None else {"support": repr(self.support)}),
             "min_weights_per_layer": self.min_weights_per_layer,
+            **({} if self.train is None else {"train": str(sorted(self.train))}),
         }
 
     def select(self, module: nn.Module) -> dict[str, nn.Parameter]:
         """Return the weights of the layers to convert; there are none left once they are."""
-        layers = convertible_layers(module, self.include, self.exclude)
-        return {name: cast(nn.Parameter, layer.weight) for name, layer in layers.items()}
+        return _weights_of(self._choice.layers(module)[0])
 
     def planned_budgets(self, shapes: Shapes) -> Budgets:
         """Return the number of entries of S in each layer.
@@ -141,19 +170,14 @@ class Conversion(Sparsifier, ABC):
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
         """Replace the layers, or see to it once ``configure_model`` is through."""
-        decides = self._fitting and trainer.ckpt_path is None
-        self._converter.prepare(
-            trainer,
-            module,
-            partial(self._convert_, trainer, module, decides),
-            fitting=self._fitting,
-            waits=decides and self.support is not None,
-            decides=self.support is None or decides,
-        )
+        scores = self._fitting and (self.support is not None or asks_for_data(self.alpha))
+        convert = partial(self._convert_, trainer, module)
+        random = self.support is None  # then numbers of values are the arguments' also where a fit resumes
+        self._converter.prepare(trainer, module, convert, fitting=self._fitting, waits=scores, decides=random)
 
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse layers that were made too late to be converted."""
-        if late := unconverted_layers(module, self.include, self.exclude):
+        if late := self._choice.late(module):
             raise SparsityError(
                 f"{type(self).__name__} must find all layers when it is set up, got {late[0]!r} made later "
                 f"({len(late)} in all). Make them in `__init__` or `configure_model`, or `exclude` them."
@@ -210,30 +234,37 @@ class Conversion(Sparsifier, ABC):
 
     def _convert_(self, trainer: Trainer, module: LightningModule, decides: bool) -> list[str]:
         """Replace the layers; what there is to advise is said when it is known whether fit resumes."""
-        self._advice = self._advise(module) if self._fitting else None
-        scored = decides and self.support is not None and bool(self._unconverted(module))
+        if self._fitting:
+            self._advice = advice_on_signal(self._choice.weights(module), self.alpha, self.offset)
+        scored = decides and self.support is not None and bool(self._choice.unconverted(module))
+        fresh = bool(self._choice.unconverted(module))
         names = list(self._score_(trainer, module) if scored else self._draw_(trainer, module))
-        if self._fitting and self.support is None:
-            self._refuse_other_budgets(module, names)
+        if decides and fresh and self._fitting and (scaled := lsuv_names(names, self.alpha)):
+            scale_by_data_(trainer, module, list(map(layer_name, scaled)), self.last_layer_factor)
+        self._choice.freeze_(module)
+        if self._fitting and decides and not scored:
+            total = total_budget if self.support is None else self.support.budget
+            refuse_other_budgets(self.density, self.planned_budgets, total, module, names)
         return names
 
-    def _unconverted(self, module: nn.Module) -> list[str]:
-        return unconverted_layers(module, self.include, self.exclude)
+    @property
+    def _choice(self) -> LayerChoice:
+        return LayerChoice(self.include, self.exclude, self.train)
 
     def _draw_(self, trainer: Trainer, module: LightningModule) -> Budgets:
         """Replace layers, with supports drawn at random."""
         # Values that start as weights have to be those of rank 0's support from the first.
         seed = seed_of_rank_zero(trainer, self.seed) if self.offset.is_zero else seed_of_process(self.seed)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), self._choice.open(module) as exclude:
             warnings.filterwarnings("ignore", message=ABOUT_SIGNAL)
             return convert_(
                 module,
                 self.density,
                 self.allocation,
                 include=self.include,
-                exclude=self.exclude,
+                exclude=exclude,
                 density_overrides=self.density_overrides,
-                alpha=self.alpha,
+                alpha=without_data(self.alpha),
                 alpha_requires_grad=self.alpha_requires_grad,
                 backend=self.backend,
                 offset=self.offset,
@@ -244,10 +275,11 @@ class Conversion(Sparsifier, ABC):
     def _score_(self, trainer: Trainer, module: LightningModule) -> Budgets:
         """Replace layers, with supports by scores on the training data."""
         assert self.support is not None
-        layers = convertible_layers(module, self.include, self.exclude)
-        weights = {name: cast(nn.Parameter, layer.weight) for name, layer in layers.items()}
+        layers, copies = self._choice.layers(module)
+        weights = _weights_of(layers)
         refuse_without_score(self.support, module, weights, None)
-        prepare_losses(trainer, module)
+        if self.support.needs_loss or self.support.needs_forward:
+            prepare_losses(trainer, module)
         draws = torch.Generator().manual_seed(seed_of_rank_zero(trainer, self.seed))
         masks = scored_masks(
             self.support,
@@ -258,28 +290,13 @@ class Conversion(Sparsifier, ABC):
             fixed=match_overrides(weights, self.density_overrides),
             min_weights=self.min_weights_per_layer,
             loss_fn=None,
+            prunes=self.offset.is_zero,
         )
         supports = {name: positions_of(mask) for name, mask in masks_of_rank_zero(trainer, masks).items()}
         options: dict[str, Any] = {"alpha_requires_grad": self.alpha_requires_grad, "backend": self.backend}
-        replace_layers_(module, layers, supports, draws, offset=self.offset, **options)
+        replace_layers_(module, layers, supports, draws, copies=copies, offset=self.offset, **options)
         return {name: len(positions) for name, positions in supports.items()}
 
-    def _advise(self, module: LightningModule) -> str | None:
-        """Return what to say of layers whose output the offset makes many times what it was."""
-        parameters = parameters_by_name(module)
-        names = [f"{path}.weight" for path in self._unconverted(module)]
-        weights = {name: parameters[name] for name in names if name in parameters}
-        return advice_on_signal(weights, self.alpha, self.offset)
 
-    def _refuse_other_budgets(self, module: nn.Module, names: list[str]) -> None:
-        """Refuse layers converted earlier that do not have what the arguments ask for."""
-        weights = sparse_weights(module)
-        counts = {name: weights[name].nnz for name in names if name in weights}
-        planned = self.planned_budgets({name: weights[name].shape for name in counts})
-        for name, count in counts.items():
-            if count != planned[name]:
-                raise SparsityError(
-                    f"`density` {self.density} and the other arguments ask for {planned[name]} values in "
-                    f"{name!r}, but the layer was converted with {count} before. Use the arguments of then, "
-                    "or a new module."
-                )
+def _weights_of(layers: Mapping[str, Convertible]) -> dict[str, nn.Parameter]:
+    return {name: cast(nn.Parameter, layer.weight) for name, layer in layers.items()}

@@ -1,6 +1,6 @@
 """What fit must keep to with converted layers: values in an optimizer, copies on the same support."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
@@ -10,12 +10,14 @@ from lightning_sparse.layers.copies import converted_copies
 from lightning_sparse.layers.trained import trained_parameters
 from lightning_sparse.trainer.packages import LightningModule, Trainer, is_lightning, rank_zero_warn
 from lightning_sparse.trainer.parts import callbacks_of, has_optimizers
+from lightning_sparse.types import Budgets, Shapes
 from lightning_sparse.weights.found import sparse_weights
 from lightning_sparse.weights.optimizers import parameters_of
 
 __all__ = [
     "explain_empty_optimizer",
     "refuse_moved_originals",
+    "refuse_other_budgets",
     "refuse_other_positions",
     "refuse_unoptimized_values",
 ]
@@ -89,4 +91,36 @@ def refuse_other_positions(copies: Mapping[str, str], module: nn.Module) -> None
             raise SparsityError(
                 f"`indices` of the frozen copy {path!r} must stay those of {original!r}, got others: an "
                 "average over buffers or a state dict rounds them. Average `parameters()` only."
+            )
+
+
+def refuse_other_budgets(
+    density: float,
+    planned: Callable[[Shapes], Budgets],
+    total: Callable[[int, float], int],
+    module: nn.Module,
+    names: Sequence[str],
+) -> None:
+    """Refuse layers converted earlier that do not have what the arguments ask for.
+
+    Args:
+        density: Of the conversion.
+        planned: Returns what its arguments ask for, as far as shapes decide that.
+        total: Returns how many of all these weights a density keeps.
+        module: Holds the layers.
+        names: Of the weights it would have.
+
+    Raises:
+        SparsityError: It names the first layer, or says how many there are in all.
+    """
+    weights = sparse_weights(module)
+    counts = {name: weights[name].nnz for name in names if name in weights}
+    budgets = planned({name: weights[name].shape for name in counts})
+    asked = total(sum(weights[name].shape.numel() for name in counts), density)
+    found = [(f"in {name!r}", counts[name], budget) for name, budget in budgets.items()]
+    for where, count, budget in [*found, ("in all", sum(counts.values()), asked)]:
+        if count != budget:
+            raise SparsityError(
+                f"`density` {density} and the other arguments ask for {budget} values {where}, but the "
+                f"module was converted with {count} before. Use the arguments of then, or a new module."
             )

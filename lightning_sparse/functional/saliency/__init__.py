@@ -20,6 +20,7 @@ from lightning_sparse.registry import modules_in
 # isort: off
 from lightning_sparse.functional.saliency.random import Random
 from lightning_sparse.functional.saliency.magnitude import Magnitude
+from lightning_sparse.functional.saliency.gradient import Gradient
 from lightning_sparse.functional.saliency.snip import SNIP
 from lightning_sparse.functional.saliency.iterative_snip import IterativeSNIP
 from lightning_sparse.functional.saliency.force import FORCE
@@ -32,6 +33,7 @@ __all__ = [
     "METHODS",
     "SNIP",
     "GraSP",
+    "Gradient",
     "IterativeSNIP",
     "Magnitude",
     "MethodName",

@@ -14,7 +14,7 @@ from lightning_sparse.functional.pruning import prune_along
 from lightning_sparse.functional.saliency import METHODS, MethodName, method_from_name, register_method
 from lightning_sparse.registry import modules_in
 
-NAMES = ["random", "uniform", "erk", "epl", "epf", "magnitude", "snip", "iterative_snip", "force", "grasp"]
+NAMES = ["random", "uniform", "erk", "epl", "epf", "magnitude", "gradient", "snip", "iterative_snip", "force"]
 
 FILE = '''
 from lightning_sparse.functional.saliency.base import PruningMethod, register_method
@@ -29,7 +29,7 @@ class Smallest(PruningMethod):
 
 
 def test_names_are_derived_in_this_order():
-    assert list(METHODS) == [*NAMES, "synflow"]
+    assert list(METHODS) == [*NAMES, "grasp", "synflow"]
     assert get_args(MethodName) == tuple(METHODS)
     for name, make in METHODS.items():
         assert method_from_name(name) == make()
