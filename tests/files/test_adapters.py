@@ -160,7 +160,10 @@ def test_layers_in_two_places(tmp_path):
     assert other[0] is other[2]
     assert torch.equal(module(inputs(module)), other(inputs(other)))
     apart = nn.Sequential(base[0], nn.ReLU(), copy.deepcopy(base[0]))
-    with pytest.raises(SparsityError, match=r"got one in which '2.bias' is not shared with another parameter\. Tie them first\."):
+    with pytest.raises(
+        SparsityError,
+        match=r"got one in which '2.bias' is not shared with another parameter\. Tie them first\.",
+    ):
         load_adapter(apart, tmp_path / "a")
 
 
