@@ -230,6 +230,34 @@ def test_a_net_whose_connections_moved_while_it_was_trained(tmp_path):
     )
 
 
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_convolutions(tmp_path, dimensions):
+    torch.manual_seed(0)
+    kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
+    base = nn.Sequential(
+        kind(4, 8, 3, stride=2, padding=1, groups=2), nn.Flatten(), nn.Linear(8 * 3**dimensions, 2)
+    )
+    module, other = copy.deepcopy(base).requires_grad_(False), base
+    convert_(module, 0.3, offset="pretrained", include=["0.weight", "2.weight"])
+    moved(module)
+    save_adapter(module, tmp_path / "a")
+    load_adapter(other, tmp_path / "a")
+    x = torch.randn(5, 4, *[6] * dimensions)
+    assert torch.equal(module(x), other(x))
+
+
+def test_weights_in_another_memory_layout(tmp_path):
+    """Checksums are of numbers, not of where they are."""
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Conv2d(4, 8, 3))
+    module, other = copy.deepcopy(base), copy.deepcopy(base).to(memory_format=torch.channels_last)
+    convert_(module, 0.3, offset="pretrained")
+    moved(module)
+    save_adapter(module, tmp_path / "a")
+    load_adapter(other, tmp_path / "a")
+    assert torch.equal(module[0].weight, other[0].weight)
+
+
 # What the file holds.
 
 
@@ -253,6 +281,37 @@ def test_a_seed_takes_the_place_of_positions_until_they_move(tmp_path, allocatio
     module[0].move_(torch.arange(module[0].nnz))
     save_adapter(module, tmp_path / "a")
     assert [key for key in load_file(tmp_path / "a") if key.endswith("positions")] == ["0.positions"]
+    load_adapter(other, tmp_path / "a")
+    assert_same(module, other)
+
+
+def test_supports_of_frozen_copies_are_stored_and_those_of_their_originals_drawn(tmp_path):
+    online = nn.Sequential(nn.Linear(20, 12), nn.Linear(12, 6))
+    base = nn.ModuleDict({"target": copy.deepcopy(online).requires_grad_(False), "online": online})
+    module = copy.deepcopy(base)
+    with pytest.warns(UserWarning, match="Frozen copies of layers are converted alike: 2"):
+        convert_(module, 0.2, offset="pretrained")
+    save_adapter(module, tmp_path / "a")
+    stored = [key for key in load_file(tmp_path / "a") if key.endswith("positions")]
+    assert stored == ["target.0.positions", "target.1.positions"]
+    load_adapter(base, tmp_path / "a")
+    assert_unchanged(base, everything(module))
+
+
+def test_changes_that_are_trained_no_more(tmp_path):
+    module, other = tuned(), net()
+    module[3].values.requires_grad_(False)
+    save_adapter(module, tmp_path / "a")
+    load_adapter(other, tmp_path / "a")
+    assert_same(module, other)
+
+
+def test_buffers_that_no_state_dict_has_are_the_modules_own(tmp_path):
+    module, other = tuned(), net()
+    for made in (module, other):
+        made.register_buffer("scratch", torch.full((2,), float(made is module)), persistent=False)
+    save_adapter(module, tmp_path / "a")
+    assert "scratch" not in load_file(tmp_path / "a")
     load_adapter(other, tmp_path / "a")
     assert_same(module, other)
 

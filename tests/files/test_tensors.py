@@ -71,11 +71,11 @@ def test_checksums_are_of_type_shape_and_numbers():
         (lambda path: torch.save({"a": 1}, path), "is no safetensors file, or a damaged one"),
         (lambda path: save_file({"a": torch.zeros(1)}, path), "of kind 'mine', got another safetensors file"),
         (
-            lambda path: save_file({}, path, {"lightning_sparse": "[1]"}),
+            lambda path: save_file({"a": torch.zeros(1)}, path, {"lightning_sparse": "[1]"}),
             "what it says of itself cannot be read",
         ),
         (
-            lambda path: save_file({}, path, {"lightning_sparse": "{"}),
+            lambda path: save_file({"a": torch.zeros(1)}, path, {"lightning_sparse": "{"}),
             "what it says of itself cannot be read",
         ),
         (lambda path: written(path, kind="other"), "of kind 'mine', got 'other'"),
