@@ -46,10 +46,13 @@ from lightning_sparse import (
     PruneAtInit,
     RigLCallback,
     SETCallback,
+    SparseConversion,
     SparsityMonitor,
+    load_adapter,
     load_from_checkpoint,
     load_masks,
     load_ticket,
+    save_adapter,
     save_masks,
 )
 from lightning_sparse.checks import SparsityError
@@ -266,6 +269,19 @@ def _ticket_parts(path: Path) -> Any:
     return [ticket.masks, ticket.signs, ticket.centroids]
 
 
+def _adapter(folder: Path) -> Path:
+    tuned = fit(folder, [SparseConversion("pretrained", 0.2), RigLCallback(**MOVING)], max_steps=3)["module"]
+    save_adapter(tuned, folder / "adapter.safetensors")
+    return folder / "adapter.safetensors"
+
+
+def _adapted(path: Path) -> Any:
+    torch.manual_seed(1)  # as `fit` has made the net
+    module = Net()
+    load_adapter(module, path)
+    return module.state_dict()
+
+
 MASKED = _checkpoint(ROWS["PruneAtInit erk"], lambda: [ExactResume()])
 CONVERTED = _checkpoint(ROWS["DCTpSConversion"], lambda: [ExactResume()])
 KINDS = {
@@ -278,6 +294,7 @@ KINDS = {
     "ticket": Kind(_ticket, _ticket_parts),
     "file of save_masks": Kind(_masks, load_masks),
     "dict of masks": Kind(_plain_masks, load_masks),
+    "adapter": Kind(_adapter, _adapted),
 }
 
 

@@ -18,6 +18,7 @@ from lightning_sparse.callbacks import (
     SparsityCallback,
     SparsityMonitor,
 )
+from lightning_sparse.files.adapters import load_adapter, save_adapter
 from lightning_sparse.files.checkpoints import load_from_checkpoint
 from lightning_sparse.files.from_file import FromFile
 from lightning_sparse.files.masks import load_masks, save_masks
@@ -69,12 +70,14 @@ __all__ = [
     "Ticket",
     "convert_",
     "keep_sparse_",
+    "load_adapter",
     "load_from_checkpoint",
     "load_masks",
     "load_ticket",
     "masks_of",
     "merge_",
     "release_",
+    "save_adapter",
     "save_masks",
     "save_ticket",
     "sparsify_",

@@ -14,6 +14,7 @@ from lightning_sparse.layers import compiled
 from lightning_sparse.layers.autograd import build_weight, multiply
 from lightning_sparse.layers.backends import BACKEND_ROWS, Backend, LayerParts, choose_backend
 from lightning_sparse.layers.backends.materialize import Materialize
+from lightning_sparse.layers.draws import Draw
 from lightning_sparse.layers.geometry import Convolution
 from lightning_sparse.layers.offsets import Offset, OffsetName, offset_from_name
 from lightning_sparse.layers.offsets.state import OFFSET_KEY, offset_state, refuse_other_offset
@@ -41,8 +42,10 @@ class DensePlusSparse(nn.Module, ABC):
         bias: As in the ordinary layer; not scaled.
         offset: The fixed matrix C.
         backend: "materialize", "transform" or "auto".
+        drawn: How the support was drawn, if it was; it may have moved since.
     """
 
+    drawn: Draw | None = None
     values: nn.Parameter
     indices: Tensor
     alpha: nn.Parameter | None

@@ -19,10 +19,10 @@ from lightning_sparse.layers.convertible import (
     copies_of,
     layers_converted_before,
 )
+from lightning_sparse.layers.draws import Draw, draw_supports
 from lightning_sparse.layers.offsets import Offset, OffsetName, offset_from_name
 from lightning_sparse.layers.replacement import compact_layer, dense_layer, replace_
 from lightning_sparse.layers.signal import advice_on_signal
-from lightning_sparse.layers.support import draw_equal_rows, draw_support
 from lightning_sparse.selection import layer_name, match_overrides, plain_name
 from lightning_sparse.types import Budgets
 
@@ -107,10 +107,20 @@ def convert_(
     if advice := advice_on_signal(weights, alpha, offset):
         warnings.warn(advice, stacklevel=2)
     draws = generator if isinstance(generator, torch.Generator) else torch.Generator().manual_seed(generator)
-    draw = draw_equal_rows if allocation == "epf" else draw_support
-    supports = {name: draw(shapes[name], budgets[name], draws) for name in layers}
-    options = {"offset": offset, "alpha_requires_grad": alpha_requires_grad, "backend": backend}
-    replace_layers_(module, layers, supports, draws, copies=copies, alphas=alphas, device=device, **options)
+    drawn = Draw(draws.initial_seed(), "equal_rows" if allocation == "epf" else "any")
+    replace_layers_(
+        module,
+        layers,
+        draw_supports(shapes, budgets, drawn.kind, draws),
+        draws,
+        copies=copies,
+        alphas=alphas,
+        device=device,
+        drawn=drawn,
+        offset=offset,
+        alpha_requires_grad=alpha_requires_grad,
+        backend=backend,
+    )
     return budgets
 
 
@@ -123,6 +133,7 @@ def replace_layers_(
     copies: Sequence[tuple[Convertible, str]] = (),
     alphas: Mapping[str, float] | None = None,
     device: torch.device | str = "cpu",
+    drawn: Draw | None = None,
     **options: Any,
 ) -> None:
     """Replace layers by Dense-plus-Sparse ones with given supports; only once all of them could be made.
@@ -135,6 +146,7 @@ def replace_layers_(
         copies: Frozen copies of such layers, each with the name of its original's weight.
         alphas: Scale of the offset by the same names; 1 without it.
         device: Where layers on the meta device are made.
+        drawn: How the supports were drawn, if they were.
         **options: ``offset``, ``alpha_requires_grad`` and ``backend``, as the layers have them.
     """
     scales = alphas or dict.fromkeys(layers, 1.0)
@@ -142,6 +154,8 @@ def replace_layers_(
         (old, compact_layer(old, supports[name], device, draws, alpha=scales[name], **options))
         for old, name in [*((layer, name) for name, layer in layers.items()), *copies]
     ]
+    for _, original in new[: len(layers)]:
+        original.drawn = drawn
     for old, replacement in new:
         replace_(module, old, replacement)  # only now that nothing can fail any more
         if replacement.base is not None:

@@ -3,12 +3,18 @@
 import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from test_dctps import Late
-from toy import assert_equal, loader, make_toy, trainer, weights_of
+from toy import Toy, assert_equal, loader, make_toy, trainer, weights_of
 
 from lightning_sparse import DCTpSConversion, SparseConversion
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.layers import compact_layers, convert_, lsuv_
+
+
+class Late(Toy):
+    """Makes its layers once callbacks are set up."""
+
+    def configure_model(self):
+        self.net = make_toy(dropout=0.0).net
 
 
 class Start(ModelCheckpoint):
@@ -62,8 +68,14 @@ def test_single_layers_by_pattern(tmp_path):
     assert weights["net.6.alpha"] not in (0.5, 1.0, 0.1)
 
 
+def late():
+    toy = Late()
+    toy.net = None
+    return toy
+
+
 def test_layers_made_late(tmp_path):
-    weights, _ = started(tmp_path, DCTpSConversion(0.1, seed=3, alpha="lsuv"), Late())
+    weights, _ = started(tmp_path, DCTpSConversion(0.1, seed=3, alpha="lsuv"), late())
     assert all(value != 1.0 for name, value in weights.items() if name.endswith("alpha"))
 
 
