@@ -70,7 +70,7 @@ class SparseWeight(ABC):
     @property
     def prunes(self) -> bool:
         """Whether the entries that are not active are zero, rather than those of a dense matrix."""
-        return self.shown == SPARSE
+        return self.shown.metric == SPARSE.metric
 
     @property
     @abstractmethod
