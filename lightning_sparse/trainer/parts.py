@@ -80,11 +80,13 @@ def before_restoring(trainer: Trainer, action: Callable[[bool], None]) -> None:
         action: Is told whether a checkpoint will be loaded.
     """
     connector: Any = trainer._checkpoint_connector
+    stage = trainer.state.fn
     restore = partial(type(connector)._restore_modules_and_callbacks, connector)
 
     def act_and_restore(path: Any, *arguments: Any, **options: Any) -> None:
         vars(connector).pop("_restore_modules_and_callbacks", None)
-        action(path is not None)
+        if trainer.state.fn == stage:  # else that stage has stopped before it came here
+            action(path is not None)
         restore(path, *arguments, **options)
 
     connector._restore_modules_and_callbacks = act_and_restore
