@@ -28,6 +28,7 @@ __all__ = [
     "after_configure_model",
     "averaged_copies",
     "averages_buffers",
+    "before_restoring",
     "builds_layers_late",
     "callable_net",
     "callbacks_of",
@@ -69,6 +70,24 @@ def after_configure_model(module: LightningModule, action: Callable[[], None]) -
         action()
 
     vars(module)["configure_model"] = build_and_act
+
+
+def before_restoring(trainer: Trainer, action: Callable[[bool], None]) -> None:
+    """Do something after the next ``configure_model``, right before a checkpoint is loaded, if one is.
+
+    Args:
+        trainer: In `setup` of a stage: whether it loads a checkpoint is known nowhere yet.
+        action: Is told whether a checkpoint will be loaded.
+    """
+    connector: Any = trainer._checkpoint_connector
+    restore = partial(type(connector)._restore_modules_and_callbacks, connector)
+
+    def act_and_restore(path: Any, *arguments: Any, **options: Any) -> None:
+        vars(connector).pop("_restore_modules_and_callbacks", None)
+        action(path is not None)
+        restore(path, *arguments, **options)
+
+    connector._restore_modules_and_callbacks = act_and_restore
 
 
 def callable_net(module: LightningModule, weights: Iterable[nn.Parameter]) -> nn.Module | None:

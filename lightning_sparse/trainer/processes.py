@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
+from itertools import chain
 from typing import Any, TypeAlias
 from zlib import crc32
 
@@ -32,6 +33,7 @@ __all__ = [
     "seed_of_process",
     "seed_of_rank_zero",
     "states_of_all_ranks",
+    "take_weights_of_rank_zero_",
     "world_and_rank",
 ]
 
@@ -156,6 +158,22 @@ def seed_of_rank_zero(trainer: Trainer, seed: int | None) -> int:
     """Return ``seed`` or, if it is None, the seed that rank 0's process was started with."""
     shared: int = trainer.strategy.broadcast(seed_of_process(seed))
     return shared
+
+
+@torch.no_grad()
+def take_weights_of_rank_zero_(trainer: Trainer, module: nn.Module) -> None:
+    """Give every rank rank 0's parameters and buffers, as DDP does once fit has set it up.
+
+    Ranks without a seed draw other weights each; what is decided before has to be decided for the same net.
+    """
+    if not _is_distributed() or trainer.world_size == 1:
+        return
+    ignored = set(getattr(module, "_ddp_params_and_buffers_to_ignore", ()))
+    for name, value in chain(module.named_parameters(), module.named_buffers()):
+        if name not in ignored:
+            sent = value.contiguous()
+            dist.broadcast(sent, 0)
+            value.copy_(sent)
 
 
 def world_and_rank() -> tuple[int, int]:

@@ -141,15 +141,10 @@ class Conversion(Sparsifier, ABC):
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
         """Replace the layers, or see to it once ``configure_model`` is through."""
-        decides = self._fitting and trainer.ckpt_path is None
-        self._converter.prepare(
-            trainer,
-            module,
-            partial(self._convert_, trainer, module, decides),
-            fitting=self._fitting,
-            waits=decides and self.support is not None,
-            decides=self.support is None or decides,
-        )
+        scores = self._fitting and self.support is not None
+        convert = partial(self._convert_, trainer, module)
+        random = self.support is None  # then numbers of values are the arguments' also where a fit resumes
+        self._converter.prepare(trainer, module, convert, fitting=self._fitting, waits=scores, decides=random)
 
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse layers that were made too late to be converted."""
@@ -201,6 +196,9 @@ class Conversion(Sparsifier, ABC):
         refuse_other_layout(type(self).__name__, state_dict, {"config": Mapping, "backend": str})
         if self._fitting:
             refuse_changed_config(self.full_config(), state_dict["config"])
+
+    def before_loading(self, trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
+        """Do nothing: the layers are replaced by now."""
 
     def check_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Refuse layers that the checkpoint lacks, and to resume with another number of values."""

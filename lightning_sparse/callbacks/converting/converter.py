@@ -16,7 +16,12 @@ from lightning_sparse.layers.conversion import convert_alike_
 from lightning_sparse.layers.copies import converted_copies
 from lightning_sparse.selection import layer_name, plain_name
 from lightning_sparse.trainer.packages import LightningModule, Trainer
-from lightning_sparse.trainer.parts import after_configure_model, averaged_copies, builds_layers_late
+from lightning_sparse.trainer.parts import (
+    after_configure_model,
+    averaged_copies,
+    before_restoring,
+    builds_layers_late,
+)
 from lightning_sparse.trainer.processes import leave_out_of_broadcasts_, positions_of_rank_zero
 from lightning_sparse.types import Budgets
 from lightning_sparse.weights.compact import support_keys
@@ -46,31 +51,33 @@ class Converter:
         self,
         trainer: Trainer,
         module: LightningModule,
-        convert: Callable[[], Iterable[str]],
+        convert: Callable[[bool], Iterable[str]],
         *,
         fitting: bool,
         waits: bool,
         decides: bool,
     ) -> None:
-        """Replace the layers, now or once ``configure_model`` is through.
+        """Replace the layers: now, after ``configure_model``, or right before a checkpoint is loaded.
 
         Args:
             trainer: In setup.
             module: Its module.
-            convert: Replaces layers and returns the names of their weights.
+            convert: Replaces layers and returns the names of their weights. It is told whether supports are
+                decided now, rather than by a checkpoint that is loaded next.
             fitting: Whether the stage is fit.
-            waits: Whether data are needed, which can be had only after the module's own ``setup``.
-            decides: Whether numbers of values are decided now, rather than by a checkpoint that is loaded
-                next.
+            waits: Whether that depends on whether a checkpoint is loaded: where supports come from data, say,
+                which can be had only after the module's own ``setup``.
+            decides: Whether they are decided now if this does not wait.
         """
         if fitting:
             refuse_averaged_supports(self.callback, trainer)
-        self._decided = decides
-        act = partial(self._convert_, trainer, module, convert)
-        if waits or builds_layers_late(module):
-            after_configure_model(module, act)
+        act = partial(self.replace_, trainer, module, convert)
+        if waits:
+            before_restoring(trainer, lambda loads: act(not loads))
+        elif builds_layers_late(module):
+            after_configure_model(module, partial(act, decides))
         else:
-            act()
+            act(decides)
 
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         """Take down which frozen layers are copies, to be kept alike."""
@@ -98,15 +105,21 @@ class Converter:
         if fitting and self._decided:
             _refuse_other_counts(self.counts, weights)
 
-    def _convert_(
-        self, trainer: Trainer, module: LightningModule, convert: Callable[[], Iterable[str]]
+    def replace_(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        convert: Callable[[bool], Iterable[str]],
+        decides: bool,
     ) -> None:
+        """Replace the layers now, and do what comes with it; the arguments are those of `prepare`."""
+        self._decided = decides
         if next(module.parameters(), None) is None:
             raise SparsityError(
                 f"{self.callback} must find the layers when it is set up, got {type(module).__name__} "
                 "without any. Make them in `__init__` or `configure_model`, not in `setup`."
             )
-        names = list(convert())
+        names = list(convert(decides))
         if any(tensor.is_meta for tensor in chain(module.parameters(), module.buffers())):
             materialize_(module)
         for copy in averaged_copies(trainer):  # of the net as it was before

@@ -5,6 +5,7 @@ be sent between processes, averaged and moved.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +14,14 @@ from torch import Tensor
 from lightning_sparse.checks import SparsityError, check_choice
 from lightning_sparse.layers.offsets.base import OFFSETS, Offset
 
-__all__ = ["OFFSET_KEY", "describes_offset", "offset_from_state", "offset_state", "refuse_other_offset"]
+__all__ = [
+    "OFFSET_KEY",
+    "describes_offset",
+    "offset_from_state",
+    "offset_state",
+    "offsets_in",
+    "refuse_other_offset",
+]
 
 OFFSET_KEY = "_extra_state"
 """Its key in a state dict, after the layer's name: what PyTorch calls the result of ``get_extra_state``."""
@@ -54,6 +62,21 @@ def refuse_other_offset(offset: Offset, shape: torch.Size, state: Tensor) -> Non
             f"`offset` must be {_shown(theirs)}, with which the weights were trained, got a layer with "
             f"{_shown(ours)}. Convert the module with the former."
         )
+
+
+def offsets_in(weights: Mapping[str, object]) -> dict[str, Offset]:
+    """Return the offset of every compact layer that a state dict holds, by the layer's path in its keys.
+
+    Raises:
+        SparsityError: If no offset of such a name is registered.
+    """
+    ending = f".{OFFSET_KEY}"
+    states = {key.removesuffix(ending): state for key, state in weights.items() if key.endswith(ending)}
+    return {
+        path: offset_from_state(state.cpu())
+        for path, state in states.items()
+        if isinstance(state, Tensor) and describes_offset(state)
+    }
 
 
 def describes_offset(state: object) -> bool:
