@@ -184,7 +184,7 @@ class SparsityCallback(Sparsifier, ABC):
         if masks or done:
             state.finished.add(self)
         masks = masks or (state.masks if state.owner is self else {})  # the device may be another
-        if masks or (done and (self.moves or self._converter is not None)):  # no masks but layers
+        if masks or (done and (self.moves or (self._converter and state.owner is None))):  # or layers
             state.install_(module, masks, self, trainer.optimizers)
         if restored or self._fitting:
             self._brought = Brought() if restored else replace(brought, masks={})
@@ -199,7 +199,7 @@ class SparsityCallback(Sparsifier, ABC):
             if trainer.ckpt_path is not None and trainer.global_step > 0 and self.moves != bool(state.masks):
                 refuse_lost_state(type(self).__name__, [o for o in state.finished if is_among(o, owners)])
             self._begin(trainer, module, state)
-        elif state.masks and not is_among(state.owner, owners):
+        elif (state.masks or self._converter) and not is_among(state.owner, owners):
             state.owner = self  # who moved them is not in this Trainer
         self.begin_training(trainer, module, anew)
 
