@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_sparse.layers.conversion import replace_layers_
+from lightning_sparse.layers.conversion import replace_layers_, warn_of_copies
 from lightning_sparse.layers.convertible import Convertible, copies_of
 from lightning_sparse.layers.offsets import NoOffset
 
@@ -28,7 +28,10 @@ def store_compactly_(
         layers: Those to replace, by the name of their weight.
         supports: Flat positions of the entries that stay, by the same names.
         draws: For biases and values of layers on the meta device.
-        exclude: Patterns of weights whose copies stay dense.
+        exclude: Patterns of copies that stay dense.
+
+    Warns:
+        UserWarning: If there are such copies.
     """
     copies = copies_of(module, layers, list(layers), exclude)
     replace_layers_(
@@ -41,3 +44,4 @@ def store_compactly_(
         alpha_requires_grad=False,
         backend="auto",
     )
+    warn_of_copies(copies)

@@ -26,7 +26,7 @@ from lightning_sparse.layers.support import draw_equal_rows, draw_support
 from lightning_sparse.selection import layer_name, match_overrides, plain_name
 from lightning_sparse.types import Budgets
 
-__all__ = ["convert_", "convert_alike_", "replace_layers_", "to_dense_"]
+__all__ = ["convert_", "convert_alike_", "replace_layers_", "to_dense_", "warn_of_copies"]
 
 
 def convert_(
@@ -111,13 +111,18 @@ def convert_(
     supports = {name: draw(shapes[name], budgets[name], draws) for name in layers}
     options = {"offset": offset, "alpha_requires_grad": alpha_requires_grad, "backend": backend}
     replace_layers_(module, layers, supports, draws, copies=copies, alphas=alphas, device=device, **options)
+    warn_of_copies(copies)
+    return budgets
+
+
+def warn_of_copies(copies: Sequence[tuple[Convertible, str]]) -> None:
+    """Warn of frozen copies of layers, each with the name of its original's weight, if there are any."""
     if copies:
         warnings.warn(
             f"Frozen copies of layers are converted alike: {len(copies)}, such as one of "
             f"{layer_name(copies[0][1])!r}; name them in `exclude` to leave them dense.",
-            stacklevel=2,
+            stacklevel=3,
         )
-    return budgets
 
 
 def replace_layers_(

@@ -1,5 +1,7 @@
 """Checkpoints of compact nets: what is kept comes from them, whatever the fresh module would have kept."""
 
+import copy
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -183,6 +185,37 @@ def test_connections_rest_in_a_later_fit_without_who_moved_them(tmp_path, keep, 
     before = masks_of(toy)
     trainer(tmp_path, start, HoldsMasks()).fit(toy, loader())
     assert_equal(before, masks_of(toy))
+
+
+class Momentum(Toy):
+    """A target net that follows the first layer, frozen."""
+
+    def __init__(self):
+        super().__init__()
+        self.target = copy.deepcopy(self.net).requires_grad_(False)
+
+    def on_train_batch_end(self, *_):
+        with torch.no_grad():
+            for q, p in zip(self.target.parameters(), self.net.parameters(), strict=True):
+                if q.shape == p.shape:
+                    q.lerp_(p, 0.5)
+
+
+@pytest.mark.filterwarnings("ignore:Frozen copies of layers are converted alike: 2")
+@pytest.mark.filterwarnings("ignore:Frozen weights stay dense")
+@pytest.mark.parametrize("exclude", [[], ["target.*"]])
+def test_frozen_copies_resume_as_they_were_stored(tmp_path, exclude):
+    def start():
+        return [PruneAtInit("magnitude", 0.1, storage="compact", exclude=exclude)]
+
+    torch.manual_seed(0)
+    whole = Momentum()
+    fit(tmp_path, start(), whole)
+    resumed = Momentum()
+    fit(tmp_path, start(), resumed, ckpt_path=tmp_path / "epoch=1.ckpt")
+    assert_equal(weights_of(whole), weights_of(resumed))
+    stored = {name for name in sparse_weights(resumed) if name.startswith("target")}
+    assert stored == (set() if exclude else {"target.0.weight", "target.6.weight"})
 
 
 def test_arguments_are_compared(tmp_path):

@@ -1,6 +1,7 @@
 """Weights that a callback has chosen, in layers that hold nothing else: compact storage instead of masks."""
 
 import glob
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from lightning_sparse.layers.convertible import (
     unconverted_layers,
 )
 from lightning_sparse.layers.offsets.state import offsets_in
-from lightning_sparse.selection import layer_name, match_overrides, plain_name
+from lightning_sparse.selection import match_overrides, plain_name
 from lightning_sparse.trainer.early import prepare_losses
 from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.parts import builds_layers_late
@@ -182,17 +183,21 @@ def _choose_and_replace_(
     weights = callback.select(module)
     layers = convertible_layers(module, [glob.escape(name) for name in weights])
     draws = torch.Generator().manual_seed(seed_of_rank_zero(trainer, callback.seed))
-    store_compactly_(module, layers, _supports(callback, trainer, module, weights, draws), draws)
+    supports = _supports(callback, trainer, module, weights, draws)
+    store_compactly_(module, layers, supports, draws, callback.exclude)
     return list(weights)
 
 
 def _replace_(module: LightningModule, names: Sequence[str]) -> Sequence[str]:
     """Replace the layers of these weights by compact ones; what they hold is loaded next."""
-    ordinary = unconverted_layers(module, ["*"])  # what is not there, loading tells of
-    if rest := [glob.escape(name) for name in names if layer_name(name) in ordinary]:
+    ordinary = [f"{path}.weight" for path in unconverted_layers(module, ["*"])]
+    if rest := [glob.escape(name) for name in ordinary if name in names]:  # of what is missing, loading tells
         layers = convertible_layers(module, rest)
         nothing = dict.fromkeys(layers, torch.empty(0, dtype=torch.int64))
-        store_compactly_(module, layers, nothing, torch.Generator())
+        dense = [glob.escape(name) for name in ordinary if name not in names]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Frozen copies of layers")  # it was said when made
+            store_compactly_(module, layers, nothing, torch.Generator(), dense)
     return names
 
 
