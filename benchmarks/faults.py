@@ -52,11 +52,11 @@ from lightning_sparse import (
     load_from_checkpoint,
     load_masks,
     load_ticket,
+    masks_of,
     save_adapter,
     save_masks,
 )
 from lightning_sparse.checks import SparsityError
-from lightning_sparse.weights.state import state_of
 
 BATCHES, EPOCHS = 6, 4
 MOVING = {"every_n_steps": 3, "stop_at": 100}
@@ -72,6 +72,12 @@ ROWS: dict[str, Callable[[], list[pl.Callback]]] = {
     ],
     "DCTpSConversion": lambda: [DCTpSConversion(density=0.2)],
     "DCTpSConversion, RigLCallback": lambda: [DCTpSConversion(density=0.2), RigLCallback(**MOVING)],
+    "PruneAtInit snip, compact": lambda: [PruneAtInit("snip", density=0.2, storage="compact")],
+    "RigLCallback, compact": lambda: [RigLCallback(density=0.2, grad_average=2, storage="compact", **MOVING)],
+    "PruneAtInit magnitude, compact, SETCallback": lambda: [
+        PruneAtInit("magnitude", density=0.2, storage="compact"),
+        SETCallback(**MOVING),
+    ],
 }
 
 
@@ -116,7 +122,7 @@ def fit(
     return {
         "module": module,
         "weights": module.state_dict(),
-        "masks": state_of(module).masks,
+        "masks": masks_of(module),
         "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
         "schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
     }
@@ -284,13 +290,16 @@ def _adapted(path: Path) -> Any:
 
 MASKED = _checkpoint(ROWS["PruneAtInit erk"], lambda: [ExactResume()])
 CONVERTED = _checkpoint(ROWS["DCTpSConversion"], lambda: [ExactResume()])
+COMPACT = _checkpoint(ROWS["RigLCallback, compact"], lambda: [ExactResume()])
 KINDS = {
     "checkpoint, masked": MASKED,
     "checkpoint, converted": CONVERTED,
+    "checkpoint, compact": COMPACT,
     "checkpoint, ExactResume alone": _checkpoint(lambda: [ExactResume()]),
     "checkpoint, SparsityMonitor alone": _checkpoint(lambda: [SparsityMonitor()]),
     "checkpoint, load_from_checkpoint": Kind(CONVERTED.make, _loaded),
     "checkpoint, load_masks": Kind(MASKED.make, load_masks),
+    "checkpoint, compact, load_masks": Kind(COMPACT.make, load_masks),
     "ticket": Kind(_ticket, _ticket_parts),
     "file of save_masks": Kind(_masks, load_masks),
     "dict of masks": Kind(_plain_masks, load_masks),

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from glob import escape
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_sparse.checks import (
     SparsityError,
     check_callable,
+    check_choice,
     check_count,
     check_density,
     check_kind,
@@ -21,14 +23,17 @@ from lightning_sparse.checks import (
 from lightning_sparse.files.from_file import SAYS_WHAT, FromFile
 from lightning_sparse.functional.isolation import left_as_found
 from lightning_sparse.functional.pruning import prune_along
+from lightning_sparse.functional.ranking import positions_of
 from lightning_sparse.functional.saliency import (
     MethodName,
     PruningMethod,
     PruningProblem,
     method_from_name,
 )
+from lightning_sparse.layers.compaction import store_compactly_
+from lightning_sparse.layers.convertible import convertible_layers
 from lightning_sparse.selection import match_overrides, select_weights
-from lightning_sparse.types import Loss, Masks
+from lightning_sparse.types import Loss, Masks, Storage
 from lightning_sparse.weights.found import sparse_weights
 from lightning_sparse.weights.multiplied import news_of_dense_products
 from lightning_sparse.weights.optimizers import parameters_of
@@ -66,13 +71,14 @@ def sparsify_(
     exclude: Sequence[str] | None = None,
     density_overrides: Mapping[str, float] | None = None,
     seed: int | None = None,
+    storage: Storage = "masked",
 ) -> Masks:
     """Prune a module once, in place: what `PruneAtInit` does when training starts, without a Trainer.
 
     Pruned weights are zero afterwards; `keep_sparse_` holds them there while an optimizer trains the others.
 
     Args:
-        module: Any module; its parameters stay the same objects.
+        module: Any module; with masks, its parameters stay the same objects.
         method: A name such as ``"erk"``, ``"snip"`` or ``"synflow"``, or a method object with options.
         density: Share of the selected weights to keep, a fraction in (0, 1]; ``floor(density * N + 0.5)`` of
             N are kept, exactly. ``FromFile`` says itself how many, and which.
@@ -87,9 +93,11 @@ def sparsify_(
         density_overrides: Density by pattern, for single layers; the total stays, the others share the rest.
         seed: Seed of all random draws. ``None``: that of torch's generator. `PruneAtInit` with the same seed
             makes the same masks.
+        storage: ``"masked"``: weights stay dense parameters, with zeros. ``"compact"``: linear and
+            convolutional layers are replaced by ones that hold only what is kept; make optimizers afterwards.
 
     Returns:
-        Boolean mask by parameter name; the state of the module keeps them.
+        Boolean mask by parameter name, as `masks_of` tells it later.
 
     Raises:
         SparsityError: If an argument is out of range, a pattern matches nothing, the budget cannot be met,
@@ -107,23 +115,32 @@ def sparsify_(
     if batches is not None:
         check_kind("batches", batches, Iterable)
     method = method_from_name(method)
+    check_choice("storage", storage, ("masked", "compact"))
     _check_arguments(loss_fn, include, exclude, density_overrides, min_weights_per_layer, seed)
     if isinstance(method, FromFile):
         chosen = (density, min_weights_per_layer, include, exclude, density_overrides)
         method.refuse_beside(dict(zip(SAYS_WHAT, chosen, strict=True)))
         method.refuse_seed(seed)
-        method.weights_of(module)  # refuses what does not fit
+        weights = method.weights_of(module)  # refuses what does not fit
+        layers = convertible_layers(module, list(map(escape, weights))) if storage == "compact" else {}
         masks = method.masks()
         method.reinitialise_([module])
     else:
         check_density("density", density)
         assert density is not None
-        weights = select_weights(module, include, exclude or ())
+        layers = convertible_layers(module, include, exclude or ()) if storage == "compact" else {}
+        weights = select_weights(
+            module, list(map(escape, layers)) or include, () if layers else exclude or ()
+        )
         draws = torch.Generator().manual_seed(torch.initial_seed() if seed is None else seed)
         problem = _problem(module, weights, draws, method, loss_fn, batches)
         least = method.least_per_layer if min_weights_per_layer is None else min_weights_per_layer
         fixed = match_overrides(weights, density_overrides)
         masks = _last(prune_along(method, problem, density, fixed=fixed, min_weights=least), module, method)
+    if storage == "compact":
+        supports = {name: positions_of(masks[name]) for name in layers}
+        store_compactly_(module, layers, supports, torch.Generator(), exclude or ())
+        return masks
     state_of(module).install_(module, masks, _NOBODY)
     if news := news_of_dense_products(module):
         warnings.warn(news, stacklevel=2)
@@ -157,14 +174,15 @@ def keep_sparse_(module: nn.Module, *optimizers: Optimizer) -> None:
     Gradients of pruned weights are set to zero before a step, the weights after it, wherever anybody may have
     changed them; what optimizers have gathered for them before, as well. Later calls add optimizers. For
     clipping by norm to see the sparse net's gradient, clip in a hook of the optimizer
-    (``optimizer.register_step_pre_hook``) that is registered after this call.
+    (``optimizer.register_step_pre_hook``) that is registered after this call. Compact layers have nothing to
+    be held: there it only sees to it that the optimizers hold their values.
 
     Args:
-        module: A module with masks.
+        module: A module with masks, or compact layers.
         *optimizers: Those that train it; with Fabric, as they were before ``fabric.setup``.
 
     Raises:
-        SparsityError: If the module has no masks, or no optimizer is given.
+        SparsityError: If the module has neither, or an optimizer holds none of their weights.
 
     Examples:
         >>> net = nn.Sequential(nn.Linear(20, 10))
@@ -178,18 +196,21 @@ def keep_sparse_(module: nn.Module, *optimizers: Optimizer) -> None:
     """
     check_kind("module", module, nn.Module)
     state = state_of(module)
-    if not state.weights:
+    weights = sparse_weights(module)
+    if not weights:
         raise SparsityError("`module` must have masks, got none. Call `sparsify_` first.")
     if not optimizers:
         raise SparsityError("`optimizers` must be those that train the module, got none.")
-    held = {id(weight) for weight in state.weights.values()}
+    held = {id(weight.parameter) for weight in weights.values()}
     for optimizer in optimizers:
         check_kind("optimizers", optimizer, Optimizer)
         if not any(id(parameter) in held for parameter in parameters_of(optimizer)):
             raise SparsityError(
-                f"`optimizers` must hold weights with masks, got {type(optimizer).__name__} without any. "
-                "Give those that train the module; with Fabric, as they were before `fabric.setup`."
+                f"`optimizers` must hold sparse weights, got {type(optimizer).__name__} without any. Make it "
+                "after `sparsify_`, and give it as it was before `fabric.setup`."
             )
+    if not state.weights:
+        return
     state.attach([*dict.fromkeys([*state.attached, *optimizers])], masks_gradients=True)
     state.until_detached([mask_when_saved(module)])
 

@@ -262,7 +262,7 @@ def test_a_module_that_moves_takes_its_masks_along():
         ),
         (
             lambda net: kept(net, torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)),
-            "must hold weights with masks",
+            "must hold sparse weights",
         ),
         (lambda net: kept(net, "adam"), "`optimizers` must be an instance of Optimizer, got 'adam'"),
         (lambda net: kept(net), "`optimizers` must be those that train the module, got none"),
@@ -304,3 +304,56 @@ def test_what_is_no_module(call):
         call("net")
     with pytest.raises(SparsityError, match="`module` must be an instance of Module, got a dict"):
         call(dict.fromkeys(range(100), "weights"))
+
+
+# Compact storage.
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("method", ["erk", "magnitude", SNIP(2)], ids=lambda method: str(method))
+def test_a_plain_loop_trains_compact_layers_as_the_trainer_does(tmp_path, method, optimizer):
+    by_callback = by_trainer(tmp_path, method, optimizer, storage="compact")
+    toy = make(optimizer)
+    before = copy.deepcopy(toy)
+    arguments = {"loss_fn": loss_fn, "batches": loader(), "seed": 3}
+    masks = sparsify_(toy, method, 0.1, storage="compact", **arguments)
+    assert_equal(masks, sparsify_(before, method, 0.1, **arguments))
+    for name, mask in masks_of(toy).items():
+        assert torch.equal(mask, masks[name])
+        assert torch.equal(toy.get_submodule(name[:-7]).weight, before.get_parameter(name))
+    optimizers = toy.configure_optimizers()
+    keep_sparse_(toy, optimizers)  # nothing to do, and no error: loops are the same for either storage
+    assert not optimizers._optimizer_step_post_hooks
+    steps(optimizers, toy)
+    release_(toy)
+    assert_equal(weights_of(by_callback), weights_of(toy))
+
+
+def test_a_file_of_masks_makes_compact_layers(tmp_path):
+    toy = make()
+    masks = sparsify_(toy, "erk", 0.1, seed=3)
+    save_masks(toy, tmp_path / "masks.pt")
+    again = make()
+    assert_equal(sparsify_(again, FromFile(tmp_path / "masks.pt"), storage="compact"), masks)
+    assert_equal(masks_of(again), masks)
+    assert sum(weight.numel() for weight in again.parameters()) < 200
+
+
+@pytest.mark.parametrize(
+    ("net", "arguments", "message"),
+    [
+        (make, {"storage": "dense"}, "`storage` must be one of masked, compact, got 'dense'"),
+        (lambda: nn.Sequential(nn.LSTM(8, 8)), {"storage": "compact", "include": ["*weight_ih_l0"]}, "LSTM"),
+    ],
+)
+def test_what_cannot_be_compact_is_refused(net, arguments, message):
+    with pytest.raises(SparsityError, match=message):
+        sparsify_(net(), "erk", 0.1, **arguments)
+
+
+def test_an_optimizer_made_before_compact_layers_is_refused():
+    toy = make()
+    optimizer = sgd(toy.parameters())
+    sparsify_(toy, "erk", 0.1, storage="compact")
+    with pytest.raises(SparsityError, match=r"hold sparse weights, got SGD without any\. Make it after"):
+        keep_sparse_(toy, optimizer)

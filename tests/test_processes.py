@@ -11,6 +11,13 @@ from toy import assert_equal
 
 SCRIPT = Path(__file__).parent / "scripts" / "train.py"
 COMPACT = {1568: "dctps", 3136: "dctps-twice"}  # values of 7,840 weights
+AS_MASKED = {  # rows of compact storage, and the same under masks
+    "compact": "fixed",
+    "compact-random": "random",
+    "compact-force": "force",
+    "compact-rigl": "rigl",
+    "compact-set": "set",
+}
 
 
 def start(out, *arguments, ranks=1, cold=False):
@@ -59,6 +66,8 @@ def assert_same(a, b, ranks):
         ("mid-epoch", "dctps-rigl", 0),
         ("mid-epoch", "tuned-gradient", 0),
         ("mid-epoch", "tuned-rigl", 2),
+        ("mid-epoch", "compact-rigl", 0),
+        ("epoch end", "compact-force-rigl", 2),
         ("epoch end", "asni", 0),
         ("mid-epoch", "asni", 0),
         ("epoch end", "imp", 0),
@@ -119,6 +128,7 @@ def test_a_new_process_tests_the_net_that_was_trained(tmp_path, row):
     [
         *("fixed", "snip", "grasp", "force", "synflow", "dctps", "rigl", "set", "dctps-rigl", "asni", "imp"),
         *("tuned", "tuned-gradient", "tuned-rigl"),
+        "compact-force-rigl",
     ],
 )
 def test_two_processes_are_one_on_the_joint_batch(tmp_path, row):
@@ -130,6 +140,21 @@ def test_two_processes_are_one_on_the_joint_batch(tmp_path, row):
     assert_equal(two["weights"], result(tmp_path / "two", 1)["weights"])
     for name, value in one["weights"].items():
         torch.testing.assert_close(value, two["weights"][name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("row", AS_MASKED)
+def test_two_processes_choose_what_masks_would(tmp_path, row):
+    """Whatever weights each rank draws: those of rank 0 count, in the choice and from the first step on."""
+    rows = {"masked": AS_MASKED[row], "compact": row}
+    common = ["--rank-seeds", "--own-sampler", "--epochs", 2]
+    started = {name: start(tmp_path / name, "--row", row, *common, ranks=2) for name, row in rows.items()}
+    assert [finish(one)[0] for one in started.values()] == [0, 0]
+    masked, compact = (result(tmp_path / name) for name in rows)
+    assert_equal(masked["masks"], compact["masks"])
+    assert_equal(compact["weights"], result(tmp_path / "compact", 1)["weights"])
+    for name, mask in masked["masks"].items():
+        values = compact["weights"][name.replace(".weight", ".values")]
+        torch.testing.assert_close(values, masked["weights"][name][mask], rtol=1e-4, atol=1e-6)
 
 
 def test_what_processes_exchange_is_proportional_to_the_values(tmp_path):

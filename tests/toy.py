@@ -3,6 +3,7 @@
 import csv
 import os
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_sparse import SparsityCallback
 from lightning_sparse.functional.allocation import uniform
 from lightning_sparse.functional.masks import layerwise_masks
+from lightning_sparse.weights.found import sparse_weights
 from lightning_sparse.weights.state import state_of
 
 ACCELERATOR = os.environ.get("LIGHTNING_SPARSE_TEST_ACCELERATOR", "cpu")
@@ -109,7 +111,7 @@ def logged(logger: Any, column: str) -> list[dict[str, str]]:
 
 
 class HoldsMasks(pl.Callback):
-    """After every step: pruned weights exactly zero, and every layer's count its budget."""
+    """After every step: pruned weights exactly zero, or not there at all; every layer's count its budget."""
 
     def __init__(self, budgets: dict[str, int] | None = None) -> None:
         self.budgets = budgets
@@ -117,12 +119,14 @@ class HoldsMasks(pl.Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         self.steps += 1
-        state = state_of(pl_module)
-        assert state.masks
-        for name, weight in state.weights.items():
-            assert weight[~state.masks[name]].eq(0).all(), name
+        weights = sparse_weights(pl_module)
+        assert weights
+        for name, weight in weights.items():
+            mask = weight.mask
+            assert int(mask.sum()) == weight.nnz == len(weight.active), name
+            assert not weight.takes_masks or weight.parameter[~mask].eq(0).all(), name
             if self.budgets is not None:
-                assert int(state.masks[name].sum()) == self.budgets[name], name
+                assert weight.nnz == self.budgets[name], name
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
@@ -130,7 +134,13 @@ def weights_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def masks_of(module: nn.Module) -> dict[str, Tensor]:
-    return {name: mask.cpu() for name, mask in state_of(module).masks.items()}
+    return {name: weight.mask.cpu() for name, weight in sparse_weights(module).items()}
+
+
+def weight_of(module: nn.Module, name: str) -> Tensor:
+    """Return a weight by the name of its parameter, however it is stored."""
+    found: Tensor = attrgetter(name)(module)
+    return found.detach()
 
 
 def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:

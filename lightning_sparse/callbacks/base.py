@@ -17,7 +17,7 @@ from lightning_sparse.callbacks.company import (
     warn_of_late_start,
     warn_of_zeros_kept,
 )
-from lightning_sparse.callbacks.converting.compact import RandomDraw, compact_weights, prepare_compact
+from lightning_sparse.callbacks.converting import compact
 from lightning_sparse.callbacks.converting.converter import Converter
 from lightning_sparse.callbacks.saved import (
     attributes_in,
@@ -33,7 +33,7 @@ from lightning_sparse.files.states import refuse_other_layout
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.selection import parameters_by_name, prunes_nothing, select_weights
 from lightning_sparse.trainer.packages import LightningModule, Trainer, without_module
-from lightning_sparse.trainer.parts import averaged_copies, builds_layers_late
+from lightning_sparse.trainer.parts import averaged_copies
 from lightning_sparse.trainer.processes import assert_ranks_agree, masks_of_rank_zero, seed_of_rank_zero
 from lightning_sparse.types import Masks, Storage
 from lightning_sparse.weights.state import SparseState, state_of
@@ -80,7 +80,7 @@ class SparsityCallback(Sparsifier, ABC):
         check_flag("verify", verify)
         self.verify, self.storage = verify, storage
         self.needs_data = False
-        self.draw: RandomDraw | None = None
+        self.draw: compact.RandomDraw | None = None
         self._converter = Converter(type(self).__name__) if storage == "compact" else None
         self.draws_masks = False
         self.masks_what_it_selects = not self.moves  # what moves may have taken over another's masks
@@ -142,7 +142,7 @@ class SparsityCallback(Sparsifier, ABC):
     def select(self, module: LightningModule) -> dict[str, nn.Parameter]:
         """Return the weights this callback is for."""
         if self._converter is not None:
-            return compact_weights(module, self.include, self.exclude)
+            return compact.compact_weights(module, self.include, self.exclude)
         return select_weights(module, self.include, self.exclude)
 
     def reset(self) -> None:
@@ -155,19 +155,15 @@ class SparsityCallback(Sparsifier, ABC):
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse what cannot work; what a checkpoint brought to another stage is forgotten."""
         self._module = weakref.ref(module)
-        if self._fitting:
-            self._forget_other_run(module)
-            self.read_trainer(trainer)
         if self._brought.source == "checkpoint":
             self._brought = Brought()
         if self.moves:
             refuse_averaging(type(self).__name__, trainer)
         if self._fitting:
+            self._forget_other_run(module)
+            self.read_trainer(trainer)
             self.check_fit(trainer, module)
-        if self._converter is not None:
-            prepare_compact(self, self._converter, trainer, module, self._fitting)
-        elif self._fitting and not builds_layers_late(module):
-            self.plan(module)
+            compact.prepare(self, self._converter, trainer, module)
 
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         """Take up masks that are there, or check that some can be made."""
@@ -188,7 +184,7 @@ class SparsityCallback(Sparsifier, ABC):
         if masks or done:
             state.finished.add(self)
         masks = masks or (state.masks if state.owner is self else {})  # the device may be another
-        if masks or (done and (self.moves or self._converter is not None)):  # no masks but layers
+        if masks or (done and (self.moves or (self._converter and state.owner is None))):  # or layers
             state.install_(module, masks, self, trainer.optimizers)
         if restored or self._fitting:
             self._brought = Brought() if restored else replace(brought, masks={})
@@ -203,7 +199,7 @@ class SparsityCallback(Sparsifier, ABC):
             if trainer.ckpt_path is not None and trainer.global_step > 0 and self.moves != bool(state.masks):
                 refuse_lost_state(type(self).__name__, [o for o in state.finished if is_among(o, owners)])
             self._begin(trainer, module, state)
-        elif state.masks and not is_among(state.owner, owners):
+        elif (state.masks or self._converter) and not is_among(state.owner, owners):
             state.owner = self  # who moved them is not in this Trainer
         self.begin_training(trainer, module, anew)
 
@@ -249,6 +245,10 @@ class SparsityCallback(Sparsifier, ABC):
             self._run_of = self._module
         for attribute in self.run_state if state_dict and goes_on else ():
             restore_(self, attribute, state_dict[attribute.lstrip("_")])
+
+    def before_loading(self, trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
+        """Refuse another storage than one's own, and see to it that compact layers can be loaded."""
+        compact.take_storage_of(checkpoint, self, self._converter, trainer, self._fitting)
 
     def check_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Refuse compact layers that the checkpoint has not; masks are in the state of a callback."""

@@ -1,7 +1,8 @@
 """Who may run beside whom, and where: what is refused before anything is lost."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from torch import nn
@@ -71,6 +72,10 @@ class OurCallback(Callback, ABC):
     def arguments(self) -> dict[str, Any]:
         """Return the arguments that say what it does, as plain values by name."""
 
+    @abstractmethod
+    def before_loading(self, trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
+        """Do what is due when Lightning has read a checkpoint, and taken up nothing of it yet."""
+
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -113,7 +118,7 @@ def announce_to_ranks(callback: OurCallback, trainer: Trainer) -> None:
 def check_what_is_loaded(callback: OurCallback, trainer: Trainer) -> None:
     """Let the first of our callbacks check the stage's checkpoint, once for all, before it is taken up."""
     if _is_first(callback, trainer):
-        read_checkpoint_with(trainer, read_checkpoint)
+        read_checkpoint_with(trainer, partial(_read, trainer))
 
 
 def explain_other_ranks(trainer: Trainer, error: BaseException) -> None:
@@ -258,6 +263,14 @@ def _shared(callback: OurCallback) -> dict[str, Any]:
 
 def _ours(trainer: Trainer) -> list[OurCallback]:
     return [callback for callback in callbacks_of(trainer) if isinstance(callback, OurCallback)]
+
+
+def _read(trainer: Trainer, path: Any, load: Callable[[], Any]) -> Any:
+    """Read a checkpoint, and let all of ours see it before its content goes anywhere."""
+    checkpoint = read_checkpoint(path, load)
+    for callback in _ours(trainer):
+        callback.before_loading(trainer, checkpoint)
+    return checkpoint
 
 
 def _is_first(callback: OurCallback, trainer: Trainer) -> bool:

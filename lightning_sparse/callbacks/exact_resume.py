@@ -91,6 +91,9 @@ class ExactResume(OurCallback):
         """Return nothing: there are no arguments."""
         return {}
 
+    def before_loading(self, trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
+        """Do nothing: it changes no module."""
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note whether this is a fit: test and predict load callback states too."""
         announce_to_ranks(self, trainer)

@@ -1,5 +1,6 @@
 """Watches sparsity, with or without a callback that makes it, and is the one writer of its figures."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lightning_sparse.callbacks.company import OurCallback, announce_to_ranks, check_what_is_loaded
@@ -43,6 +44,9 @@ class SparsityMonitor(OurCallback):
     def arguments(self) -> dict[str, Any]:
         """Return the arguments that all ranks must share."""
         return {"every_n_epochs": self.every_n_epochs}
+
+    def before_loading(self, trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
+        """Do nothing: it changes no module."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Tell the other ranks of it, and let the checkpoint be checked."""

@@ -118,7 +118,7 @@ class PruneAtInit(SparsityCallback):
         try:
             return self.method.weights_of(module)
         except SparsityError:
-            if not self._loading or self.storage == "compact":
+            if not self._loading:
                 raise
             return {}  # a resumed run may have lost the file, and does not need it
 

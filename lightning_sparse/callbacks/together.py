@@ -17,7 +17,7 @@ from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.parts import callbacks_of, scales_losses
 from lightning_sparse.trainer.processes import assert_ranks_agree
 from lightning_sparse.weights.saving import mask_when_saved
-from lightning_sparse.weights.state import state_of
+from lightning_sparse.weights.state import Owner, SparseState, state_of
 from lightning_sparse.weights.verify import verify_forwards, verify_step
 
 __all__ = ["after_backward", "attach", "before_batch", "before_looking", "before_step", "end_epoch", "start"]
@@ -81,8 +81,8 @@ def after_backward(trainer: Trainer, module: LightningModule) -> None:
 def before_step(trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
     """Let the owner of the masks move them, then set the gradients of pruned weights to zero."""
     state = state_of(module)
-    if state.owner is not None:
-        state.owner.move_(trainer, module, optimizer)
+    if (owner := _owner_in(trainer, state)) is not None:
+        owner.move_(trainer, module, optimizer)
     if state.enforced:
         state.mask_gradients_(optimizer)
 
@@ -105,6 +105,12 @@ def _have_masks(members: Sequence[Member]) -> bool:
     return any(member.role != "converts" for member in members)
 
 
+def _owner_in(trainer: Trainer, state: SparseState) -> Owner | None:
+    """Return who may change masks or supports, unless it is one of an earlier fit that is not in this."""
+    owner, callbacks = state.owner, list[object](callbacks_of(trainer))
+    return owner if any(callback is owner for callback in callbacks) else None
+
+
 def _after_step(trainer: Trainer, module: LightningModule, verify: bool, optimizer: Optimizer) -> None:
     """Let the owner of the masks count a step; if asked to, check all that must hold after it.
 
@@ -112,8 +118,8 @@ def _after_step(trainer: Trainer, module: LightningModule, verify: bool, optimiz
     in these nothing is counted, and no gradient was masked.
     """
     state = state_of(module)
-    owner, callbacks = state.owner, list[object](callbacks_of(trainer))
-    if owner is None or not any(callback is owner for callback in callbacks):
+    owner = _owner_in(trainer, state)
+    if owner is None:
         return
     owner.after_step(trainer, module, optimizer)
     if verify:

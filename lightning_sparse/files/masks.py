@@ -11,8 +11,12 @@ from lightning_sparse.files.reading import read_dict
 from lightning_sparse.files.record import with_record
 from lightning_sparse.files.writing import write_whole
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
+from lightning_sparse.functional.ranking import mask_at
+from lightning_sparse.layers.offsets.state import OFFSET_KEY, offsets_in, shape_from_state
+from lightning_sparse.layers.support import check_indices
+from lightning_sparse.selection import plain_name
 from lightning_sparse.types import Masks
-from lightning_sparse.weights.state import state_of
+from lightning_sparse.weights.found import sparse_weights
 
 __all__ = ["load_masks", "save_masks", "states_in", "unpacked"]
 
@@ -21,7 +25,8 @@ def save_masks(module: nn.Module, path: str | Path) -> None:
     """Write the masks of a module to a file, as packed bits with checksums.
 
     Args:
-        module: A module that one of our callbacks has made sparse in this process.
+        module: A module that one of our callbacks has made sparse in this process, by masks or in compact
+            layers. Layers of a dense matrix plus a sparse one have none.
         path: For ``PruneAtInit(FromFile(path))`` and ``load_masks``; `torch.load` reads it too. Its folder is
             made if it is not there.
 
@@ -29,7 +34,7 @@ def save_masks(module: nn.Module, path: str | Path) -> None:
         SparsityError: If the module has no masks, or no file can be written there.
     """
     check_kind("module", module, nn.Module)
-    masks = state_of(module).masks
+    masks = {name: weight.mask for name, weight in sparse_weights(module).items() if weight.prunes}
     if not masks:
         raise SparsityError(
             "`module` must have masks, got none. Fit it with a callback that makes some, in this process."
@@ -85,8 +90,27 @@ def _masks_in(content: dict[str, Any], path: str | Path, argument: str) -> Masks
         packed = state.get("masks")
         if isinstance(packed, dict) and packed and all(isinstance(mask, dict) for mask in packed.values()):
             return unpacked(packed, path, argument)
+    if isinstance(weights := content.get("state_dict"), dict) and (
+        masks := _of_compact_layers(weights, path, argument)
+    ):
+        return masks
     masks = {name: mask for name, mask in content.items() if _is_mask(mask)}
     return masks if len(masks) == len(content) else {}
+
+
+def _of_compact_layers(weights: dict[str, Any], path: str | Path, argument: str) -> Masks:
+    """Return the masks of layers that hold what is kept and nothing else."""
+    masks: Masks = {}
+    for layer in [layer for layer, offset in offsets_in(weights).items() if offset.is_zero]:
+        shape = shape_from_state(weights[f"{layer}.{OFFSET_KEY}"])
+        indices = weights.get(f"{layer}.indices")
+        if shape is not None and isinstance(indices, Tensor):
+            try:
+                check_indices(indices, shape.numel())
+            except SparsityError as error:
+                raise SparsityError(f"`{argument}` {str(path)!r} is damaged: {error}") from None
+            masks[plain_name(f"{layer}.weight")] = mask_at(indices.long(), shape)
+    return masks
 
 
 def _is_mask(value: object) -> bool:

@@ -28,7 +28,10 @@ def store_compactly_(
         layers: Those to replace, by the name of their weight.
         supports: Flat positions of the entries that stay, by the same names.
         draws: For biases and values of layers on the meta device.
-        exclude: Patterns of weights whose copies stay dense.
+        exclude: Patterns of copies that stay dense.
+
+    Warns:
+        UserWarning: If there are such copies.
     """
     copies = copies_of(module, layers, list(layers), exclude)
     replace_layers_(

@@ -600,7 +600,10 @@ def test_tensorboard_has_scalars_and_histograms(tmp_path):
         ({"density": 0}, r"`density` must be in \(0, 1\], got 0"),
         ({"density": 0.1, "allocation": "global"}, "`allocation` must be .*got 'global'"),
         ({"density": 0.1, "backend": "fft"}, "`backend` must be .*got 'fft'"),
-        ({"density": 0.1, "alpha": "he"}, "`alpha` must be a finite number or 'match_norm', got 'he'"),
+        (
+            {"density": 0.1, "alpha": "he"},
+            "`alpha` must be a finite number, 'match_norm' or 'lsuv', got 'he'",
+        ),
         ({"density": 0.1, "alpha": {"net.*": float("nan")}}, r"`alpha\['net.\*'\]` must be a finite number"),
         ({"density": 0.1, "min_weights_per_layer": -1}, "`min_weights_per_layer` must be an integer"),
         ({"density": 0.1, "include": "net.*"}, "`include` must be a list of patterns"),

@@ -26,7 +26,19 @@ from pytorch_lightning.strategies import ModelParallelStrategy
 from rounds import ENDS_EARLY
 from torch import nn
 from torch.utils._pytree import tree_leaves
-from toy import HoldsMasks, Rotate, Toy, assert_equal, loader, make_toy, masks_of, sgd, trainer, weights_of
+from toy import (
+    HoldsMasks,
+    Rotate,
+    Toy,
+    assert_equal,
+    loader,
+    make_toy,
+    masks_of,
+    sgd,
+    trainer,
+    weight_of,
+    weights_of,
+)
 
 from lightning_sparse import (
     FORCE,
@@ -39,6 +51,8 @@ from lightning_sparse import (
     SparseCheckpoint,
     SparsityMonitor,
     SynFlow,
+    load_from_checkpoint,
+    to_dense_,
 )
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.weights.state import SparseState, state_of
@@ -67,11 +81,30 @@ ROWS: dict[str, Callable[[], list]] = {
     "IMP": lambda: [
         IterativeMagnitudePruning(0.1, rounds=1, epochs_per_round=1, rewind_to_step=2, verify=True)
     ],
+    "PruneAtInit-erk, compact": lambda: [PruneAtInit("erk", 0.1, storage="compact", verify=True)],
+    "PruneAtInit-force, compact": lambda: [PruneAtInit(FORCE(3, 2), 0.1, storage="compact", verify=True)],
+    "RigL, compact": lambda: [
+        RigLCallback(0.1, every_n_steps=2, stop_at=100, storage="compact", verify=True)
+    ],
+    "RigL from PruneAtInit, compact": lambda: [
+        RigLCallback(every_n_steps=3, stop_at=100, grad_average=2, verify=True),
+        PruneAtInit("magnitude", 0.1, storage="compact"),
+    ],
+    "SET, compact": lambda: [
+        SETCallback(0.1, every_n_steps=2, stop_at=100, seed=3, storage="compact", verify=True)
+    ],
 }
 EPOCHS = {"ASNI, retraining": 3}  # the others need two at most
 FIXED = [name for name in ROWS if name.startswith("PruneAtInit")]
-SCORED = ["PruneAtInit-synflow", "PruneAtInit-force"]
-COMPILED = ["PruneAtInit-erk", "PruneAtInit-force", "RigL", "ASNI, retraining"]  # one of each kind: 4 s each
+SCORED = [name for name in FIXED if "synflow" in name or "force" in name]
+COMPACT = [name for name in ROWS if name.endswith("compact")]
+COMPILED = [  # one of each kind: 4 s each
+    "PruneAtInit-erk",
+    "PruneAtInit-force",
+    "RigL",
+    "ASNI, retraining",
+    "RigL from PruneAtInit, compact",
+]
 
 
 class Run:
@@ -98,16 +131,16 @@ def optimizer_scenario(name):
 
 
 def accumulation(run):
-    if run.row == "PruneAtInit-force":
+    if "force" in run.row:
         pytest.skip("is scored on batches of another size")
     torch.manual_seed(0)
     one = copy.deepcopy(NoNorm())
     four = copy.deepcopy(one)
     run.fit(one, data=loader(2, 32))
-    masks = state_of(one).masks
+    masks = masks_of(one)
     run.fit(four, data=loader(8, 8), accumulate_grad_batches=4)
     if run.row in FIXED:  # the others move at calls of the hook, the same number in both runs
-        assert_equal(masks, state_of(four).masks)
+        assert_equal(masks, masks_of(four))
     torch.testing.assert_close(one.net[2].weight, four.net[2].weight)
 
 
@@ -135,7 +168,7 @@ class Clipped(Toy):
     """Notes the norm that clipping sees."""
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
-        masks = state_of(self).masks
+        masks = masks_of(self)
         if all(p.grad is None for p in self.parameters()):  # an update of RigL takes the step's place
             return
         kept = [p.grad[masks[n]] if n in masks else p.grad for n, p in self.named_parameters()]
@@ -183,7 +216,7 @@ def gan(run):
         pytest.skip("needs a `loss_fn`: tested with the losses")
     torch.manual_seed(0)
     run.fit(Gan())
-    assert set(state_of(run.toy).masks) == {
+    assert set(masks_of(run.toy)) == {
         f"{net}.weight" for net in ("generator.0", "generator.2", "critic.1", "critic.3")
     }
 
@@ -206,6 +239,8 @@ class Centralised(Toy):
 
 
 def gradients_changed_late(run):
+    if run.row in COMPACT:
+        pytest.skip("no pruned weight has a gradient")
     torch.manual_seed(0)
     toy, holds = Centralised(), HoldsMasks()
     trainer(run.tmp_path, PruneAtInit("erk", 0.1), holds).fit(toy, loader())
@@ -226,11 +261,13 @@ class Poisoned(Toy):
     """Gradients of pruned weights are NaN."""
 
     def on_after_backward(self):
-        for name, mask in state_of(self).masks.items():
+        for name, mask in masks_of(self).items():
             self.get_parameter(name).grad.masked_fill_(~mask, math.nan)
 
 
 def nan_in_pruned_gradient(run):
+    if run.row in COMPACT:
+        pytest.skip("no pruned weight has a gradient")
     if run.row not in FIXED:
         pytest.skip("would grow connections by gradients that are not numbers")
     torch.manual_seed(0)
@@ -364,12 +401,17 @@ def test_model_checkpoint(tmp_path, row, weights_only):
     checkpoint = SparseCheckpoint(tmp_path, monitor="val_loss", save_weights_only=weights_only)
     run = Run(tmp_path, row)
     toy = run.fit(make_toy(), checkpoint, enable_checkpointing=True)
-    saved = torch.load(checkpoint.best_model_path, "cpu", weights_only=True)
     fresh = Toy()
-    fresh.load_state_dict(saved["state_dict"], strict=True)
-    kept = {name: int(mask.sum()) for name, mask in state_of(toy).masks.items()}
+    if row in COMPACT:  # their keys are those of other layers
+        fresh = load_from_checkpoint(Toy, checkpoint.best_model_path)
+        to_dense_(fresh)
+    else:
+        saved = torch.load(checkpoint.best_model_path, "cpu", weights_only=True)
+        fresh.load_state_dict(saved["state_dict"], strict=True)
+    kept = {name: int(mask.sum()) for name, mask in masks_of(toy).items()}
+    assert sum(kept.values()) == 102
     for name, count in kept.items():
-        assert int(fresh.get_parameter(name).count_nonzero()) <= count
+        assert 0 < int(fresh.get_parameter(name).count_nonzero()) <= count
 
 
 AVERAGING = {
@@ -377,6 +419,11 @@ AVERAGING = {
     "ema": lambda: EMAWeightAveraging(decay=0.9),
     "wa": lambda: WeightAveraging(use_buffers=False),  # an average of booleans does not exist
     "ema that never starts": lambda: EMAWeightAveraging(update_starting_at_step=10**6),
+}
+OF_PARAMETERS = {  # an average of positions does not exist either
+    **AVERAGING,
+    "ema": lambda: EMAWeightAveraging(decay=0.9, use_buffers=False),
+    "ema that never starts": lambda: EMAWeightAveraging(update_starting_at_step=10**6, use_buffers=False),
 }
 
 
@@ -387,20 +434,25 @@ def test_averages_are_as_sparse_where_evaluated_and_saved(tmp_path, row, name, f
     class Evaluated(Toy):
         def validation_step(self, *arguments):
             if not self.trainer.sanity_checking:
-                for key, mask in state_of(self.trainer.lightning_module).masks.items():
-                    assert self.get_parameter(key)[~mask].eq(0).all()
+                for key, mask in masks_of(self.trainer.lightning_module).items():
+                    assert weight_of(self, key)[~mask].eq(0).all()
             return super().validation_step(*arguments)
 
     checkpoint = ModelCheckpoint(tmp_path, save_last=True)
-    pair = [*ROWS[row](), AVERAGING[name]()]
+    pair = [*ROWS[row](), (OF_PARAMETERS if row in COMPACT else AVERAGING)[name]()]
     torch.manual_seed(0)
     toy = Evaluated()
     arguments = {"enable_checkpointing": True, "max_epochs": 3}
     trainer(tmp_path, *pair[:: 1 if first else -1], checkpoint, **arguments).fit(toy, loader(), loader(2))
     saved = torch.load(tmp_path / "last.ckpt", "cpu", weights_only=True)["state_dict"]
-    for key, mask in state_of(toy).masks.items():
-        assert toy.get_parameter(key)[~mask].eq(0).all()
-        assert saved[key][~mask].eq(0).all()
+    assert sum(int(mask.sum()) for mask in masks_of(toy).values()) == 102
+    for key, mask in masks_of(toy).items():
+        assert weight_of(toy, key)[~mask].eq(0).all()
+        if row in COMPACT:
+            values = saved[f"{key.removesuffix('weight')}values"]
+            assert torch.equal(values, weight_of(toy, key)[mask])
+        else:
+            assert saved[key][~mask].eq(0).all()
 
 
 @pytest.mark.parametrize("name", AVERAGING)
@@ -435,7 +487,7 @@ def test_finders(tmp_path, row):
     runner.fit(toy)
     assert toy.batch_size > 2
     assert holds.steps == 16
-    assert int(sum(mask.sum() for mask in state_of(toy).masks.values())) == 102
+    assert int(sum(mask.sum() for mask in masks_of(toy).values())) == 102
 
 
 @ENDS_EARLY
@@ -476,7 +528,7 @@ def test_validate_before_fit_changes_nothing(tmp_path, row):
     toy = make_toy()
     runner = trainer(tmp_path, *ROWS[row]())
     runner.validate(toy, loader(2), verbose=False)
-    assert not state_of(toy).masks
+    assert not masks_of(toy)
     torch.manual_seed(0)
     Toy()  # as make_toy() left the generator
     Run(tmp_path, row).fit(toy)
@@ -490,11 +542,11 @@ def test_validate_before_fit_changes_nothing(tmp_path, row):
 def test_second_fit(tmp_path, row):
     run = Run(tmp_path, row)
     toy = run.fit(make_toy())
-    before = state_of(toy).masks
+    before = masks_of(toy)
     trainer(tmp_path, *run.callbacks, HoldsMasks()).fit(toy, loader())
     if row in FIXED:
-        assert_equal(before, state_of(toy).masks)
-    assert int(sum(mask.sum() for mask in state_of(toy).masks.values())) == 102
+        assert_equal(before, masks_of(toy))
+    assert int(sum(mask.sum() for mask in masks_of(toy).values())) == 102
 
 
 class Copies(pl.Callback):
@@ -512,13 +564,13 @@ class Copies(pl.Callback):
             module_trainer, pl_module._trainer = pl_module._trainer, None  # Lightning's own rule for pickling
             self.copies = self.copier((pl_module, callbacks))
             pl_module._trainer = module_trainer
-            self.masks = state_of(pl_module).masks
+            self.masks = masks_of(pl_module)
 
 
 class MasksAtStart(pl.Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if batch_idx == 0:
-            self.masks = state_of(pl_module).masks
+            self.masks = masks_of(pl_module)
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -550,15 +602,16 @@ def test_masks_follow_the_weights_of_a_tested_checkpoint(tmp_path, row):
     run = Run(tmp_path, row)
     toy = run.fit(make_toy(), checkpoint, enable_checkpointing=True)
     run.trainer.test(toy, loader(2), ckpt_path=tmp_path / "epoch=0.ckpt", verbose=False)
-    before = weights_of(toy)
-    for name, mask in state_of(toy).masks.items():
-        assert toy.get_parameter(name)[~mask].eq(0).all()
+    before = {name: weight_of(toy, name).clone() for name in masks_of(toy)}
+    assert before
+    for name, mask in masks_of(toy).items():
+        assert weight_of(toy, name)[~mask].eq(0).all()
     frozen = {"limit_train_batches": 1, "max_epochs": 1}
     toy.make_optimizer = lambda p: torch.optim.SGD(p, 0.0)
     callbacks = [callback for callback in run.callbacks if not isinstance(callback, Rotate)] or run.callbacks
     if row in FIXED:
         trainer(tmp_path, *callbacks, **frozen).fit(toy, loader())
-        assert all(torch.equal(toy.get_parameter(name), before[name]) for name in state_of(toy).masks)
+        assert_equal(before, {name: weight_of(toy, name) for name in masks_of(toy)})
 
 
 def test_an_optimizer_rebuilt_in_mid_fit_is_guarded_too(tmp_path):
@@ -597,12 +650,13 @@ def test_changed_model_does_not_resume(tmp_path, row):
     content = (tmp_path / "last.ckpt").read_bytes()
     changed = Toy()
     changed.net[6] = nn.Linear(200, 5)
-    with pytest.raises(RuntimeError, match=r"size mismatch for net.6.weight"):
+    match = r"net.6" if row in COMPACT else r"size mismatch for net.6.weight"
+    with pytest.raises(RuntimeError, match=match):
         trainer(tmp_path, *ROWS[row](), max_epochs=3).fit(changed, loader(), ckpt_path=tmp_path / "last.ckpt")
     assert (tmp_path / "last.ckpt").read_bytes() == content
 
 
-@pytest.mark.parametrize("row", FIXED[:1])
+@pytest.mark.parametrize("row", [FIXED[0], COMPACT[0]])
 @pytest.mark.parametrize("damage", ["truncated", "weights", "masks"])
 def test_damaged_checkpoint(tmp_path, row, damage):
     checkpoint = ModelCheckpoint(tmp_path, save_last=True)
@@ -612,10 +666,14 @@ def test_damaged_checkpoint(tmp_path, row, damage):
     if damage == "truncated":
         content = content[: len(content) // 2]
     else:
-        state = toy.net[6].weight.detach() if damage == "weights" else None
-        saved = torch.load(path, "cpu", weights_only=True)["callbacks"]
-        packed = next(value for key, value in saved.items() if key.startswith("PruneAtInit"))
-        needle = state if state is not None else packed["masks"]["net.6.weight"]["bits"]
+        saved = torch.load(path, "cpu", weights_only=True)
+        packed = next(value for key, value in saved["callbacks"].items() if key.startswith("PruneAtInit"))
+        if row in COMPACT:
+            needle = saved["state_dict"]["net.6.values" if damage == "weights" else "net.6.indices"]
+        elif damage == "weights":
+            needle = toy.net[6].weight.detach()
+        else:
+            needle = packed["masks"]["net.6.weight"]["bits"]
         content[content.index(needle.numpy().tobytes()) + 40] ^= 1
     path.write_bytes(content)
     with pytest.raises(
@@ -640,9 +698,9 @@ def test_masks_are_handed_over(tmp_path, first):
     runner = trainer(tmp_path, *pair[:: 1 if first else -1], start, checkpoint, enable_checkpointing=True)
     runner.fit(toy, loader())
     trainer(tmp_path, PruneAtInit("magnitude", 0.1), max_steps=1).fit(alone, loader())
-    assert_equal(start.masks, state_of(alone).masks)
+    assert_equal(start.masks, masks_of(alone))
     assert state_of(toy).owner is pair[1]
-    assert not torch.equal(state_of(toy).masks["net.6.weight"], start.masks["net.6.weight"])
+    assert not torch.equal(masks_of(toy)["net.6.weight"], start.masks["net.6.weight"])
     saved = torch.load(tmp_path / "last.ckpt", "cpu", weights_only=True)["callbacks"]
     masks = {key.partition("{")[0]: value.get("masks") for key, value in saved.items()}
     assert masks["PruneAtInit"] == {}  # handed over, not stored twice
@@ -672,11 +730,11 @@ def test_masks_return_to_who_is_there(tmp_path):
     """A later fit without the callback that moved masks: they stay put, and are in the checkpoint."""
     start, move, toy = PruneAtInit("magnitude", 0.1), Rotate(), make_toy()
     trainer(tmp_path, start, move).fit(toy, loader())
-    masks, calls = state_of(toy).masks, move.calls
+    masks, calls = masks_of(toy), move.calls
     checkpoint = ModelCheckpoint(tmp_path, save_last=True)
     trainer(tmp_path, start, checkpoint, HoldsMasks(), enable_checkpointing=True).fit(toy, loader())
     assert move.calls == calls
-    assert_equal(state_of(toy).masks, masks)
+    assert_equal(masks_of(toy), masks)
     saved = torch.load(tmp_path / "last.ckpt", "cpu", weights_only=True)["callbacks"]
     assert set(saved["PruneAtInit"]["masks"]) == set(masks)
 
@@ -716,20 +774,21 @@ def test_layers_made_late_may_be_named(tmp_path):
     callback = PruneAtInit("uniform", 0.5, density_overrides={"head.weight": 1.0}, verify=True)
     toy = Late()
     trainer(tmp_path, callback).fit(toy, loader())
-    assert int(state_of(toy).masks["head.weight"].sum()) == 16
+    assert int(masks_of(toy)["head.weight"].sum()) == 16
     callback = PruneAtInit("erk", 0.5, density_overrides={"hed": 1.0})
     with pytest.raises(ValueError, match="pattern 'hed' matches none"):
         trainer(tmp_path, callback).fit(Late(), loader())
 
 
-def test_callbacks_kept_after_fit_do_not_keep_the_net(tmp_path):
-    callbacks = [*ROWS["PruneAtInit-erk"](), ExactResume(), SparsityMonitor()]
+@pytest.mark.parametrize("row", ["PruneAtInit-erk", "PruneAtInit-erk, compact"])
+def test_callbacks_kept_after_fit_do_not_keep_the_net(tmp_path, row):
+    callbacks = [*ROWS[row](), ExactResume(), SparsityMonitor()]
     toy = make_toy()
     trainer(tmp_path, *callbacks).fit(toy, loader())
     for callback in callbacks:  # Lightning's own doing
         callback.__dict__.pop("log", None)
         callback.__dict__.pop("log_dict", None)
-    weight = weakref.ref(toy.net[6].weight)
+    weight = weakref.ref(next(toy.net[6].parameters()))
     del toy
     gc.collect()
     assert weight() is None

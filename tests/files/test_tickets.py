@@ -3,7 +3,7 @@
 import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from toy import HoldsMasks, Toy, assert_equal, loader, make_toy, trainer
+from toy import HoldsMasks, Toy, assert_equal, loader, make_toy, trainer, weight_of
 
 from lightning_sparse import (
     ASNISigmoidPruner,
@@ -119,18 +119,21 @@ def test_a_file_that_is_not_there_or_damaged(tmp_path):
 # Started from.
 
 
-def test_prune_at_init_starts_from_it(run, tmp_path):
+@pytest.mark.parametrize("storage", ["masked", "compact"])
+def test_prune_at_init_starts_from_it(run, tmp_path, storage):
     toy = Toy()
     ticket = load_ticket(tmp_path / "ticket.pt")
-    start = PruneAtInit(FromFile(str(tmp_path / "ticket.pt"), start="centroids"), verify=True)
+    start = PruneAtInit(
+        FromFile(str(tmp_path / "ticket.pt"), start="centroids"), storage=storage, verify=True
+    )
     frozen = {"limit_train_batches": 1, "max_epochs": 1, "num_sanity_val_steps": 0}
     toy.make_optimizer = lambda p: torch.optim.SGD(p, 0.0)
     trainer(tmp_path, start, HoldsMasks(), **frozen).fit(toy, loader())
     for name, mask in ticket.masks.items():
         plus, minus = ticket.centroids[name]
         expected = torch.where(ticket.signs[name] > 0, plus, minus)
-        assert torch.equal(toy.get_parameter(name)[mask], expected)
-        assert toy.get_parameter(name)[~mask].eq(0).all()
+        assert torch.equal(weight_of(toy, name)[mask], expected)
+        assert weight_of(toy, name)[~mask].eq(0).all()
     assert toy.net[0].bias.eq(0).all()
     assert toy.net[1].num_batches_tracked == 1
 

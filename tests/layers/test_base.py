@@ -147,11 +147,22 @@ def test_a_checkpoint_with_another_k_resizes_the_layer() -> None:
     torch.testing.assert_close(results(new, x)["values"], results(old, x)["values"])
 
 
-def test_a_checkpoint_of_another_shape_is_refused() -> None:
-    with pytest.raises(RuntimeError, match=r"0: `indices` must be distinct positions from 0 to 11"):
-        nn.Sequential(linear(4, 3, 2, bias=False)).load_state_dict(
-            nn.Sequential(linear(20, 3, 50, bias=False)).state_dict()
-        )
+@pytest.mark.parametrize("shape", [(20, 3), (6, 4), (3, 8)])
+def test_a_checkpoint_of_another_shape_is_refused(shape: tuple[int, int]) -> None:
+    """Also where its positions are within the weight: they are other places there."""
+    saved, layer = nn.Sequential(linear(*shape, 12, bias=False)), nn.Sequential(linear(4, 6, 2, bias=False))
+    match = rf"0: `shape` must be \({shape[1]}, {shape[0]}\), .* got a layer of shape \(6, 4\)"
+    with pytest.raises(RuntimeError, match=match):
+        layer.load_state_dict(saved.state_dict())
+
+
+def test_a_checkpoint_without_a_shape_is_held_to_its_positions() -> None:
+    """As those were that other versions saved."""
+    state = linear(20, 3, 50, bias=False).state_dict()
+    state["_extra_state"] = torch.tensor(list(b'{"name": "dct"}'), dtype=torch.uint8)
+    linear(20, 3, 2, bias=False).load_state_dict(state)
+    with pytest.raises(RuntimeError, match=r"`indices` must be distinct positions from 0 to 11"):
+        linear(4, 3, 2, bias=False).load_state_dict(state)
 
 
 def test_a_checkpoint_can_be_assigned_to_a_layer_on_the_meta_device() -> None:

@@ -236,8 +236,12 @@ def test_hooks_move_to_the_new_layer() -> None:
             "`allocation` must be one of uniform, erk, epl, epf, got 'rule'",
         ),
         (LeNet300100(), {"alpha": {"x": 1.0}}, "`alpha` pattern 'x' must match a converted weight, such as"),
-        (LeNet300100(), {"alpha": float("nan")}, "`alpha` must be a finite number or 'match_norm', got nan"),
-        (LeNet300100(), {"alpha": True}, "`alpha` must be a finite number or 'match_norm', got True"),
+        (
+            LeNet300100(),
+            {"alpha": float("nan")},
+            "`alpha` must be a finite number, 'match_norm' or 'lsuv', got nan",
+        ),
+        (LeNet300100(), {"alpha": True}, "`alpha` must be a finite number, 'match_norm' or 'lsuv', got True"),
         (LeNet300100(), {"density": True}, r"`density` must be in \(0, 1\], got True"),
         (LeNet300100(), {"include": "fcs*"}, r"`include` must be a list of patterns, got 'fcs\*'"),
         (LeNet300100(), {"min_weights_per_layer": 1.5}, "`min_weights_per_layer` must be an integer"),
@@ -247,7 +251,11 @@ def test_hooks_move_to_the_new_layer() -> None:
             {"offset": "dft"},
             r"`offset` must be one of dct, .*none, .*got 'dft'; did you mean dct\?",
         ),
-        (LeNet300100(), {"alpha": "norm"}, "`alpha` must be a finite number or 'match_norm', got 'norm'"),
+        (
+            LeNet300100(),
+            {"alpha": "norm"},
+            "`alpha` must be a finite number, 'match_norm' or 'lsuv', got 'norm'",
+        ),
         (
             nn.Sequential(nn.Linear(4, 4, device="meta")),
             {"alpha": "match_norm"},

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from toy import HoldsMasks, Rotate, Toy, loader
+from toy import HoldsMasks, Rotate, Toy, loader, masks_of
 
 from lightning_sparse import (
     FORCE,
@@ -33,6 +33,7 @@ from lightning_sparse import (
     SparseFineTuning,
     SynFlow,
 )
+from lightning_sparse.weights.found import sparse_weights
 from lightning_sparse.weights.state import state_of
 
 ROWS = {
@@ -50,6 +51,17 @@ ROWS = {
         IterativeMagnitudePruning(0.2, rounds=1, epochs_per_round=2, rewind_to_step=3, verify=True)
     ],
     "dctps-rigl": lambda: [DCTpSConversion(0.2), RigLCallback(every_n_steps=3, stop_at=100, grad_average=2)],
+    "compact": lambda: [PruneAtInit("magnitude", 0.2, storage="compact")],
+    "compact-random": lambda: [PruneAtInit("random", 0.2, storage="compact")],
+    "compact-force": lambda: [PruneAtInit(FORCE(4, 3), 0.2, storage="compact")],
+    "compact-rigl": lambda: [
+        RigLCallback(0.2, every_n_steps=3, stop_at=100, grad_average=2, storage="compact")
+    ],
+    "compact-set": lambda: [SETCallback(0.2, every_n_steps=3, stop_at=100, storage="compact")],
+    "compact-force-rigl": lambda: [
+        PruneAtInit(FORCE(4, 3), 0.2, storage="compact"),
+        RigLCallback(every_n_steps=3, stop_at=100, grad_average=2),
+    ],
     "unverified": lambda: [PruneAtInit("magnitude", 0.2)],
     "dctps": lambda: [DCTpSConversion(0.2)],
     "dctps-twice": lambda: [DCTpSConversion(0.4)],
@@ -101,8 +113,8 @@ def write(module):
 
 class SameOnAllRanks(pl.Callback):
     def on_train_batch_end(self, trainer, pl_module, *_):
-        for name, mask in state_of(pl_module).masks.items():
-            every = trainer.strategy.all_gather(mask.to(torch.uint8)).view(trainer.world_size, -1)
+        for name, weight in sparse_weights(pl_module).items():
+            every = trainer.strategy.all_gather(weight.mask.to(torch.uint8)).view(trainer.world_size, -1)
             assert (every == every[0]).all(), name
 
 
@@ -191,7 +203,7 @@ def main():
     result = {
         "metrics": trainer.test(module, loader(2)) if options.processes == 1 else [],
         "weights": module.state_dict(),
-        "masks": state_of(module).masks,
+        "masks": masks_of(module),
         "optimizer": trainer.optimizers[0].state_dict() if trainer.optimizers else {},
         "generator": torch.get_rng_state(),
         "sent": getattr(counts, "sent", []),

@@ -1,10 +1,11 @@
 """Weights that a callback has chosen, in layers that hold nothing else: compact storage instead of masks."""
 
 import glob
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +16,20 @@ from lightning_sparse.functional.pruning import random_positions
 from lightning_sparse.functional.ranking import positions_of
 from lightning_sparse.functional.saliency import Ranking
 from lightning_sparse.layers.compaction import store_compactly_
-from lightning_sparse.layers.convertible import convertible_layers, layers_converted_before
-from lightning_sparse.selection import match_overrides
+from lightning_sparse.layers.convertible import (
+    convertible_layers,
+    layers_converted_before,
+    unconverted_layers,
+)
+from lightning_sparse.layers.offsets.state import offsets_in
+from lightning_sparse.selection import match_overrides, plain_name
 from lightning_sparse.trainer.early import prepare_losses
 from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.parts import builds_layers_late
 from lightning_sparse.trainer.processes import masks_of_rank_zero, seed_of_rank_zero
 from lightning_sparse.types import Budgets, Masks, Shapes
 
-__all__ = ["Chooser", "RandomDraw", "compact_weights", "prepare_compact"]
+__all__ = ["Chooser", "RandomDraw", "compact_weights", "prepare", "take_storage_of"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,11 @@ class Chooser(Protocol):
     seed: int | None
     needs_data: bool
     draw: RandomDraw | None
+    storage: str
+
+    @property
+    def state_key(self) -> str:
+        """Where its state is in a checkpoint."""
 
     def select(self, module: LightningModule) -> dict[str, nn.Parameter]:
         """Return the weights it is for."""
@@ -81,36 +92,81 @@ def _converted_before(callback: Chooser, module: nn.Module) -> Budgets:
     return layers_converted_before(module, include, callback.exclude)
 
 
-def prepare_compact(
-    callback: Chooser, converter: Converter, trainer: Trainer, module: LightningModule, fitting: bool
+def prepare(
+    callback: Chooser, converter: Converter | None, trainer: Trainer, module: LightningModule
 ) -> None:
-    """Replace layers in fit, and in other stages if a checkpoint brings such ones; refuse what cannot work.
+    """Refuse what cannot work; see to it that layers are replaced before optimizers are made.
 
     Args:
         callback: Says which weights are kept.
-        converter: Its own.
-        trainer: In setup.
+        converter: Its own; ``None`` if it keeps them under masks.
+        trainer: In setup of fit.
         module: Its module.
-        fitting: Whether the stage is fit.
     """
-    loads = trainer.ckpt_path is not None
-    if not (fitting or loads):
-        return
-    if not loads and not builds_layers_late(module) and not _converted_before(callback, module):
+    if not builds_layers_late(module) and not (converter and _converted_before(callback, module)):
         callback.plan(module)
-    convert = partial(_replace_, callback, trainer, module, not loads)
-    waits = not loads and callback.needs_data
-    converter.prepare(trainer, module, convert, fitting=fitting, waits=waits, decides=not loads)
+    if converter is not None:
+        convert = partial(_choose_and_replace_, callback, trainer, module)
+        converter.prepare(trainer, module, convert, fitting=True, waits=True, decides=True)
 
 
-def _replace_(callback: Chooser, trainer: Trainer, module: LightningModule, decides: bool) -> list[str]:
+def take_storage_of(
+    checkpoint: Mapping[str, Any],
+    callback: Chooser,
+    converter: Converter | None,
+    trainer: Trainer,
+    fitting: bool,
+) -> None:
+    """Replace those layers by compact ones that are such in a checkpoint, so that its state can be loaded.
+
+    Args:
+        checkpoint: Nothing of it has been taken up yet.
+        callback: Says which weights are kept.
+        converter: Its own; ``None`` if it keeps them under masks.
+        trainer: Loads the checkpoint.
+        fitting: Whether fit goes on from it.
+
+    Raises:
+        SparsityError: If the callback has stored in another way there, or fit would go on from a checkpoint
+            without compact layers: its optimizers are made for others.
+    """
+    _refuse_other_storage(callback, checkpoint)
+    if converter is None:
+        return
+    module: LightningModule = trainer.lightning_module
+    offsets = offsets_in(checkpoint["state_dict"])
+    names = [plain_name(f"{path}.weight") for path, offset in offsets.items() if offset.is_zero]
+    if names:
+        converter.replace_(trainer, module, lambda _: _replace_(module, names), decides=False)
+    elif fitting:
+        raise SparsityError(
+            f"`storage` of {type(callback).__name__} is 'compact', but the checkpoint has no layers that are "
+            "stored so. Resume with the callbacks of then, or load only the weights and start a new run."
+        )
+
+
+def _refuse_other_storage(callback: Chooser, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint in which a callback has stored what it keeps in another way: keys would not fit."""
+    state = checkpoint.get("callbacks", {}).get(callback.state_key)
+    config = state.get("config") if isinstance(state, Mapping) else None
+    storage = (config.get("storage") or "masked") if isinstance(config, Mapping) else callback.storage
+    if storage != callback.storage:
+        raise SparsityError(
+            f"`storage` of {type(callback).__name__} is {callback.storage!r}, but the checkpoint was made "
+            f"with {storage!r}. Use that value, or load only the weights and start a new run."
+        )
+
+
+def _choose_and_replace_(
+    callback: Chooser, trainer: Trainer, module: LightningModule, decides: bool
+) -> Iterable[str]:
     """Replace the layers of a callback's weights by compact ones; those of an earlier fit stay.
 
     Args:
         callback: Says which weights are kept.
         trainer: In setup, or later.
         module: The module that it trains.
-        decides: Whether weights are chosen now; else a checkpoint that is loaded next brings them.
+        decides: Whether weights are chosen now; else a checkpoint that is loaded next brings layers.
 
     Returns:
         Names of the weights.
@@ -119,18 +175,30 @@ def _replace_(callback: Chooser, trainer: Trainer, module: LightningModule, deci
         SparsityError: If layers of an earlier fit have other counts than are asked for, or a weight cannot be
             stored so.
     """
+    if not decides:
+        return []
     if done := _converted_before(callback, module):
         _refuse_other_counts(callback, module, done)
-        return list(done)
+        return done
     weights = callback.select(module)
     layers = convertible_layers(module, [glob.escape(name) for name in weights])
     draws = torch.Generator().manual_seed(seed_of_rank_zero(trainer, callback.seed))
-    if decides:
-        supports = _supports(callback, trainer, module, weights, draws)
-    else:
-        supports = {name: torch.empty(0, dtype=torch.int64) for name in weights}
-    store_compactly_(module, layers, supports, draws)
+    supports = _supports(callback, trainer, module, weights, draws)
+    store_compactly_(module, layers, supports, draws, callback.exclude)
     return list(weights)
+
+
+def _replace_(module: LightningModule, names: Sequence[str]) -> Sequence[str]:
+    """Replace the layers of these weights by compact ones; what they hold is loaded next."""
+    ordinary = [f"{path}.weight" for path in unconverted_layers(module, ["*"])]
+    if rest := [glob.escape(name) for name in ordinary if name in names]:  # of what is missing, loading tells
+        layers = convertible_layers(module, rest)
+        nothing = dict.fromkeys(layers, torch.empty(0, dtype=torch.int64))
+        dense = [glob.escape(name) for name in ordinary if name not in names]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Frozen copies of layers")  # it was said when made
+            store_compactly_(module, layers, nothing, torch.Generator(), dense)
+    return names
 
 
 def _supports(

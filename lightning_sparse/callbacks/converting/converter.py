@@ -71,7 +71,7 @@ class Converter:
         """
         if fitting:
             refuse_averaged_supports(self.callback, trainer)
-        act = partial(self._convert_, trainer, module, convert)
+        act = partial(self.replace_, trainer, module, convert)
         if waits:
             before_restoring(trainer, lambda loads: act(not loads))
         elif builds_layers_late(module):
@@ -105,13 +105,14 @@ class Converter:
         if fitting and self._decided:
             _refuse_other_counts(self.counts, weights)
 
-    def _convert_(
+    def replace_(
         self,
         trainer: Trainer,
         module: LightningModule,
         convert: Callable[[bool], Iterable[str]],
         decides: bool,
     ) -> None:
+        """Replace the layers now, and do what comes with it; the arguments are those of `prepare`."""
         self._decided = decides
         if next(module.parameters(), None) is None:
             raise SparsityError(
