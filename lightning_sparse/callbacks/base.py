@@ -28,7 +28,7 @@ from lightning_sparse.callbacks.saved import (
 )
 from lightning_sparse.callbacks.sparsifier import Sparsifier, is_among, refuse_changed_config, sparsifiers
 from lightning_sparse.callbacks.stateful import Brought
-from lightning_sparse.checks import check_choice, check_flag
+from lightning_sparse.checks import check_flag
 from lightning_sparse.files.states import refuse_other_layout
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.selection import parameters_by_name, prunes_nothing, select_weights
@@ -69,14 +69,11 @@ class SparsityCallback(Sparsifier, ABC):
     remembers_when_tested: ClassVar[bool] = False
     """Whether a test of a checkpoint also brings back ``run_state``, for a later fit to go on from."""
 
-    storages: ClassVar[Sequence[str]] = ("masked",)
-    """How it may store what it keeps."""
-
     def __init__(
         self, density: float, *, storage: Storage = "masked", verify: bool = False, **selection: Any
     ) -> None:
         super().__init__(density, **selection)
-        check_choice("storage", storage, self.storages)
+        compact.check_storage(type(self).__name__, storage, self.storages)
         check_flag("verify", verify)
         self.verify, self.storage = verify, storage
         self.needs_data = False

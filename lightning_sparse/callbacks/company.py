@@ -93,6 +93,11 @@ class Member(Protocol):
     """One of the callbacks that make a Trainer's net sparse, as the others see it."""
 
     density: float
+    storage: str
+
+    @property
+    def storages(self) -> Sequence[str]:
+        """How it may store what it keeps, or find it stored."""
 
     @property
     def role(self) -> str:
@@ -157,6 +162,11 @@ def refuse_company(callback: Member, callbacks: Sequence[Member]) -> None:
         problem = NOT_BOTH.get((first.role, second.role))
         if other is not callback and problem is not None:
             raise SparsityError(f"{type(first).__name__} and {type(second).__name__} {problem}")
+        if callback.role == "moves" and other.storage not in callback.storages:
+            raise SparsityError(
+                f"{type(callback).__name__} cannot prune what {type(other).__name__} stores as "
+                f"{other.storage!r}. Leave `storage` out there."
+            )
 
 
 def refuse_missing_owner(state: SparseState) -> None:

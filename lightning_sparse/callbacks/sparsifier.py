@@ -60,6 +60,8 @@ class Sparsifier(OurCallback, ABC):
     """Whether masks change while training goes on; of such callbacks a Trainer takes one."""
     converts: ClassVar[bool] = False
     """Whether layers are replaced; nothing has masks then."""
+    storages: ClassVar[Sequence[str]] = ("masked",)
+    """How it may store what it keeps, or find it stored."""
     storage: str = "masked"
     """Where the entries that are kept lie: under masks, or alone in layers of their own ("compact")."""
     left_behind: ClassVar[str]

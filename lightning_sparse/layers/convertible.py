@@ -88,7 +88,7 @@ def convertible_layers(
     if (left and include is not None) or not fit:
         raise SparsityError(
             f"`include` must name weights of {CONVERTIBLE} themselves, got {left[0]!r} of "
-            f"{type(owners[left[0]][0]).__name__}. Leave it out; `PruneAtInit` takes any weight."
+            f"{type(owners[left[0]][0]).__name__}. Leave it out; masks (`storage='masked'`) take any weight."
         )
     if left:
         warnings.warn(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparse.callbacks.converting.converter import Converter
-from lightning_sparse.checks import ALL, SparsityError
+from lightning_sparse.checks import ALL, SparsityError, check_choice
 from lightning_sparse.functional.pruning import random_positions
 from lightning_sparse.functional.ranking import positions_of
 from lightning_sparse.functional.saliency import Ranking
@@ -28,8 +28,9 @@ from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.parts import builds_layers_late
 from lightning_sparse.trainer.processes import masks_of_rank_zero, seed_of_rank_zero
 from lightning_sparse.types import Budgets, Masks, Shapes
+from lightning_sparse.weights.found import sparse_weights
 
-__all__ = ["Chooser", "RandomDraw", "compact_weights", "prepare", "take_storage_of"]
+__all__ = ["Chooser", "RandomDraw", "check_storage", "compact_weights", "prepare", "take_storage_of"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,23 @@ class Chooser(Protocol):
 
     def planned_budgets(self, shapes: Shapes) -> Budgets:
         """Return the budgets that arguments and shapes decide."""
+
+    def planned_total(self, total: int) -> int:
+        """Return how many of so many weights will be kept."""
+
+
+def check_storage(callback: str, storage: object, possible: Sequence[str]) -> None:
+    """Refuse what is no storage, and one that a callback cannot have.
+
+    Raises:
+        SparsityError: It tells the way out.
+    """
+    check_choice("storage", storage, ("masked", "compact"))
+    if storage not in possible:
+        raise SparsityError(
+            f"`storage` of {callback} must be 'masked', got {storage!r}: it prunes dense weights on the way. "
+            "To train what it finds: `PruneAtInit(FromFile('ticket.pt'), storage='compact')`."
+        )
 
 
 def compact_weights(
@@ -178,7 +196,7 @@ def _choose_and_replace_(
     if not decides:
         return []
     if done := _converted_before(callback, module):
-        _refuse_other_counts(callback, module, done)
+        _refuse_other_weights(callback, module, done)
         return done
     weights = callback.select(module)
     layers = convertible_layers(module, [glob.escape(name) for name in weights])
@@ -229,13 +247,23 @@ def _supports(
     return {name: positions_of(mask) for name, mask in masks.items()}
 
 
-def _refuse_other_counts(callback: Chooser, module: nn.Module, counts: Budgets) -> None:
-    """Refuse compact layers of an earlier fit that do not have what the arguments ask for."""
-    layers = dict(module.named_modules())
-    shapes = {name: layers[name.removesuffix(".weight")].shape for name in counts}
-    for name, planned in callback.planned_budgets(shapes).items():
-        if counts[name] != planned:
+def _refuse_other_weights(callback: Chooser, module: nn.Module, counts: Budgets) -> None:
+    """Refuse layers that were replaced before, unless they hold what the arguments ask for."""
+    weights, name = sparse_weights(module), type(callback).__name__
+    if beside := [name for name in counts if not weights[name].prunes]:
+        raise SparsityError(
+            f"`storage` 'compact' of {name} is for dense layers, got {beside[0]!r}, which is stored as "
+            f"{weights[beside[0]].stored_as!r}. Leave {name} out, or what has converted them."
+        )
+    shapes = {name: weights[name].shape for name in counts}
+    planned, there = callback.planned_budgets(shapes), counts
+    if planned.keys() != counts.keys():  # shared out by scores; some methods round down
+        total = callback.planned_total(sum(shape.numel() for shape in shapes.values()))
+        kept = sum(counts.values())
+        planned, there = planned | {"all": total}, {**counts, "all": total if kept == total - 1 else kept}
+    for name, count in planned.items():
+        if there[name] != count:
             raise SparsityError(
-                f"`density` {callback.density} and the other arguments ask for {planned} values in {name!r}, "
-                f"but an earlier fit has left {counts[name]}. Use the arguments of then, or a new module."
+                f"`density` {callback.density} and the other arguments ask for {count} values in {name!r}, "
+                f"but an earlier fit has left {there[name]}. Use the arguments of then, or a new module."
             )

@@ -23,7 +23,7 @@ from lightning_sparse.trainer.packages import (
 from lightning_sparse.trainer.parts import callbacks_of
 from lightning_sparse.trainer.processes import assert_ranks_agree
 from lightning_sparse.trainer.restart import StartStates, first_states, start_once_more_
-from lightning_sparse.types import Budgets, Masks, Shapes
+from lightning_sparse.types import Budgets, Masks, Shapes, Storage
 from lightning_sparse.weights.state import state_of
 
 __all__ = ["EpochPruning"]
@@ -76,6 +76,7 @@ class EpochPruning(SparsityCallback, ABC):
         include: list[str] | Literal["all"] | None = None,
         exclude: list[str] | None = None,
         density_overrides: dict[str, float] | None = None,
+        storage: Storage = "masked",
         verify: bool = False,
     ) -> None:
         check_count("min_weights_per_layer", min_weights_per_layer, 0)
@@ -84,6 +85,7 @@ class EpochPruning(SparsityCallback, ABC):
             include=include,
             exclude=exclude,
             density_overrides=density_overrides,
+            storage=storage,
             verify=verify,
         )
         self.min_weights_per_layer = min_weights_per_layer

@@ -73,8 +73,11 @@ OWN_MASKS = ("dense_first_layer", "density_overrides", "storage")
 
 def refuse_without_density(arguments: Mapping[str, object]) -> None:
     """Refuse arguments about masks of its own where it draws none."""
-    for argument in (name for name in OWN_MASKS if arguments.get(name) not in (None, False, {}, "masked")):
-        raise SparsityError(f"`{argument}` needs `density`, got None. It is for masks of its own.")
+    for argument in (name for name in OWN_MASKS if arguments.get(name) not in (None, {}, False, "masked")):
+        raise SparsityError(
+            f"`{argument}` needs `density`, got None: it is for what a callback draws itself. Give both, or "
+            "neither beside the callback that this one starts from."
+        )
 
 
 def warn_of_rest(callback: str, every_n_steps: int, last_step: int) -> None:
