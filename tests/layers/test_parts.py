@@ -8,13 +8,16 @@ import torch
 from layers_toy import OFFSETS, convolution, dense_twin, inputs_of, linear, results
 from torch import Tensor
 
-from lightning_sparse.layers.transformed import Transformed, TransformedConvolution, TransformedLinear
+from lightning_sparse.layers.transformed import Transformed
+from lightning_sparse.layers.transformed_convolution import TransformedConvolution
+from lightning_sparse.layers.transformed_linear import TransformedFew, TransformedLinear
 
 
 @pytest.fixture(autouse=True)
 def parts_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let two vectors of 20 numbers or two images of 4 x 9 x 8 make a part; here outputs are smaller."""
-    monkeypatch.setattr(TransformedLinear, "floats_at_a_time", 2 * 20)
+    for kind in (TransformedFew, TransformedLinear):
+        monkeypatch.setattr(kind, "floats_at_a_time", 2 * 20)
     monkeypatch.setattr(TransformedConvolution, "floats_at_a_time", 2 * 4 * 9 * 8)
 
 

@@ -2,13 +2,18 @@
 
 import math
 
+import torch
+
 from lightning_sparse.layers.adapted import Adapted
 from lightning_sparse.layers.backends.base import BackendRow, LayerParts, Work, register_backend
 from lightning_sparse.layers.products import Product
-from lightning_sparse.layers.support import INDEX_ADD_UP_TO, SparsePattern
-from lightning_sparse.layers.transformed import TransformedConvolution, TransformedLinear
+from lightning_sparse.layers.transformed import Transformed
+from lightning_sparse.layers.transformed_convolution import TransformedConvolution
+from lightning_sparse.layers.transformed_linear import TransformedFew, TransformedLinear
 
-__all__ = ["Transform"]
+__all__ = ["Transform", "are_few"]
+
+FEW_UP_TO = 0.5  # values for each feature of the longer side
 
 # Of the part of S; the offset has the others. Those per value, feature, channel and plane are for each row.
 LINEAR_PER_CALL_IN_BAGS, LINEAR_PER_FEATURE_IN_BAGS, LINEAR_PER_VALUE = 200, 0.0027, 0.0003
@@ -39,19 +44,30 @@ class Transform(BackendRow):
         shape, geometry, device = parts.shape, parts.geometry, parts.indices.device
         if device.type == "meta":  # only shapes count there, and supports cannot be read
             return None
-        kind = TransformedLinear if geometry is None else TransformedConvolution
+        kind = _kind(parts)
         if parts.base is not None:
-            return Adapted(parts.base.detach(), kind(shape, geometry, _pattern(parts), None))
+            return Adapted(parts.base.detach(), kind(shape, geometry, parts.indices, None))
         transform = parts.offset.transform(shape, geometry, parts.dtype, device)
         if transform is None and not parts.offset.is_zero:
             return None
-        return kind(shape, geometry, _pattern(parts), transform)
+        return kind(shape, geometry, parts.indices, transform)
+
+
+def _kind(parts: LayerParts) -> type[Transformed]:
+    if parts.geometry is not None:
+        return TransformedConvolution
+    return TransformedFew if are_few(parts.shape, len(parts.indices)) else TransformedLinear
+
+
+def are_few(shape: torch.Size, nnz: int) -> bool:
+    """Return whether a linear layer has so few values that taking them one by one is fastest."""
+    return nnz <= FEW_UP_TO * max(shape)
 
 
 def _time_of_sparse(work: Work) -> float:
     channels, places = work.shape[0] + work.shape[1], math.prod(work.shape[2:])
     if len(work.shape) == 2:
-        in_bags = work.nnz > INDEX_ADD_UP_TO * max(work.shape)
+        in_bags = not are_few(work.shape, work.nnz)
         per_row = LINEAR_PER_VALUE * work.nnz + LINEAR_PER_FEATURE_IN_BAGS * channels * in_bags
         return LINEAR_PER_CALL_IN_BAGS * in_bags + work.rows * per_row
     if places == 1:
@@ -59,12 +75,3 @@ def _time_of_sparse(work: Work) -> float:
     planes = min(places * channels, 2 * work.nnz)
     per_row = SPATIAL_PER_CHANNEL * channels + SPATIAL_PER_PLANE * planes + SPATIAL_PER_VALUE * work.nnz
     return SPATIAL_PER_PLACE * places + work.rows * per_row
-
-
-def _pattern(parts: LayerParts) -> SparsePattern:
-    """Place the values in the matrix that maps all input columns, those of every group, to outputs."""
-    groups = 1 if parts.geometry is None else parts.geometry.groups
-    (out, patch), flat = (parts.shape[0], math.prod(parts.shape[1:])), parts.indices.long()
-    rows = flat // patch
-    cols = flat % patch + rows // (out // groups) * patch
-    return SparsePattern(rows.int(), cols.int(), (out, groups * patch))
