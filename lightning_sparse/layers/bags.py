@@ -102,10 +102,10 @@ def transposed(matrix: Tensor) -> Tensor:
             [2., 5.],
             [3., 6.]])
     """
-    (rows, columns), size = matrix.shape, matrix.numel()
-    if matrix.device.type != "cpu" or not size or matrix.t().is_contiguous():
+    (rows, columns), strides, size = matrix.shape, matrix.stride(), matrix.numel()
+    if strides != (columns, 1) or rows == 1 or not size or matrix.device.type != "cpu":
         return matrix.t().contiguous()
-    channels = matrix.contiguous().as_strided((1, size, 1, 1), (size, 1, size, size))
+    channels = matrix.as_strided((1, size, 1, 1), (size, 1, size, size))
     return torch.native_channel_shuffle(channels, rows).view(columns, rows)
 
 

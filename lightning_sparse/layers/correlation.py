@@ -10,7 +10,7 @@ from lightning_sparse.layers.bags import Bags, WeightedBags
 
 __all__ = ["Correlation"]
 
-_PICK_BELOW = 0.5  # share of channels below which those that have values are picked
+_PICK_BELOW = 0.5  # share of lines below which only those that are met are laid out
 
 
 class Correlation:
@@ -19,6 +19,7 @@ class Correlation:
     Inputs are ``(channels, *sides, batch)``, with zeros outside. For each row of pixels, in the first
     dimension of images, channels lie one below the other, once for each shift in the other dimensions. Rows
     that follow each other are then one table, and an entry names a row of it, wherever in the image it is.
+    Sequences, and images of which few channels are met, are laid out as one row.
 
     Args:
         outputs: Output channel o of each entry, int64.
@@ -31,10 +32,12 @@ class Correlation:
     def __init__(
         self, outputs: Tensor, channels: Tensor, at: Tensor, sizes: tuple[int, int], steps: Sequence[int]
     ) -> None:
-        if len(steps) == 1:  # a sequence is an image of one row
-            at, steps = torch.cat([torch.zeros_like(at), at], 1), (1, *steps)
         if not len(at):
             at = at.new_zeros(1, len(steps))
+        columns = len(torch.unique(at[:, 1:], dim=0)) * sizes[1]
+        self.in_one_row = len(steps) == 1 or len(channels) < _PICK_BELOW * columns
+        if self.in_one_row:
+            at, steps = torch.cat([torch.zeros_like(at[:, :1]), at], 1), (1, *steps)
         self.steps = steps
         self.first, last = int(at[:, 0].min()), int(at[:, 0].max())
         self.height = last - self.first + 1
@@ -58,7 +61,7 @@ class Correlation:
 
     def sample(self, grad: Tensor, inputs: Tensor) -> Tensor:
         """Return for each entry the gradient of its value, for that of the output."""
-        rows = grad.unsqueeze(1) if grad.dim() == 3 else grad
+        rows = grad.unsqueeze(1) if self.in_one_row else grad
         total = None
         for number, table in enumerate(self.tables(inputs, grad.shape[1:-1])):
             total = self.bags.sample(rows[:, number].flatten(1), table, total)
@@ -67,7 +70,7 @@ class Correlation:
 
     def tables(self, inputs: Tensor, sides: Sequence[int]) -> Iterator[Tensor]:
         """Yield what the neighbourhoods of each row of outputs meet: ``(height * lines, pixels * batch)``."""
-        if inputs.dim() == 3:
+        if self.in_one_row:
             inputs, sides = inputs.unsqueeze(1), (1, *sides)
         (count, *inner), step = sides, self.steps[0]
         rows = (count - 1) * step + self.height

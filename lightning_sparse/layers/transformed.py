@@ -42,10 +42,9 @@ class Transformed(Product):
 
     def forward(self, x: Tensor, values: Tensor, alpha: Tensor | None, bias: Tensor | None) -> Tensor:
         """Return ``alpha (C x) + S x + b``, computed in float32 or float64."""
-        parts = torch.split(x, self._items_at_a_time(x))
         dtype = accumulation_dtype(x.dtype)
         values, alpha, bias = _cast(dtype, values, alpha, bias)
-        ready = self._ready(values)
+        ready, (parts,) = self._ready(values), self._parts(x)
         return _joined([self._multiply(part.to(dtype), ready, alpha, bias).to(x.dtype) for part in parts])
 
     def backward(
@@ -60,13 +59,11 @@ class Transformed(Product):
         """Apply the adjoints."""
         if dense.wanted:
             dense.add(self.weight_gradient(grad, x))
-        items, dtype = self._items_at_a_time(x), accumulation_dtype(x.dtype)
+        dtype = accumulation_dtype(x.dtype)
         exact_values, exact_alpha = _cast(dtype, values, alpha)
         ready = self._ready_adjoint(exact_values) if needs[0] else None
-        pairs = zip(torch.split(grad, items), torch.split(x, items), strict=True)
-        parts = (
-            self._gradients(needs, g.to(dtype), inputs.to(dtype), ready, exact_alpha) for g, inputs in pairs
-        )
+        pairs = zip(*self._parts(x, grad), strict=True)
+        parts = (self._gradients(needs, g.to(dtype), i.to(dtype), ready, exact_alpha) for i, g in pairs)
         d_x, d_values, d_alpha = _gathered(parts, x.dtype)
         return (
             d_x,
@@ -96,11 +93,12 @@ class Transformed(Product):
             d_x = self._plus_sparse_adjoint(d_offset, alpha, ready, laid_out, x.shape)
         return d_x, d_values, d_alpha
 
-    def _items_at_a_time(self, x: Tensor) -> int:
-        """Return how many vectors or images make a part: all of them where there is no cache to stay in."""
-        if x.device.type != "cpu":
-            return max(1, len(x))
-        return max(1, self.floats_at_a_time // self._floats_per_item(x))
+    def _parts(self, x: Tensor, *others: Tensor) -> list[Sequence[Tensor]]:
+        """Split a batch, and others along with it; whole where there is no cache to stay in."""
+        items = max(1, self.floats_at_a_time // self._floats_per_item(x))
+        if x.device.type != "cpu" or len(x) <= items:
+            return [(tensor,) for tensor in (x, *others)]
+        return [torch.split(tensor, items) for tensor in (x, *others)]
 
     @abstractmethod
     def _floats_per_item(self, x: Tensor) -> int:
@@ -149,7 +147,7 @@ def scaled(offset: Tensor | None, alpha: Tensor | None, size: Sequence[int], lik
 
 
 def _cast(dtype: torch.dtype, *tensors: Tensor | None) -> list[Any]:
-    return [None if tensor is None else tensor.to(dtype) for tensor in tensors]
+    return [t if t is None or t.dtype == dtype else t.to(dtype) for t in tensors]
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -1,6 +1,7 @@
 """Products of convolutions by a fast transform and a sparse kernel."""
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import product
 from typing import NamedTuple
@@ -8,12 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_sparse.layers.bags import WeightedBags, transposed
+from lightning_sparse.layers.bags import Bags, WeightedBags, transposed
 from lightning_sparse.layers.correlation import Correlation
 from lightning_sparse.layers.geometry import Convolution
 from lightning_sparse.layers.transformed import Transformed, plus_scaled
 
-__all__ = ["TransformedConvolution"]
+__all__ = ["TransformedConvolution", "TransformedPointwise"]
 
 
 class _Phase(NamedTuple):
@@ -124,6 +125,98 @@ class TransformedConvolution(Transformed):
     def _geometry(self) -> Convolution:
         assert self.geometry is not None
         return self.geometry
+
+
+class TransformedPointwise(Transformed):
+    """Transforms for kernels of one place that pads nothing: S acts on the channels of every pixel.
+
+    An image of many pixels is a table as it is; the pixels of small ones are put side by side.
+    """
+
+    floats_at_a_time = 2**19
+
+    def _floats_per_item(self, x: Tensor) -> int:
+        return max(1, max(self.shape[0], x.shape[1]) * math.prod(x.shape[2:]))
+
+    @cached_property
+    def _bags(self) -> Bags:
+        outputs, inputs, sizes = self._entries()
+        return Bags(outputs, inputs, sizes)
+
+    @cached_property
+    def _bags_of_inputs(self) -> Bags:
+        outputs, inputs, sizes = self._entries()
+        return Bags(inputs, outputs, sizes[::-1])
+
+    def _entries(self) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """Return output and input channel of each value, and how many there are."""
+        assert self.geometry is not None
+        (outputs, inputs), groups = self.shape[:2], self.geometry.groups
+        flat = self.indices.long()
+        first = flat // inputs // (outputs // groups) * inputs  # of the group
+        return flat // inputs, flat % inputs + first, (outputs, inputs * groups)
+
+    def _ready(self, values: Tensor) -> WeightedBags:
+        return self._bags.weighted(values)
+
+    def _ready_adjoint(self, values: Tensor) -> WeightedBags:
+        return self._bags_of_inputs.weighted(values)
+
+    def _plus_sparse(
+        self, offset: Tensor | None, alpha: Tensor | None, ready: WeightedBags, x: Tensor
+    ) -> Tensor:
+        met = self._met(x)
+        return plus_scaled(_from_tables(ready, _tables(met), met.shape), offset, alpha)
+
+    def _lay_out(self, grad: Tensor) -> Tensor:
+        return grad
+
+    def _plus_sparse_adjoint(
+        self,
+        offset: Tensor | None,
+        alpha: Tensor | None,
+        ready: WeightedBags,
+        laid_out: Tensor,
+        input_size: torch.Size,
+    ) -> Tensor:
+        d_met = _from_tables(ready, _tables(laid_out), laid_out.shape)
+        if d_met.shape == input_size:
+            return plus_scaled(d_met, offset, alpha)
+        d_x = laid_out.new_zeros(input_size)
+        self._met(d_x).copy_(d_met)
+        return plus_scaled(d_x, offset, alpha)
+
+    def _sample(self, laid_out: Tensor, x: Tensor) -> Tensor:
+        total = None
+        for grad, table in zip(_tables(laid_out), _tables(self._met(x)), strict=True):
+            total = self._bags.sample(grad, table, total)
+        assert total is not None
+        return total
+
+    def _met(self, x: Tensor) -> Tensor:
+        """Return the pixels that the stride meets."""
+        assert self.geometry is not None
+        steps = tuple(slice(None, None, step) for step in self.geometry.stride)
+        everywhere = (slice(None), slice(None), *steps)
+        return x[everywhere]
+
+
+_PIXELS = 64  # from which on an image is a table by itself
+
+
+def _tables(images: Tensor) -> Sequence[Tensor]:
+    """Return tables of channels by pixels."""
+    if len(images) and math.prod(images.shape[2:]) >= _PIXELS:
+        return images.flatten(2).contiguous().unbind()
+    return (_planes(images).flatten(1),)
+
+
+def _from_tables(ready: WeightedBags, tables: Sequence[Tensor], size: torch.Size) -> Tensor:
+    """Return images of their sums: ``(batch, outputs, *sides)``, with the batch and the sides of ``size``."""
+    sums = [ready.sum(table) for table in tables]
+    if size[0] and math.prod(size[2:]) >= _PIXELS:
+        return torch.stack(sums).view(size[0], len(sums[0]), *size[2:])
+    return _images(sums[0].view(len(sums[0]), *size[2:], size[0]))
 
 
 def _planes(images: Tensor) -> Tensor:

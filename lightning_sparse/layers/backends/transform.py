@@ -8,7 +8,7 @@ from lightning_sparse.layers.adapted import Adapted
 from lightning_sparse.layers.backends.base import BackendRow, LayerParts, Work, register_backend
 from lightning_sparse.layers.products import Product
 from lightning_sparse.layers.transformed import Transformed
-from lightning_sparse.layers.transformed_convolution import TransformedConvolution
+from lightning_sparse.layers.transformed_convolution import TransformedConvolution, TransformedPointwise
 from lightning_sparse.layers.transformed_linear import TransformedFew, TransformedLinear
 
 __all__ = ["Transform", "are_few"]
@@ -55,7 +55,8 @@ class Transform(BackendRow):
 
 def _kind(parts: LayerParts) -> type[Transformed]:
     if parts.geometry is not None:
-        return TransformedConvolution
+        pointwise = math.prod(parts.shape[2:]) == 1 and not any(parts.geometry.padding)
+        return TransformedPointwise if pointwise else TransformedConvolution
     return TransformedFew if are_few(parts.shape, len(parts.indices)) else TransformedLinear
 
 
