@@ -19,7 +19,7 @@ from lightning_sparse.layers import (
     convert_,
 )
 from lightning_sparse.layers.backends import BACKENDS, Backend
-from lightning_sparse.layers.transformed import Transformed
+from lightning_sparse.layers.products import Materialized
 
 AUTHORS = "authors'"
 
@@ -148,7 +148,7 @@ def net_forms(make: Callable[[], nn.Module], density: float) -> dict[str, nn.Mod
 
 def choice_of(layer: DensePlusSparse, x: Tensor) -> str:
     """Return the backend that a layer takes for an input."""
-    return "transform" if isinstance(layer.product_for(x), Transformed) else "materialize"
+    return "materialize" if isinstance(layer.product_for(x), Materialized) else "transform"
 
 
 def take_turns(

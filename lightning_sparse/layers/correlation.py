@@ -34,8 +34,9 @@ class Correlation:
     ) -> None:
         if not len(at):
             at = at.new_zeros(1, len(steps))
-        columns = len(torch.unique(at[:, 1:], dim=0)) * sizes[1]
-        self.in_one_row = len(steps) == 1 or len(channels) < _PICK_BELOW * columns
+        self.in_one_row = len(steps) == 1 or len(channels) < _PICK_BELOW * sizes[1] * len(
+            torch.unique(at[:, 1:], dim=0)
+        )
         if self.in_one_row:
             at, steps = torch.cat([torch.zeros_like(at[:, :1]), at], 1), (1, *steps)
         self.steps = steps

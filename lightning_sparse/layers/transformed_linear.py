@@ -10,6 +10,8 @@ from lightning_sparse.layers.transformed import Transformed, plus_scaled, scaled
 
 __all__ = ["TransformedFew", "TransformedLinear"]
 
+OFTEN = 32  # values for each feature of the longer side, by about which tables are better read in parts
+
 
 class TransformedLinear(Transformed):
     """Transforms for ``(rows, in)``: S acts on columns, which are laid out and back."""
@@ -17,7 +19,8 @@ class TransformedLinear(Transformed):
     floats_at_a_time = 2**18
 
     def _floats_per_item(self, x: Tensor) -> int:  # noqa: ARG002
-        return max(self.shape)
+        longer = max(self.shape)  # of a table that is read a few times, half need not stay in the cache
+        return longer if self.transform or len(self.indices) > OFTEN * longer else max(1, longer // 2)
 
     @cached_property
     def _bags(self) -> Bags:

@@ -28,7 +28,7 @@ def layers_and_inputs(dtype: torch.dtype = torch.float64, **options: Any) -> lis
     )
     return [
         (linear(k=5, **options), vectors),
-        (linear(**options), vectors),
+        (linear(k=200, **options), vectors),
         (convolution(kernel_size=3, stride=2, groups=2, **options), images),
         (convolution(kernel_size=1, stride=2, density=0.1, **options), images),
         *(
@@ -74,7 +74,7 @@ def test_gradients_of_parts_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> N
         return gradients
 
     monkeypatch.setattr(Transformed, "_gradients", watched)
-    layer = linear(backend="transform")
+    layer = linear(k=200, backend="transform")
     results(layer, torch.randn(40, 20, dtype=torch.float64))
     assert len(alive) == 20  # parts
     assert max(alive) <= 2  # the sum so far, and that of the part before

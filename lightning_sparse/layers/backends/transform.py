@@ -13,7 +13,7 @@ from lightning_sparse.layers.transformed_linear import TransformedFew, Transform
 
 __all__ = ["Transform", "are_few"]
 
-FEW_UP_TO = 0.5  # values for each feature of the longer side
+FEW, FEW_PER_FEATURE = 80, 0.1  # values, and more of them for each feature of the longer side
 
 # Of the part of S; the offset has the others. Those per value, feature, channel and plane are for each row.
 LINEAR_PER_CALL_IN_BAGS, LINEAR_PER_FEATURE_IN_BAGS, LINEAR_PER_VALUE = 200, 0.0027, 0.0003
@@ -62,7 +62,7 @@ def _kind(parts: LayerParts) -> type[Transformed]:
 
 def are_few(shape: torch.Size, nnz: int) -> bool:
     """Return whether a linear layer has so few values that taking them one by one is fastest."""
-    return nnz <= FEW_UP_TO * max(shape)
+    return nnz <= FEW + FEW_PER_FEATURE * max(shape)
 
 
 def _time_of_sparse(work: Work) -> float:
