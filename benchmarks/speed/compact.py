@@ -148,7 +148,7 @@ def memory(report: Report, options: argparse.Namespace) -> str:
     """Compare the bytes that outlive a step."""
     size, bars = tables(options).memory
     lines, case = [], linear_case(size, size, rows=2)
-    x = torch.randn(case.input_size)
+    x = torch.randn(case.input_size, requires_grad=True)
     dense = bytes_after_a_step(case.make(), x)
     for density, at_most in bars.items():
         layer = compact_form(case.make, density, offset="none", backend="transform")
@@ -161,6 +161,7 @@ def memory(report: Report, options: argparse.Namespace) -> str:
 def bytes_after_a_step(layer: nn.Module, x: Tensor) -> int:
     """Return the bytes of all tensors that a layer and its optimizer hold after a step."""
     optimizer = Adam(layer.parameters(), fused=True)
+    x.grad = None
     layer(x).square().sum().backward()
     optimizer.step()
     held = {}

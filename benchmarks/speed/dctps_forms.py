@@ -129,7 +129,7 @@ def compact_form(
     make: Callable[..., nn.Module], density: float, backend: Backend = "auto", offset: Offset | str = "dct"
 ) -> DensePlusSparse:
     """Return a Dense-plus-Sparse layer as the conversion makes it, with values other than zero."""
-    net = nn.Sequential(make(device="meta"))
+    net = nn.Sequential(make(device="cpu" if offset == "pretrained" else "meta"))
     convert_(net, density, backend=backend, offset=offset)
     nn.init.normal_(net[0].values, std=0.01)
     return net[0]

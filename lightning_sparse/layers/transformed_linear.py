@@ -10,7 +10,9 @@ from lightning_sparse.layers.transformed import Transformed, plus_scaled, scaled
 
 __all__ = ["TransformedFew", "TransformedLinear"]
 
-OFTEN = 32  # values for each feature of the longer side, by about which tables are better read in parts
+# Values for each feature below which a table is read so seldom that putting parts together takes longer than
+# what the cache saves; and how many times as large parts may then be.
+OFTEN, SELDOM_TIMES = 20, 4
 
 
 class TransformedLinear(Transformed):
@@ -19,8 +21,9 @@ class TransformedLinear(Transformed):
     floats_at_a_time = 2**18
 
     def _floats_per_item(self, x: Tensor) -> int:  # noqa: ARG002
-        longer = max(self.shape)  # of a table that is read a few times, half need not stay in the cache
-        return longer if self.transform or len(self.indices) > OFTEN * longer else max(1, longer // 2)
+        longer = max(self.shape)
+        seldom = self.transform is None and len(self.indices) < OFTEN * longer
+        return max(1, longer // SELDOM_TIMES) if seldom else longer
 
     @cached_property
     def _bags(self) -> Bags:

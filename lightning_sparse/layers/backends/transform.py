@@ -11,14 +11,17 @@ from lightning_sparse.layers.transformed import Transformed
 from lightning_sparse.layers.transformed_convolution import TransformedConvolution, TransformedPointwise
 from lightning_sparse.layers.transformed_linear import TransformedFew, TransformedLinear
 
-__all__ = ["Transform", "are_few"]
+__all__ = ["Transform", "are_few", "lines_met"]
 
-FEW, FEW_PER_FEATURE = 80, 0.1  # values, and more of them for each feature of the longer side
+FEW_UP_TO, AND_PER_FEATURE = 80, 0.1  # values, and more of them for each feature of the longer side
 
-# Of the part of S; the offset has the others. Those per value, feature, channel and plane are for each row.
-LINEAR_PER_CALL_IN_BAGS, LINEAR_PER_FEATURE_IN_BAGS, LINEAR_PER_VALUE = 200, 0.0027, 0.0003
-POINTWISE_PER_CHANNEL, POINTWISE_PER_VALUE = 0.0093, 0.0003
-SPATIAL_PER_PLACE, SPATIAL_PER_CHANNEL, SPATIAL_PER_PLANE, SPATIAL_PER_VALUE = 105, 0.0136, 0.0012, 0.00026
+# Of the part of S; the offset has the others. Those per feature, channel, line, pixel and value are for each
+# row, those per entry for each value whatever the number of rows.
+FEW_PER_CALL, FEW_PER_FEATURE, FEW_PER_VALUE = 0.0, 0.0, 0.0
+LINEAR_PER_CALL, LINEAR_PER_ENTRY, LINEAR_PER_FEATURE, LINEAR_PER_VALUE = 200.0, 0.0, 0.0027, 0.0003
+POINTWISE_PER_CALL, POINTWISE_PER_ENTRY, POINTWISE_PER_CHANNEL, POINTWISE_PER_VALUE = 0.0, 0.0, 0.0093, 0.0003
+SPATIAL_PER_CALL, SPATIAL_PER_ENTRY, SPATIAL_PER_PIXEL = 0.0, 0.0, 0.0
+SPATIAL_PER_CHANNEL, SPATIAL_PER_LINE, SPATIAL_PER_VALUE = 0.0136, 0.0012, 0.00026
 
 
 @register_backend
@@ -62,17 +65,24 @@ def _kind(parts: LayerParts) -> type[Transformed]:
 
 def are_few(shape: torch.Size, nnz: int) -> bool:
     """Return whether a linear layer has so few values that taking them one by one is fastest."""
-    return nnz <= FEW + FEW_PER_FEATURE * max(shape)
+    return nnz <= FEW_UP_TO + AND_PER_FEATURE * max(shape)
+
+
+def lines_met(shape: torch.Size, nnz: int) -> int:
+    """Return about how many lines a convolution lays out for each row of inputs, and of gradients."""
+    return min(math.prod(shape[3:]) * (shape[0] + shape[1]), 2 * nnz)
 
 
 def _time_of_sparse(work: Work) -> float:
-    channels, places = work.shape[0] + work.shape[1], math.prod(work.shape[2:])
+    channels, nnz, rows = work.shape[0] + work.shape[1], work.nnz, work.rows
+    if len(work.shape) == 2 and are_few(work.shape, nnz):
+        return FEW_PER_CALL + rows * (FEW_PER_FEATURE * channels + FEW_PER_VALUE * nnz)
     if len(work.shape) == 2:
-        in_bags = not are_few(work.shape, work.nnz)
-        per_row = LINEAR_PER_VALUE * work.nnz + LINEAR_PER_FEATURE_IN_BAGS * channels * in_bags
-        return LINEAR_PER_CALL_IN_BAGS * in_bags + work.rows * per_row
-    if places == 1:
-        return work.rows * (POINTWISE_PER_CHANNEL * channels + POINTWISE_PER_VALUE * work.nnz)
-    planes = min(places * channels, 2 * work.nnz)
-    per_row = SPATIAL_PER_CHANNEL * channels + SPATIAL_PER_PLANE * planes + SPATIAL_PER_VALUE * work.nnz
-    return SPATIAL_PER_PLACE * places + work.rows * per_row
+        per_row = LINEAR_PER_FEATURE * channels + LINEAR_PER_VALUE * nnz
+        return LINEAR_PER_CALL + LINEAR_PER_ENTRY * nnz + rows * per_row
+    if math.prod(work.shape[2:]) == 1:
+        per_row = POINTWISE_PER_CHANNEL * channels + POINTWISE_PER_VALUE * nnz
+        return POINTWISE_PER_CALL + POINTWISE_PER_ENTRY * nnz + rows * per_row
+    per_row = SPATIAL_PER_PIXEL + SPATIAL_PER_CHANNEL * channels + SPATIAL_PER_VALUE * nnz
+    per_row += SPATIAL_PER_LINE * lines_met(work.shape, nnz)
+    return SPATIAL_PER_CALL + SPATIAL_PER_ENTRY * nnz + rows * per_row
