@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -35,9 +36,20 @@ from benchmarks.speed.dctps_forms import (
     take_turns,
 )
 from lightning_sparse.layers.backends import choose_backend
-from lightning_sparse.layers.backends.transform import are_few, lines_met
+from lightning_sparse.layers.backends.materialize import dense_features
+from lightning_sparse.layers.backends.transform import CONSTANTS, sparse_features
+from lightning_sparse.layers.offsets import offset_from_name
 
-LINEAR = ((784, 300), (300, 100), (256, 256), (512, 512), (1024, 1024), (2048, 2048), (4096, 1000), (640, 2560))
+LINEAR = (
+    (784, 300),
+    (300, 100),
+    (256, 256),
+    (512, 512),
+    (1024, 1024),
+    (2048, 2048),
+    (4096, 1000),
+    (640, 2560),
+)
 CONV = (
     *(
         (512, 512, 3, 4),
@@ -67,21 +79,6 @@ class Timing(NamedTuple):
     offset: str
     microseconds: dict[str, float]
 
-    @property
-    def channels(self) -> int:
-        """Return the channels or features of input and output together."""
-        return self.shape[0] + self.shape[1]
-
-    @property
-    def places(self) -> int:
-        """Return the places in the kernel; 1 for linear layers."""
-        return math.prod(self.shape[2:])
-
-    @property
-    def products(self) -> float:
-        """Return how many a dense layer makes."""
-        return float(self.rows * math.prod(self.shape))
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Time, fit and compare."""
@@ -89,16 +86,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.threads != 1:
         raise SystemExit(f"`--threads` must be 1, since CPU time counts, got {options.threads}.")
     timings = read(options.timings) if options.timings else timed(options)
-    kinds = {
-        "linear": [t for t in timings if len(t.shape) == 2],
-        "pointwise": [t for t in timings if len(t.shape) > 2 and t.places == 1],
-        "spatial": [t for t in timings if t.places > 1],
-    }
-    sparse = {"linear": linear_features, "pointwise": pointwise_features, "spatial": spatial_features}
-    for name, some in kinds.items():
-        if some:
-            fit(f"materialize, {name}", some, materialize_features, "materialize")
-            fit(f"transform, {name}", some, with_offsets(sparse[name], name), "transform")
+    for way in ("linear", "conv"):
+        some = [timing for timing in timings if materialized(timing)[0] == way]
+        fit(f"materialize: {way}", some, lambda t: materialized(t)[1], "materialize")
+    for ways in (("few", "linear"), ("pointwise",), ("spatial",)):
+        some = [timing for timing in timings if transformed(timing)[0] in ways]
+        fit(f"transform: {', '.join(ways)}, dct, pretrained", some, partial(parts, ways), "transform")
     for offset in OFFSETS:
         tell([timing for timing in timings if timing.offset == offset], offset)
 
@@ -154,44 +147,23 @@ def time_of(case: Case, options: argparse.Namespace) -> Iterator[Timing]:
             yield Timing(list(layer.shape), layer.nnz, rows, offset, of_backends)
 
 
-def materialize_features(t: Timing) -> Sequence[float]:
-    """PER_CALL, PER_ENTRY, PER_ENTRY_OF_OFFSET, PER_PRODUCT; the last is LINEAR_ or CONVOLUTION_."""
-    entries = math.prod(t.shape)
-    return 1, entries, entries * (t.offset != "none"), t.products
+def materialized(t: Timing) -> tuple[str, Sequence[float]]:
+    """Return the way, and the features, in the order of the constants in ``backends/materialize.py``."""
+    return dense_features(torch.Size(t.shape), t.rows, offset_from_name(t.offset))
 
 
-def linear_features(t: Timing) -> Sequence[float]:
-    """FEW_: PER_CALL, PER_FEATURE, PER_VALUE; LINEAR_: PER_CALL, PER_ENTRY, PER_FEATURE, PER_VALUE."""
-    few = are_few(torch.Size(t.shape), t.nnz)
-    of_few, of_bags = (
-        (1, t.rows * t.channels, t.rows * t.nnz),
-        (1, t.nnz, t.rows * t.channels, t.rows * t.nnz),
-    )
-    return *(few * f for f in of_few), *((not few) * f for f in of_bags)
+def transformed(t: Timing) -> tuple[str, Sequence[float]]:
+    """Return the way, and the features, in the order of the constants in ``backends/transform.py``."""
+    return sparse_features(torch.Size(t.shape), t.nnz, t.rows)
 
 
-def pointwise_features(t: Timing) -> Sequence[float]:
-    """POINTWISE_: PER_CALL, PER_ENTRY, PER_CHANNEL, PER_VALUE."""
-    return 1, t.nnz, t.rows * t.channels, t.rows * t.nnz
-
-
-def spatial_features(t: Timing) -> Sequence[float]:
-    """SPATIAL_: PER_CALL, PER_ENTRY, PER_PIXEL, PER_CHANNEL, PER_LINE, PER_VALUE."""
-    per_row = 1, t.channels, lines_met(torch.Size(t.shape), t.nnz), t.nnz
-    return 1, t.nnz, *(t.rows * feature for feature in per_row)
-
-
-def with_offsets(features: Features, kind: str) -> Features:
-    """Return the features of S, then those of the DCT and those of a stored weight."""
-
-    def all_features(t: Timing) -> Sequence[float]:
-        """``layers/offsets/dct.py``: PER_CALL and the other constant; ``pretrained.py``: the same."""
-        dct, stored = t.offset == "dct", t.offset == "pretrained"
-        per_row = t.shape[0] * t.shape[1] if kind == "spatial" else max(t.shape[:2])
-        own = (dct, dct * t.rows * per_row, stored, stored * t.products)
-        return *features(t), *own
-
-    return all_features
+def parts(ways: Sequence[str], t: Timing) -> Sequence[float]:
+    """Return the features of each of these ways, and two of each offset: calls, and the rest."""
+    way, features = transformed(t)
+    of_ways = [f * (way == each) for each in ways for f in (features if way == each else CONSTANTS[each])]
+    per_row = t.shape[0] * t.shape[1] if way == "spatial" else max(t.shape[:2])
+    dct, stored = t.offset == "dct", t.offset == "pretrained"
+    return *of_ways, dct, dct * t.rows * per_row, stored, stored * t.rows * math.prod(t.shape)
 
 
 def fit(name: str, timings: Sequence[Timing], features: Features, backend: str) -> None:

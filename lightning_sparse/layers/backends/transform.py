@@ -11,17 +11,17 @@ from lightning_sparse.layers.transformed import Transformed
 from lightning_sparse.layers.transformed_convolution import TransformedConvolution, TransformedPointwise
 from lightning_sparse.layers.transformed_linear import TransformedFew, TransformedLinear
 
-__all__ = ["Transform", "are_few", "lines_met"]
+__all__ = ["CONSTANTS", "Transform", "are_few", "sparse_features"]
 
 FEW_UP_TO, AND_PER_FEATURE = 80, 0.1  # values, and more of them for each feature of the longer side
 
-# Of the part of S; the offset has the others. Those per feature, channel, line, pixel and value are for each
-# row, those per entry for each value whatever the number of rows.
-FEW_PER_CALL, FEW_PER_FEATURE, FEW_PER_VALUE = 0.0, 0.0, 0.0
-LINEAR_PER_CALL, LINEAR_PER_ENTRY, LINEAR_PER_FEATURE, LINEAR_PER_VALUE = 200.0, 0.0, 0.0027, 0.0003
-POINTWISE_PER_CALL, POINTWISE_PER_ENTRY, POINTWISE_PER_CHANNEL, POINTWISE_PER_VALUE = 0.0, 0.0, 0.0093, 0.0003
-SPATIAL_PER_CALL, SPATIAL_PER_ENTRY, SPATIAL_PER_PIXEL = 0.0, 0.0, 0.0
-SPATIAL_PER_CHANNEL, SPATIAL_PER_LINE, SPATIAL_PER_VALUE = 0.0136, 0.0012, 0.00026
+# Of the part of S, for each of `sparse_features`; the offset has its own.
+CONSTANTS: dict[str, tuple[float, ...]] = {
+    "few": (0.0, 0.0, 0.0),
+    "linear": (200.0, 0.0, 0.0027, 0.0003),
+    "pointwise": (0.0, 0.0, 0.0093, 0.0003),
+    "spatial": (0.0, 0.0, 0.0, 0.0136, 0.0012, 0.00026),
+}
 
 
 @register_backend
@@ -40,7 +40,8 @@ class Transform(BackendRow):
     def time(self, work: Work) -> float:
         """Return the time of the offset's transform and of the products with S."""
         offset = work.offset.transform_time(work.shape, work.rows, work.threads)
-        return offset + _time_of_sparse(work)
+        way, features = sparse_features(work.shape, work.nnz, work.rows)
+        return offset + sum(c * f for c, f in zip(CONSTANTS[way], features, strict=True))
 
     def build(self, parts: LayerParts) -> Product | None:
         """Return the product; ``None`` without a fast transform, or on the meta device."""
@@ -68,21 +69,16 @@ def are_few(shape: torch.Size, nnz: int) -> bool:
     return nnz <= FEW_UP_TO + AND_PER_FEATURE * max(shape)
 
 
-def lines_met(shape: torch.Size, nnz: int) -> int:
-    """Return about how many lines a convolution lays out for each row of inputs, and of gradients."""
-    return min(math.prod(shape[3:]) * (shape[0] + shape[1]), 2 * nnz)
+def sparse_features(shape: torch.Size, nnz: int, rows: int) -> tuple[str, tuple[float, ...]]:
+    """Return which way products with S go, and what their time is a sum of, in the order of `CONSTANTS`.
 
-
-def _time_of_sparse(work: Work) -> float:
-    channels, nnz, rows = work.shape[0] + work.shape[1], work.nnz, work.rows
-    if len(work.shape) == 2 and are_few(work.shape, nnz):
-        return FEW_PER_CALL + rows * (FEW_PER_FEATURE * channels + FEW_PER_VALUE * nnz)
-    if len(work.shape) == 2:
-        per_row = LINEAR_PER_FEATURE * channels + LINEAR_PER_VALUE * nnz
-        return LINEAR_PER_CALL + LINEAR_PER_ENTRY * nnz + rows * per_row
-    if math.prod(work.shape[2:]) == 1:
-        per_row = POINTWISE_PER_CHANNEL * channels + POINTWISE_PER_VALUE * nnz
-        return POINTWISE_PER_CALL + POINTWISE_PER_ENTRY * nnz + rows * per_row
-    per_row = SPATIAL_PER_PIXEL + SPATIAL_PER_CHANNEL * channels + SPATIAL_PER_VALUE * nnz
-    per_row += SPATIAL_PER_LINE * lines_met(work.shape, nnz)
-    return SPATIAL_PER_CALL + SPATIAL_PER_ENTRY * nnz + rows * per_row
+    First calls, then entries whatever the number of rows; then, for each row, pixels of larger kernels,
+    features or channels, lines that a convolution lays out, and entries.
+    """
+    channels = rows * (shape[0] + shape[1])
+    if len(shape) == 2 and are_few(shape, nnz):
+        return "few", (1, channels, rows * nnz)
+    if math.prod(shape[2:]) == 1:
+        return "linear" if len(shape) == 2 else "pointwise", (1, nnz, channels, rows * nnz)
+    lines = min(math.prod(shape[3:]) * (shape[0] + shape[1]), 2 * nnz)
+    return "spatial", (1, nnz, rows, channels, rows * lines, rows * nnz)
