@@ -19,7 +19,7 @@ from lightning_sparse.layers import (
     convert_,
 )
 from lightning_sparse.layers.backends import BACKENDS, Backend
-from lightning_sparse.layers.transformed import Transformed
+from lightning_sparse.layers.products import Materialized
 
 AUTHORS = "authors'"
 
@@ -129,7 +129,7 @@ def compact_form(
     make: Callable[..., nn.Module], density: float, backend: Backend = "auto", offset: Offset | str = "dct"
 ) -> DensePlusSparse:
     """Return a Dense-plus-Sparse layer as the conversion makes it, with values other than zero."""
-    net = nn.Sequential(make(device="meta"))
+    net = nn.Sequential(make(device="cpu" if offset == "pretrained" else "meta"))
     convert_(net, density, backend=backend, offset=offset)
     nn.init.normal_(net[0].values, std=0.01)
     return net[0]
@@ -148,7 +148,7 @@ def net_forms(make: Callable[[], nn.Module], density: float) -> dict[str, nn.Mod
 
 def choice_of(layer: DensePlusSparse, x: Tensor) -> str:
     """Return the backend that a layer takes for an input."""
-    return "transform" if isinstance(layer.product_for(x), Transformed) else "materialize"
+    return "materialize" if isinstance(layer.product_for(x), Materialized) else "transform"
 
 
 def take_turns(

@@ -1,19 +1,11 @@
-"""Where the entries of a sparse matrix lie: drawing a support, and products that touch nothing else."""
-
-import warnings
-from functools import cache, cached_property
+"""Where the entries of a sparse matrix lie: drawing a support, and checking one."""
 
 import torch
 from torch import Tensor
 
 from lightning_sparse.checks import SparsityError
 
-__all__ = ["SparsePattern", "check_indices", "draw_equal_rows", "draw_support", "index_dtype"]
-
-_HAS_MKL = bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
-# Entries per row or column up to which planes are best taken one by one: added up, and multiplied with others
-ADD_PLANES_UP_TO, SAMPLE_PLANES_UP_TO = 1, 0.5
-INDEX_ADD_UP_TO = 0.5  # entries per row or column up to which adding them one by one is fastest
+__all__ = ["check_indices", "draw_equal_rows", "draw_support", "index_dtype"]
 
 
 def index_dtype(size: int) -> torch.dtype:
@@ -129,119 +121,3 @@ def _check_draw(size: int, k: int, generator: torch.Generator) -> None:
         raise SparsityError(
             f"`generator` must be on the CPU, where draws are the same everywhere, got {generator.device}."
         )
-
-
-class SparsePattern:
-    """The positions of an ``(m, n)`` sparse matrix S, in the forms that fast products need.
-
-    Args:
-        rows: Row of each entry, int32, ascending.
-        cols: Column of each entry, int32, ascending within a row.
-        shape: ``(m, n)``.
-    """
-
-    def __init__(self, rows: Tensor, cols: Tensor, shape: tuple[int, int]) -> None:
-        self.rows, self.cols, self.shape = rows, cols, shape
-
-    @property
-    def is_tiny(self) -> bool:
-        """Whether there are so few entries that a gather and an ``index_add_`` beat all else."""
-        return len(self.rows) <= INDEX_ADD_UP_TO * max(self.shape)
-
-    def multiply(self, values: Tensor, columns: Tensor) -> Tensor:
-        """Return ``S @ columns``: ``(m, p)`` for ``(n, p)``."""
-        return _bag_sum(self.cols, self._row_starts, columns, values)
-
-    def multiply_adjoint(self, values: Tensor, grad: Tensor) -> Tensor:
-        """Return ``S.T @ grad``: ``(n, p)`` for ``(m, p)``."""
-        order, rows, starts = self._by_column
-        return _bag_sum(rows, starts, grad, values.index_select(0, order))
-
-    def sample(self, grad: Tensor, columns: Tensor) -> Tensor:
-        """Return the entries of ``grad @ columns.T`` on the support: (k,) for ``(m, p)`` and ``(n, p)``."""
-        if grad.device.type == "cpu" and not _HAS_MKL:
-            return _sample_by_chunks(grad, columns, self.rows, self.cols)
-        _hear_beta_warning()
-        placeholder = grad.new_zeros(len(self.rows))
-        pattern = torch.sparse_csr_tensor(
-            self._row_starts, self.cols, placeholder, self.shape, check_invariants=False
-        )
-        sampled: Tensor = torch.sparse.sampled_addmm(pattern, grad, columns.t(), beta=0.0).values()
-        return sampled
-
-    def add_(self, out: Tensor, values: Tensor, planes: Tensor) -> None:
-        """Add ``S @ planes`` to ``out``: ``(m, ...)`` for ``(n, ...)``."""
-        if len(values) <= ADD_PLANES_UP_TO * self.shape[0]:
-            out.index_add_(0, self.rows, _weighted(planes.index_select(0, self.cols), values))
-        else:
-            out += self.multiply(values, planes.flatten(1)).view(out.shape)
-
-    def add_adjoint_(self, out: Tensor, values: Tensor, planes: Tensor) -> None:
-        """Add ``S.T @ planes`` to ``out``: ``(n, ...)`` for ``(m, ...)``."""
-        if len(values) <= ADD_PLANES_UP_TO * self.shape[1]:
-            out.index_add_(0, self.cols, _weighted(planes.index_select(0, self.rows), values))
-        else:
-            out += self.multiply_adjoint(values, planes.flatten(1)).view(out.shape)
-
-    def sample_planes(self, grad: Tensor, planes: Tensor) -> Tensor:
-        """Return the entries of ``grad @ planes.T`` on the support, (k,), for ``(m, ...)``, ``(n, ...)``."""
-        if len(self.rows) <= SAMPLE_PLANES_UP_TO * max(self.shape):
-            products = grad.index_select(0, self.rows) * planes.index_select(0, self.cols)
-            return products.flatten(1).sum(1)
-        return self.sample(grad.flatten(1), planes.flatten(1))
-
-    def add_rows_(self, out: Tensor, values: Tensor, x: Tensor) -> Tensor:
-        """Add ``x @ S.T`` to ``out``: ``(p, m)`` for ``(p, n)``; for tiny supports."""
-        return out.index_add_(1, self.rows, x.index_select(1, self.cols) * values)
-
-    def add_rows_adjoint_(self, out: Tensor, values: Tensor, grad: Tensor) -> Tensor:
-        """Add ``grad @ S`` to ``out``: ``(p, n)`` for ``(p, m)``; for tiny supports."""
-        return out.index_add_(1, self.cols, grad.index_select(1, self.rows) * values)
-
-    def sample_rows(self, grad: Tensor, x: Tensor) -> Tensor:
-        """Return the entries of ``grad.T @ x`` on the support; for tiny supports."""
-        return (grad.index_select(1, self.rows) * x.index_select(1, self.cols)).sum(0)
-
-    @cached_property
-    def _row_starts(self) -> Tensor:
-        return _starts(self.rows, self.shape[0])
-
-    @cached_property
-    def _by_column(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The entries in column order: their places in row order, their rows, and where columns start."""
-        order = self.cols.argsort(stable=True)
-        return order.int(), self.rows[order], _starts(self.cols[order], self.shape[1])
-
-
-def _weighted(planes: Tensor, values: Tensor) -> Tensor:
-    return planes.mul_(values.view(-1, *[1] * (planes.dim() - 1)))
-
-
-@cache
-def _hear_beta_warning() -> None:
-    """Let PyTorch say once per process that CSR tensors are in beta, where nobody is alarmed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.sparse_csr_tensor([0, 1], [0], [1.0], (1, 1), check_invariants=False)
-
-
-def _starts(sorted_ids: Tensor, count: int) -> Tensor:
-    ids = torch.arange(count + 1, dtype=sorted_ids.dtype, device=sorted_ids.device)
-    return torch.searchsorted(sorted_ids, ids, out_int32=True)
-
-
-def _bag_sum(ids: Tensor, starts: Tensor, table: Tensor, weights: Tensor) -> Tensor:
-    """Sum weighted rows of a table, bag by bag; the fastest sparse product there is on x86."""
-    if table.shape[1] == 0:
-        return table.new_zeros(len(starts) - 1, 0)
-    # Not through `torch.nn.functional`, whose checks take as long as a small product.
-    bags = torch.embedding_bag(table, ids, starts, False, 0, False, weights, include_last_offset=True)
-    return bags[0]
-
-
-def _sample_by_chunks(grad: Tensor, columns: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
-    """Do without MKL: gather a few rows at a time, about 4 MiB of them."""
-    chunk = max(1, 2**20 // max(1, grad.shape[1]))
-    pairs = zip(torch.split(rows, chunk), torch.split(cols, chunk), strict=True)
-    parts = [(grad.index_select(0, r) * columns.index_select(0, c)).sum(1) for r, c in pairs]
-    return torch.cat(parts)

@@ -1,23 +1,18 @@
 """Dense-plus-Sparse products that never build the weight: fast transforms for C, entry by entry for S."""
 
-import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
-from itertools import product
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_sparse.functional.dct import accumulation_dtype
 from lightning_sparse.layers.geometry import Convolution
 from lightning_sparse.layers.offsets.base import LinearMap
 from lightning_sparse.layers.products import DenseGradient, Gradients, Product
-from lightning_sparse.layers.support import SparsePattern
 
-__all__ = ["Transformed", "TransformedConvolution", "TransformedLinear"]
+__all__ = ["Transformed", "plus_scaled", "scaled"]
 
 
 class Transformed(Product):
@@ -28,7 +23,7 @@ class Transformed(Product):
     Args:
         shape: Shape of the weight.
         geometry: Of the convolution; ``None`` for a linear layer.
-        pattern: Positions of the values in the matrix that maps input columns to outputs.
+        indices: Flat positions of the values, ascending.
         transform: The fast way to multiply by C; ``None`` if it is zero.
     """
 
@@ -39,16 +34,18 @@ class Transformed(Product):
         self,
         shape: torch.Size,
         geometry: Convolution | None,
-        pattern: SparsePattern,
+        indices: Tensor,
         transform: LinearMap | None,
     ) -> None:
         super().__init__(shape, geometry)
-        self.pattern, self.transform = pattern, transform
+        self.indices, self.transform = indices, transform
 
     def forward(self, x: Tensor, values: Tensor, alpha: Tensor | None, bias: Tensor | None) -> Tensor:
         """Return ``alpha (C x) + S x + b``, computed in float32 or float64."""
-        parts = torch.split(x, self._items_at_a_time(x))
-        return _joined([self._multiply(*_exact(part, values, alpha, bias)).to(x.dtype) for part in parts])
+        dtype = accumulation_dtype(x.dtype)
+        values, alpha, bias = _cast(dtype, values, alpha, bias)
+        ready, (parts,) = self._ready(values), self._parts(x)
+        return _joined([self._multiply(part.to(dtype), ready, alpha, bias).to(x.dtype) for part in parts])
 
     def backward(
         self,
@@ -62,9 +59,11 @@ class Transformed(Product):
         """Apply the adjoints."""
         if dense.wanted:
             dense.add(self.weight_gradient(grad, x))
-        items = self._items_at_a_time(x)
-        pairs = zip(torch.split(grad, items), torch.split(x, items), strict=True)
-        parts = (self._gradients(needs, *_exact(g, inputs, values, alpha)) for g, inputs in pairs)
+        dtype = accumulation_dtype(x.dtype)
+        exact_values, exact_alpha = _cast(dtype, values, alpha)
+        ready = self._ready_adjoint(exact_values) if needs[0] else None
+        pairs = zip(*self._parts(x, grad), strict=True)
+        parts = (self._gradients(needs, g.to(dtype), i.to(dtype), ready, exact_alpha) for i, g in pairs)
         d_x, d_values, d_alpha = _gathered(parts, x.dtype)
         return (
             d_x,
@@ -72,15 +71,15 @@ class Transformed(Product):
             None if d_alpha is None or alpha is None else d_alpha.to(alpha.dtype),
         )
 
-    def _multiply(self, x: Tensor, values: Tensor, alpha: Tensor | None, bias: Tensor | None) -> Tensor:
+    def _multiply(self, x: Tensor, ready: Any, alpha: Tensor | None, bias: Tensor | None) -> Tensor:
         offset = self.transform(x) if self.transform is not None else None
-        y = self._plus_sparse(offset, alpha, values, x)
+        y = self._plus_sparse(offset, alpha, ready, x)
         if bias is not None:
             y += bias.view(-1, *[1] * (y.dim() - 2))
         return y
 
     def _gradients(
-        self, needs: Sequence[bool], grad: Tensor, x: Tensor, values: Tensor, alpha: Tensor | None
+        self, needs: Sequence[bool], grad: Tensor, x: Tensor, ready: Any, alpha: Tensor | None
     ) -> Gradients:
         """The adjoint of C serves x and alpha alike: ``<C x, g> = <x, C' g>``."""
         laid_out = self._lay_out(grad)
@@ -91,21 +90,30 @@ class Transformed(Product):
         if d_offset is not None and needs[2]:
             d_alpha = torch.dot(x.reshape(-1), d_offset.reshape(-1))
         if needs[0]:
-            d_x = self._plus_sparse_adjoint(d_offset, alpha, values, laid_out, x.shape)
+            d_x = self._plus_sparse_adjoint(d_offset, alpha, ready, laid_out, x.shape)
         return d_x, d_values, d_alpha
 
-    def _items_at_a_time(self, x: Tensor) -> int:
-        """Return how many vectors or images make a part: all of them where there is no cache to stay in."""
-        if x.device.type != "cpu":
-            return max(1, len(x))
-        return max(1, self.floats_at_a_time // self._floats_per_item(x))
+    def _parts(self, x: Tensor, *others: Tensor) -> list[Sequence[Tensor]]:
+        """Split a batch, and others along with it; whole where there is no cache to stay in."""
+        items = max(1, self.floats_at_a_time // self._floats_per_item(x))
+        if x.device.type != "cpu" or len(x) <= items:
+            return [(tensor,) for tensor in (x, *others)]
+        return [torch.split(tensor, items) for tensor in (x, *others)]
 
     @abstractmethod
     def _floats_per_item(self, x: Tensor) -> int:
         """Return the length of the longer of input and output of one vector or image."""
 
     @abstractmethod
-    def _plus_sparse(self, offset: Tensor | None, alpha: Tensor | None, values: Tensor, x: Tensor) -> Tensor:
+    def _ready(self, values: Tensor) -> Any:
+        """Return S as `_plus_sparse` takes it, once for all parts of a batch."""
+
+    @abstractmethod
+    def _ready_adjoint(self, values: Tensor) -> Any:
+        """Return S as `_plus_sparse_adjoint` takes it."""
+
+    @abstractmethod
+    def _plus_sparse(self, offset: Tensor | None, alpha: Tensor | None, ready: Any, x: Tensor) -> Tensor:
         """Return ``alpha offset + S x``; ``offset`` may be overwritten, and is zero if ``None``."""
 
     @abstractmethod
@@ -117,7 +125,7 @@ class Transformed(Product):
         self,
         offset: Tensor | None,
         alpha: Tensor | None,
-        values: Tensor,
+        ready: Any,
         laid_out: Tensor,
         input_size: torch.Size,
     ) -> Tensor:
@@ -128,143 +136,18 @@ class Transformed(Product):
         """Return the entries of the weight's gradient on the support."""
 
 
-class TransformedLinear(Transformed):
-    """Transforms for ``(rows, in)``."""
-
-    floats_at_a_time = 2**18
-
-    def _floats_per_item(self, x: Tensor) -> int:  # noqa: ARG002
-        return max(self.shape)
-
-    def _plus_sparse(self, offset: Tensor | None, alpha: Tensor | None, values: Tensor, x: Tensor) -> Tensor:
-        if self.pattern.is_tiny:
-            y = _scaled(offset, alpha, (len(x), self.shape[0]), x)
-            return self.pattern.add_rows_(y, values, x)
-        return _plus_scaled(self.pattern.multiply(values, x.t().contiguous()).t(), offset, alpha)
-
-    def _lay_out(self, grad: Tensor) -> Tensor:
-        return grad if self.pattern.is_tiny else grad.t().contiguous()
-
-    def _plus_sparse_adjoint(
-        self,
-        offset: Tensor | None,
-        alpha: Tensor | None,
-        values: Tensor,
-        laid_out: Tensor,
-        input_size: torch.Size,
-    ) -> Tensor:
-        if self.pattern.is_tiny:
-            d_x = _scaled(offset, alpha, input_size, laid_out)
-            return self.pattern.add_rows_adjoint_(d_x, values, laid_out)
-        return _plus_scaled(self.pattern.multiply_adjoint(values, laid_out).t(), offset, alpha)
-
-    def _sample(self, laid_out: Tensor, x: Tensor) -> Tensor:
-        if self.pattern.is_tiny:
-            return self.pattern.sample_rows(laid_out, x)
-        return self.pattern.sample(laid_out, x.t())
+def plus_scaled(sums: Tensor, offset: Tensor | None, alpha: Tensor | None) -> Tensor:
+    """Return ``sums + alpha offset``, made in place."""
+    return sums if offset is None or alpha is None else sums.addcmul_(offset, alpha)
 
 
-class TransformedConvolution(Transformed):
-    """Transforms for convolutions: S acts on channels, place by place in the kernel, the batch innermost.
-
-    So no patches are laid out, and what is at work at a time is one plane per channel: the pixels of images,
-    and what corresponds to them in sequences and volumes.
-    """
-
-    floats_at_a_time = 2**19
-
-    def _floats_per_item(self, x: Tensor) -> int:
-        pixels = math.prod(self._geometry.output_size(x.shape, self.shape))
-        return max(1, x[0].numel() if len(x) else 0, self.shape[0] * pixels)
-
-    def _plus_sparse(self, offset: Tensor | None, alpha: Tensor | None, values: Tensor, x: Tensor) -> Tensor:
-        size = self._geometry.output_size(x.shape, self.shape)
-        sums = x.new_zeros(self.shape[0], *size, len(x))
-        for pattern, v, window in zip(self._patterns, self._split(values), self._windows(x), strict=True):
-            pattern.add_(sums, v, window)
-        return _plus_scaled(sums.movedim(-1, 0), offset, alpha)
-
-    def _lay_out(self, grad: Tensor) -> Tensor:
-        return grad.movedim(0, -1).contiguous()  # long runs for sums of planes
-
-    def _plus_sparse_adjoint(
-        self,
-        offset: Tensor | None,
-        alpha: Tensor | None,
-        values: Tensor,
-        laid_out: Tensor,
-        input_size: torch.Size,
-    ) -> Tensor:
-        (batch, channels, *sides), pads = input_size, self._geometry.padding
-        wide = [side + 2 * pad for side, pad in zip(sides, pads, strict=True)]
-        padded = laid_out.new_zeros(channels, *wide, batch)
-        windows = self._windows_of(padded, laid_out.shape[1:-1])
-        for pattern, v, window in zip(self._patterns, self._split(values), windows, strict=True):
-            pattern.add_adjoint_(window, v, laid_out)
-        inner = (slice(None), *(slice(pad, pad + side) for side, pad in zip(sides, pads, strict=True)))
-        return _plus_scaled(padded[inner].movedim(-1, 0), offset, alpha)
-
-    def _sample(self, laid_out: Tensor, x: Tensor) -> Tensor:
-        windows = self._windows(x)
-        parts = [p.sample_planes(laid_out, window) for p, window in zip(self._patterns, windows, strict=True)]
-        return torch.cat(parts).index_select(0, self._by_place[1])
-
-    @property
-    def _geometry(self) -> Convolution:
-        assert self.geometry is not None
-        return self.geometry
-
-    @cached_property
-    def _by_place(self) -> tuple[Tensor, Tensor, list[int]]:
-        """The values in the order of their places in the kernel, the way back, how many each place has."""
-        places = math.prod(self.shape[2:])
-        place = self.pattern.cols % places
-        order = place.argsort(stable=True)
-        return order.int(), order.argsort().int(), place.bincount(minlength=places).tolist()
-
-    @cached_property
-    def _patterns(self) -> list[SparsePattern]:
-        """For each place the matrix that maps channels to outputs."""
-        order, _, counts = self._by_place
-        places, (out, columns) = len(counts), self.pattern.shape
-        rows, cols = self.pattern.rows[order], self.pattern.cols[order] // places
-        pairs = zip(torch.split(rows, counts), torch.split(cols, counts), strict=True)
-        return [SparsePattern(r, c, (out, columns // places)) for r, c in pairs]
-
-    def _split(self, values: Tensor) -> Sequence[Tensor]:
-        order, _, counts = self._by_place
-        return torch.split(values.index_select(0, order), counts)
-
-    def _windows(self, x: Tensor) -> Iterator[Tensor]:
-        """Yield the pixels of images that each place meets."""
-        padded = F.pad(x.movedim(0, -1), (0, 0, *self._geometry.padding_from_last))
-        return self._windows_of(padded.contiguous(), self._geometry.output_size(x.shape, self.shape))
-
-    def _windows_of(self, padded: Tensor, output_size: Sequence[int]) -> Iterator[Tensor]:
-        """Yield the pixels that each place in the kernel meets: ``(channels, *output sides, batch)``."""
-        g = self._geometry
-        for place in product(*map(range, self.shape[2:])):
-            sides = zip(place, g.dilation, g.stride, output_size, strict=True)
-            met = (slice(i * gap, i * gap + (side - 1) * step + 1, step) for i, gap, step, side in sides)
-            every_met = (slice(None), *met)
-            yield padded[every_met]
-
-
-def _exact(first: Tensor, *others: Tensor | None) -> list[Any]:
-    """Cast to the precision to compute in; that of the first tensor, but at least float32."""
-    dtype = accumulation_dtype(first.dtype)
-    return [t if t is None or t.dtype == dtype else t.to(dtype) for t in (first, *others)]
-
-
-def _plus_scaled(sums: Tensor, offset: Tensor | None, alpha: Tensor | None) -> Tensor:
-    """Return ``sums + alpha offset``; transposing first and adding in place is the fast order."""
-    ordered = sums.contiguous()
-    return ordered if offset is None or alpha is None else ordered.addcmul_(offset, alpha)
-
-
-def _scaled(offset: Tensor | None, alpha: Tensor | None, size: Sequence[int], like: Tensor) -> Tensor:
+def scaled(offset: Tensor | None, alpha: Tensor | None, size: Sequence[int], like: Tensor) -> Tensor:
     """Return ``alpha offset``, or zeros."""
     return like.new_zeros(size) if offset is None or alpha is None else offset * alpha
+
+
+def _cast(dtype: torch.dtype, *tensors: Tensor | None) -> list[Any]:
+    return [t if t is None or t.dtype == dtype else t.to(dtype) for t in tensors]
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

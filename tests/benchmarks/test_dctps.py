@@ -8,6 +8,9 @@ import torch
 from benchmarks.experiments.dctps_growth import Point, exponents
 from benchmarks.speed import backend_rule, dctps
 from benchmarks.speed.dctps_forms import AuthorsForm, ForwardBackward, compact_form
+from lightning_sparse.layers.backends import BACKEND_ROWS, Work
+from lightning_sparse.layers.backends.transform import CONSTANTS
+from lightning_sparse.layers.offsets import dct, offset_from_name, pretrained
 
 pytestmark = pytest.mark.usefixtures("settings_stay")
 
@@ -62,20 +65,43 @@ def test_exponents_are_those_of_power_laws():
     assert found == pytest.approx({("compact", "seconds"): 1, ("compact", "extra"): 2})
 
 
-def test_the_constants_of_the_rule_are_fitted(capsys):
-    backend_rule.main(["--smoke", "--threads", "1"])
+def test_the_constants_of_the_rule_are_fitted(tmp_path, capsys):
+    options = ["--smoke", "--threads", "1", "--results", str(tmp_path)]
+    backend_rule.main(options)
     said = capsys.readouterr().out
-    assert all(f"{name}: " in said for name in ("materialize", "linear", "pointwise", "spatial"))
-    assert "9 timings" in said
+    fitted = ("materialize: linear", "materialize: conv", "few, linear", "pointwise", "spatial")
+    assert all(name in said for name in fitted)
+    assert all(f"{offset}: 12 timings" in said for offset in backend_rule.OFFSETS)
+    (path,) = tmp_path.iterdir()
+    backend_rule.main([*options, "--timings", str(path)])
+    assert said.endswith(capsys.readouterr().out)  # the same fits, of what was written down
     with pytest.raises(SystemExit, match="`--threads` must be 1, since CPU time counts, got 2"):
         backend_rule.main(["--smoke", "--threads", "2"])
 
 
 def test_a_fit_finds_the_constants_that_made_the_times(capsys):
     timings = [
-        backend_rule.Timing(torch.Size((n, n)), 1, rows, {"materialize": 5 + 2 * n * n + 3 * rows * n * n})
+        backend_rule.Timing(
+            (n, n), 1, rows, offset, {"materialize": 5 + (2 + (offset == "dct")) * n * n + 3 * rows * n * n}
+        )
         for n in (2, 4, 8)
         for rows in (1, 16)
+        for offset in ("none", "dct")
     ]
-    backend_rule.fit("known", timings, backend_rule.materialize_features, "materialize")
-    assert capsys.readouterr().out == "known: 5, 2, 3; off by 0%, at most 0%\n"
+    backend_rule.fit("known", timings, lambda t: backend_rule.materialized(t)[1], "materialize")
+    assert capsys.readouterr().out == "known: 5, 2, 1, 3; off by 0%, at most 0%\n"
+
+
+@pytest.mark.parametrize("offset", backend_rule.OFFSETS)
+@pytest.mark.parametrize("ways", [("few", "linear"), ("pointwise",), ("spatial",)])
+def test_what_is_fitted_is_what_the_rule_adds_up(ways, offset):
+    """The parts of an estimate, in the order in which their constants are printed."""
+    shapes = {"few": (30, 20), "linear": (300, 200), "pointwise": (8, 8, 1, 1), "spatial": (8, 8, 3, 3)}
+    own = "LINEAR" if "linear" in ways else ways[0].upper()
+    constants = [constant for way in ways for constant in CONSTANTS[way]]
+    constants += [*getattr(dct, own), *getattr(pretrained, own)]
+    for way in ways:
+        timing = backend_rule.Timing(shapes[way], 90, 7, offset, {})
+        work = Work(torch.Size(shapes[way]), 90, 7, torch.device("cpu"), 1, 1, offset_from_name(offset))
+        found = sum(c * f for c, f in zip(constants, backend_rule.parts(ways, timing), strict=True))
+        assert found == pytest.approx(BACKEND_ROWS["transform"]().time(work))

@@ -8,13 +8,16 @@ import torch
 from layers_toy import OFFSETS, convolution, dense_twin, inputs_of, linear, results
 from torch import Tensor
 
-from lightning_sparse.layers.transformed import Transformed, TransformedConvolution, TransformedLinear
+from lightning_sparse.layers.transformed import Transformed
+from lightning_sparse.layers.transformed_convolution import TransformedConvolution
+from lightning_sparse.layers.transformed_linear import TransformedFew, TransformedLinear
 
 
 @pytest.fixture(autouse=True)
 def parts_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let two vectors of 20 numbers or two images of 4 x 9 x 8 make a part; here outputs are smaller."""
-    monkeypatch.setattr(TransformedLinear, "floats_at_a_time", 2 * 20)
+    for kind in (TransformedFew, TransformedLinear):
+        monkeypatch.setattr(kind, "floats_at_a_time", 2 * 20)
     monkeypatch.setattr(TransformedConvolution, "floats_at_a_time", 2 * 4 * 9 * 8)
 
 
@@ -25,7 +28,7 @@ def layers_and_inputs(dtype: torch.dtype = torch.float64, **options: Any) -> lis
     )
     return [
         (linear(k=5, **options), vectors),
-        (linear(**options), vectors),
+        (linear(k=200, **options), vectors),
         (convolution(kernel_size=3, stride=2, groups=2, **options), images),
         (convolution(kernel_size=1, stride=2, density=0.1, **options), images),
         *(
@@ -71,7 +74,7 @@ def test_gradients_of_parts_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> N
         return gradients
 
     monkeypatch.setattr(Transformed, "_gradients", watched)
-    layer = linear(backend="transform")
+    layer = linear(k=200, backend="transform")
     results(layer, torch.randn(40, 20, dtype=torch.float64))
     assert len(alive) == 20  # parts
     assert max(alive) <= 2  # the sum so far, and that of the part before

@@ -4,8 +4,7 @@ from collections import Counter
 import pytest
 import torch
 
-from lightning_sparse.layers import support as support_module
-from lightning_sparse.layers.support import SparsePattern, draw_support
+from lightning_sparse.layers.support import draw_support
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -56,27 +55,3 @@ def test_the_global_generator_is_left_alone() -> None:
 def test_k_must_be_within_the_size() -> None:
     with pytest.raises(ValueError, match="`k` must be between 0 and the 4 positions, got 5"):
         draw_support(4, 5, generator())
-
-
-@pytest.mark.parametrize("has_mkl", [True, False])
-@pytest.mark.parametrize("k", [0, 1, 40, 500])
-def test_products_are_those_of_the_dense_matrix(
-    k: int, has_mkl: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(support_module, "_HAS_MKL", has_mkl and support_module._HAS_MKL)
-    m, n, p = 23, 31, 11
-    flat = draw_support(m * n, k, generator(k))
-    pattern = SparsePattern((flat // n).int(), (flat % n).int(), (m, n))
-    values, columns, grad = (
-        torch.randn(s, generator=generator(s[0]), dtype=torch.float64) for s in [(k,), (n, p), (m, p)]
-    )
-    matrix = torch.zeros(m, n, dtype=torch.float64)
-    matrix.view(-1)[flat] = values
-    torch.testing.assert_close(pattern.multiply(values, columns), matrix @ columns)
-    torch.testing.assert_close(pattern.multiply_adjoint(values, grad), matrix.T @ grad)
-    torch.testing.assert_close(pattern.sample(grad, columns), (grad @ columns.T).flatten()[flat])
-    rows = torch.zeros(p, m, dtype=torch.float64)
-    torch.testing.assert_close(pattern.add_rows_(rows, values, columns.T.contiguous()), (matrix @ columns).T)
-    torch.testing.assert_close(
-        pattern.sample_rows(grad.T.contiguous(), columns.T.contiguous()), (grad @ columns.T).flatten()[flat]
-    )

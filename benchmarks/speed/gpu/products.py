@@ -18,8 +18,9 @@ from benchmarks.harness.runner import Sample
 from benchmarks.speed.gpu.passes import inputs_in_turn, linear_forms
 from benchmarks.speed.gpu.rows import Bench, Row, row_of
 from lightning_sparse.layers import DensePlusSparse
-from lightning_sparse.layers.support import SparsePattern
+from lightning_sparse.layers.bags import Bags, transposed
 from lightning_sparse.layers.transformed import Transformed
+from lightning_sparse.layers.transformed_linear import TransformedFew, TransformedLinear
 
 DENSITIES = (0.001, 0.0001, 0.01)
 SHAPES = ((4096, 4096), (8192, 4096), (1024, 4096), (4096, 128), (16384, 4096))
@@ -74,20 +75,20 @@ def of_offset(layer: DensePlusSparse, xs: list[Tensor]) -> Turns:
 
 def of_support(layer: DensePlusSparse, xs: list[Tensor]) -> Turns:
     """Return the products with S: those of the layer and, beside them, cuSPARSE's."""
-    pattern, values = product_of(layer, xs[0]).pattern, layer.values.detach()
-    columns = [x.t().contiguous() for x in xs]
-    csr = csr_of(pattern, values)
+    parts, values = (layer.shape, None, layer.indices, None), layer.values.detach()
+    bags, few = TransformedLinear(*parts), TransformedFew(*parts)
+    columns = [transposed(x) for x in xs]
+    csr = csr_of(bags._bags, values)
     turns = {
-        "bag sum, S x": in_turn(partial(pattern.multiply, values), columns),
-        "bag sum, S' g": in_turn(partial(pattern.multiply_adjoint, values), columns),
-        "sampled_addmm": in_turn(lambda c: pattern.sample(c, c), columns),
+        "bag sum, S x": in_turn(lambda c: bags._ready(values).sum(c), columns),
+        "bag sum, S' g": in_turn(lambda c: bags._ready_adjoint(values).sum(c), columns),
+        "sampled_addmm": in_turn(lambda c: bags._bags.sample(c, c), columns),
         "CSR, S x": in_turn(lambda c: csr @ c, columns),
     }
-    if pattern.is_tiny:
-        out = torch.zeros_like(xs[0])
+    if isinstance(product_of(layer, xs[0]), TransformedFew):
         turns |= {
-            "index_add, S x": in_turn(lambda x: pattern.add_rows_(out, values, x), xs),
-            "gathered gradient": in_turn(lambda x: pattern.sample_rows(x, x), xs),
+            "index_add, S x": in_turn(partial(few._plus_sparse, None, None, values), xs),
+            "gathered gradient": in_turn(lambda x: few._sample(x, x), xs),
         }
     return turns
 
@@ -99,11 +100,9 @@ def product_of(layer: DensePlusSparse, x: Tensor) -> Transformed:
     return product
 
 
-def csr_of(pattern: SparsePattern, values: Tensor) -> Tensor:
+def csr_of(bags: Bags, values: Tensor) -> Tensor:
     """Return S as PyTorch's own sparse matrix."""
-    numbers = torch.arange(pattern.shape[0] + 1, device=values.device, dtype=pattern.rows.dtype)
-    starts = torch.searchsorted(pattern.rows, numbers, out_int32=True)
-    return torch.sparse_csr_tensor(starts, pattern.cols, values, pattern.shape, check_invariants=False)
+    return torch.sparse_csr_tensor(bags.starts, bags.ids.int(), values, bags.shape, check_invariants=False)
 
 
 def in_turn(function: Callable[[Tensor], Any], tensors: list[Tensor]) -> Callable[[], Any]:

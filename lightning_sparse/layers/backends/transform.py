@@ -2,18 +2,26 @@
 
 import math
 
+import torch
+
 from lightning_sparse.layers.adapted import Adapted
 from lightning_sparse.layers.backends.base import BackendRow, LayerParts, Work, register_backend
 from lightning_sparse.layers.products import Product
-from lightning_sparse.layers.support import INDEX_ADD_UP_TO, SparsePattern
-from lightning_sparse.layers.transformed import TransformedConvolution, TransformedLinear
+from lightning_sparse.layers.transformed import Transformed
+from lightning_sparse.layers.transformed_convolution import TransformedConvolution, TransformedPointwise
+from lightning_sparse.layers.transformed_linear import TransformedFew, TransformedLinear
 
-__all__ = ["Transform"]
+__all__ = ["CONSTANTS", "Transform", "are_few", "sparse_features"]
 
-# Of the part of S; the offset has the others. Those per value, feature, channel and plane are for each row.
-LINEAR_PER_CALL_IN_BAGS, LINEAR_PER_FEATURE_IN_BAGS, LINEAR_PER_VALUE = 200, 0.0027, 0.0003
-POINTWISE_PER_CHANNEL, POINTWISE_PER_VALUE = 0.0093, 0.0003
-SPATIAL_PER_PLACE, SPATIAL_PER_CHANNEL, SPATIAL_PER_PLANE, SPATIAL_PER_VALUE = 105, 0.0136, 0.0012, 0.00026
+FEW_UP_TO, AND_PER_FEATURE = 80, 0.1  # values, and more of them for each feature of the longer side
+
+# Of the part of S, for each of `sparse_features`; the offset has its own.
+CONSTANTS: dict[str, tuple[float, ...]] = {
+    "few": (0.0, 0.0, 0.0),
+    "linear": (200.0, 0.0, 0.0027, 0.0003),
+    "pointwise": (0.0, 0.0, 0.0093, 0.0003),
+    "spatial": (0.0, 0.0, 0.0, 0.0136, 0.0012, 0.00026),
+}
 
 
 @register_backend
@@ -32,39 +40,45 @@ class Transform(BackendRow):
     def time(self, work: Work) -> float:
         """Return the time of the offset's transform and of the products with S."""
         offset = work.offset.transform_time(work.shape, work.rows, work.threads)
-        return offset + _time_of_sparse(work)
+        way, features = sparse_features(work.shape, work.nnz, work.rows)
+        return offset + sum(c * f for c, f in zip(CONSTANTS[way], features, strict=True))
 
     def build(self, parts: LayerParts) -> Product | None:
         """Return the product; ``None`` without a fast transform, or on the meta device."""
         shape, geometry, device = parts.shape, parts.geometry, parts.indices.device
         if device.type == "meta":  # only shapes count there, and supports cannot be read
             return None
-        kind = TransformedLinear if geometry is None else TransformedConvolution
+        kind = _kind(parts)
         if parts.base is not None:
-            return Adapted(parts.base.detach(), kind(shape, geometry, _pattern(parts), None))
+            return Adapted(parts.base.detach(), kind(shape, geometry, parts.indices, None))
         transform = parts.offset.transform(shape, geometry, parts.dtype, device)
         if transform is None and not parts.offset.is_zero:
             return None
-        return kind(shape, geometry, _pattern(parts), transform)
+        return kind(shape, geometry, parts.indices, transform)
 
 
-def _time_of_sparse(work: Work) -> float:
-    channels, places = work.shape[0] + work.shape[1], math.prod(work.shape[2:])
-    if len(work.shape) == 2:
-        in_bags = work.nnz > INDEX_ADD_UP_TO * max(work.shape)
-        per_row = LINEAR_PER_VALUE * work.nnz + LINEAR_PER_FEATURE_IN_BAGS * channels * in_bags
-        return LINEAR_PER_CALL_IN_BAGS * in_bags + work.rows * per_row
-    if places == 1:
-        return work.rows * (POINTWISE_PER_CHANNEL * channels + POINTWISE_PER_VALUE * work.nnz)
-    planes = min(places * channels, 2 * work.nnz)
-    per_row = SPATIAL_PER_CHANNEL * channels + SPATIAL_PER_PLANE * planes + SPATIAL_PER_VALUE * work.nnz
-    return SPATIAL_PER_PLACE * places + work.rows * per_row
+def _kind(parts: LayerParts) -> type[Transformed]:
+    if parts.geometry is not None:
+        pointwise = math.prod(parts.shape[2:]) == 1 and not any(parts.geometry.padding)
+        return TransformedPointwise if pointwise else TransformedConvolution
+    return TransformedFew if are_few(parts.shape, len(parts.indices)) else TransformedLinear
 
 
-def _pattern(parts: LayerParts) -> SparsePattern:
-    """Place the values in the matrix that maps all input columns, those of every group, to outputs."""
-    groups = 1 if parts.geometry is None else parts.geometry.groups
-    (out, patch), flat = (parts.shape[0], math.prod(parts.shape[1:])), parts.indices.long()
-    rows = flat // patch
-    cols = flat % patch + rows // (out // groups) * patch
-    return SparsePattern(rows.int(), cols.int(), (out, groups * patch))
+def are_few(shape: torch.Size, nnz: int) -> bool:
+    """Return whether a linear layer has so few values that taking them one by one is fastest."""
+    return nnz <= FEW_UP_TO + AND_PER_FEATURE * max(shape)
+
+
+def sparse_features(shape: torch.Size, nnz: int, rows: int) -> tuple[str, tuple[float, ...]]:
+    """Return which way products with S go, and what their time is a sum of, in the order of `CONSTANTS`.
+
+    First calls, then entries whatever the number of rows; then, for each row, pixels of larger kernels,
+    features or channels, lines that a convolution lays out, and entries.
+    """
+    channels = rows * (shape[0] + shape[1])
+    if len(shape) == 2 and are_few(shape, nnz):
+        return "few", (1, channels, rows * nnz)
+    if math.prod(shape[2:]) == 1:
+        return "linear" if len(shape) == 2 else "pointwise", (1, nnz, channels, rows * nnz)
+    lines = min(math.prod(shape[3:]) * (shape[0] + shape[1]), 2 * nnz)
+    return "spatial", (1, nnz, rows, channels, rows * lines, rows * nnz)

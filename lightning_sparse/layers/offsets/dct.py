@@ -23,9 +23,7 @@ number of spatial dimensions; "chw" is the order of the weight's own."""
 
 # Of the DCT's part in a forward and backward pass, as explained in ``lightning_sparse/layers/backends``:
 # for each call, and for each row and feature, channel or product of channels.
-LINEAR_PER_CALL, LINEAR_PER_FEATURE = 280, 0.011
-POINTWISE_PER_CALL, POINTWISE_PER_FEATURE = 670, 0.0065
-SPATIAL_PER_PRODUCT = 1e-4
+LINEAR, POINTWISE, SPATIAL = (280, 0.011), (670, 0.0065), (0, 1e-4)
 
 # The layout in which small convolutions are fastest, by the number of spatial dimensions.
 _LAYOUTS = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d}
@@ -76,10 +74,10 @@ class DCTOffset(Offset):
         """Return what was fitted; only matrix products are counted as shared among threads."""
         longer = max(shape[:2])
         if len(shape) == 2:
-            return LINEAR_PER_CALL + rows * LINEAR_PER_FEATURE * longer
+            return LINEAR[0] + LINEAR[1] * rows * longer
         if math.prod(shape[2:]) == 1:
-            return POINTWISE_PER_CALL + rows * POINTWISE_PER_FEATURE * longer
-        return rows * SPATIAL_PER_PRODUCT * shape[0] * shape[1] / threads
+            return POINTWISE[0] + POINTWISE[1] * rows * longer
+        return SPATIAL[0] + SPATIAL[1] * rows * shape[0] * shape[1] / threads
 
     def norm(self, shape: torch.Size) -> float:
         """Return the square root of ``min(out, patch)``: that many orthonormal rows or columns."""

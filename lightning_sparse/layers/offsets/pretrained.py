@@ -10,8 +10,9 @@ from lightning_sparse.layers.offsets.base import Offset, OffsetOptions, register
 
 __all__ = ["PretrainedOffset"]
 
-# Microseconds for each row and entry, as explained in ``lightning_sparse/layers/backends``: two products.
-PER_PRODUCT = 3.1e-5
+# Of two products by the whole weight, as explained in ``lightning_sparse/layers/backends``: for each call,
+# and for each row and entry; of linear layers, kernels of one place and larger ones.
+LINEAR, POINTWISE, SPATIAL = (0, 3.1e-5), (0, 3.1e-5), (0, 3.1e-5)
 
 
 @register_offset
@@ -48,7 +49,9 @@ class PretrainedOffset(Offset):
 
     def transform_time(self, shape: torch.Size, rows: int, threads: int) -> float:
         """Return what two products by the whole weight take, which threads share."""
-        return PER_PRODUCT * rows * math.prod(shape) / threads
+        places = math.prod(shape[2:])
+        per_call, per_product = LINEAR if len(shape) == 2 else POINTWISE if places == 1 else SPATIAL
+        return per_call + per_product * rows * math.prod(shape) / threads
 
     def norm(self, shape: torch.Size) -> float:  # noqa: ARG002
         """Return NaN: it is not known from the shape."""
