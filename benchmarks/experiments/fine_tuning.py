@@ -19,13 +19,14 @@ from pathlib import Path
 import torch
 
 from benchmarks.experiments.tuning import training
+from benchmarks.experiments.tuning.images import IMAGES
 from benchmarks.experiments.tuning.methods import METHODS
 from benchmarks.experiments.tuning.queue import Plan
 from benchmarks.experiments.tuning.rates import MOST, rate
 from benchmarks.experiments.tuning.sentences import SENTENCES
 from benchmarks.harness import series
 
-TASKS = {task.name: task for task in (SENTENCES,)}
+TASKS = {task.name: task for task in (SENTENCES, IMAGES)}
 SEEDS = (0, 1, 2, 3, 4)
 
 
@@ -58,7 +59,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
 def work(plan: Plan, path: Path, data_dir: str, smoke: bool) -> None:
     """Train what ``path`` does not hold yet; it is read each time, for another process may add to it."""
     while (run := plan.next_run(series.read(path))) is not None:
-        data = plan.task.data(data_dir, run.seed, plan.epochs, smoke)
+        data = plan.task.data(data_dir, run.seed, plan.epochs_of(run.seed), smoke)
         rates = training.Rates(rate(run.exponent), rate(run.head_exponent), plan.task.warmup)
         result = training.run(plan.task, run.cell.method, run.cell.budget, run.seed, rates, data)
         record = plan.key(run) | result

@@ -45,7 +45,8 @@ class Plan:
         methods: Names.
         budgets: Names.
         seeds: Those that count.
-        epochs: Of all runs.
+        epochs: Of the runs that count.
+        rate_epochs: Of those that choose rates.
         most: Rates that are tried at most for each method.
     """
 
@@ -54,6 +55,7 @@ class Plan:
     budgets: Sequence[str]
     seeds: Sequence[int]
     epochs: int
+    rate_epochs: int = 1
     most: int = MOST
 
     def next_run(self, records: Records) -> Run | None:
@@ -80,16 +82,23 @@ class Plan:
             found[record["exponent"]] = float("-inf") if accuracy is None else accuracy
         return found
 
+    def epochs_of(self, seed: int) -> int:
+        """Return how long runs of that seed train."""
+        return self.rate_epochs if seed == TUNING_SEED else self.epochs
+
     def key(self, run: Run) -> dict[str, Any]:
         """Return what a record of that run begins with."""
-        about = {"task": self.task.name, **run.cell.key, "epochs": self.epochs, "seed": run.seed}
+        about = self._about(run.cell, run.seed)
         return about | {"exponent": run.exponent, "head_exponent": run.head_exponent}
+
+    def _about(self, cell: Cell, seed: int) -> dict[str, Any]:
+        return {"task": self.task.name, **cell.key, "epochs": self.epochs_of(seed), "seed": seed}
 
     def _untried(self, cell: Cell, records: Records) -> int | None:
         return next_to_try(cell.method.middle, self.tried(cell, records), self.most)
 
     def _runs(self, cell: Cell, records: Records, seed: int) -> Iterator[dict[str, Any]]:
-        key = {"task": self.task.name, **cell.key, "epochs": self.epochs, "seed": seed}
+        key = self._about(cell, seed)
         return (record for record in records if record.items() >= key.items())
 
     def _blocks(self) -> Iterator[list[Cell]]:

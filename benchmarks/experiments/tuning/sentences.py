@@ -25,7 +25,7 @@ from benchmarks.experiments.tuning.task import (
 
 FILE = "sentiment/movieReviewSnippets_GroundTruth.txt"
 NEUTRAL, BATCH, LONGEST = 0.2, 32, 128
-TRAIN, VALIDATION, TEST = 3_000, 2_000, 2_000
+TRAIN, VALIDATION, TEST = 3_000, 1_000, 2_000
 
 
 class Sentence(NamedTuple):
