@@ -3,12 +3,14 @@
     python -m benchmarks.experiments.fine_tuning sentences --data_dir data
     python -m benchmarks.experiments.fine_tuning sentences --show --against LoRA
 
-Each run adds a line to `<results>/fine_tuning.jsonl`; those that are there already are not repeated, so a broken
-series goes on where it stopped. A run that ends in an error is kept with its message: a gap in the table.
+Each run adds a line to `<results>/fine_tuning.jsonl`; those that are there already are not repeated, so a
+broken series goes on where it stopped. A run that ends in an error is kept with its message: a gap in the
+table.
 
-The rates of each method are chosen first, with a seed and data that are in no run that counts (see
-`benchmarks.experiments.tuning.rates`). A pair are two runs of one seed: same training and test data, same head at
-the start, same order of batches. The interval is Student's over the differences of the pairs, with 95%.
+The rates of each method are chosen first, in runs of half the length, with a seed and data that are in no run
+that counts (see `benchmarks.experiments.tuning.rates`). A pair are two runs of one seed: same training and test
+data, same head at the start, same order of batches. The interval is Student's over the differences of the
+pairs, with 95%.
 """
 
 import argparse
@@ -20,10 +22,10 @@ import torch
 
 from benchmarks.experiments.tuning import training
 from benchmarks.experiments.tuning.images import IMAGES
-from benchmarks.experiments.tuning.methods import METHODS
 from benchmarks.experiments.tuning.queue import Plan
 from benchmarks.experiments.tuning.rates import MOST, rate
 from benchmarks.experiments.tuning.sentences import SENTENCES
+from benchmarks.experiments.tuning.tables import tables
 from benchmarks.harness import series
 
 TASKS = {task.name: task for task in (SENTENCES, IMAGES)}
@@ -38,19 +40,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
         torch.set_flush_denormal(True)
         work(plan, path, options.data_dir, options.smoke)
+    print("\n".join(tables(plan, series.read(path), options.against)))
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
     """Return what the options ask for."""
     task = TASKS[options.task]
-    known = [name for name in task.methods if name in METHODS]
+    known = list(task.methods)
     budgets = [budget.name for budget in task.budgets]
     for option, given, names in (
         ("--methods", options.methods, known),
         ("--budgets", options.budgets, budgets),
+        ("--against", [options.against], known),
     ):
         if unknown := set(given or ()) - set(names):
-            raise SystemExit(f"`{option}` must be among {', '.join(names)}, got {', '.join(sorted(unknown))}.")
+            raise SystemExit(
+                f"`{option}` must be among {', '.join(names)}, got {', '.join(sorted(unknown))}."
+            )
     chosen = {"methods": options.methods or known, "budgets": options.budgets or budgets}
     most = 1 if options.smoke else MOST
     return Plan(task, **chosen, seeds=options.seeds, epochs=options.epochs, most=most)

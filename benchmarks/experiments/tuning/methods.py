@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pytorch_lightning as pl
 from torch import nn
@@ -28,17 +29,17 @@ class Method:
     budgeted: bool = True
 
 
-def whole(net: nn.Module, budget: Budget, seed: int) -> nn.Module:
+def whole(net: nn.Module, *_: object) -> nn.Module:
     """Leave the net as it is."""
     return net
 
 
-def frozen(net: nn.Module, budget: Budget, seed: int) -> nn.Module:
+def frozen(net: nn.Module, *_: object) -> nn.Module:
     """Train nothing of it."""
     return net.requires_grad_(False)
 
 
-def lora(net: nn.Module, budget: Budget, seed: int) -> nn.Module:
+def lora(net: nn.Module, budget: Budget, *_: object) -> nn.Module:
     """Add products of two thin matrices, as peft does; they start at zero and are not scaled."""
     from peft import LoraConfig, get_peft_model
 
@@ -54,6 +55,30 @@ def shira(net: nn.Module, budget: Budget, seed: int) -> nn.Module:
     return get_peft_model(net, ShiraConfig(r=budget.rank, random_seed=seed, target_modules=targets))
 
 
+def sparse(task: Task, budget: Budget, seed: int, support: str, allocation: str = "erk") -> list[pl.Callback]:
+    """Train a sparse change, shared out over layers as LoRA of one rank is."""
+    from lightning_sparse import SparseFineTuning
+
+    return [
+        SparseFineTuning(
+            budget.count / task.weights,
+            support,
+            allocation,
+            include=list(task.include),
+            train=["head"],
+            seed=seed,
+        )
+    ]
+
+
+def moving(task: Task, budget: Budget, seed: int, support: str = "random") -> list[pl.Callback]:
+    """Let the support move: every 10 steps at first 30% of it, to where the gradient is largest."""
+    from lightning_sparse import RigLCallback
+
+    often = RigLCallback(every_n_steps=10, drop_fraction=0.3, stop_at=0.6, skip_step_on_update=False)
+    return [*sparse(task, budget, seed, support), often]
+
+
 METHODS = {
     method.name: method
     for method in (
@@ -61,5 +86,11 @@ METHODS = {
         Method("full", -8, whole, budgeted=False),
         Method("LoRA", -5, lora),
         Method("SHiRA", -4, shira),
+        Method("random", -4, whole, partial(sparse, support="random")),
+        Method("magnitude", -4, whole, partial(sparse, support="magnitude")),
+        Method("gradient", -5, whole, partial(sparse, support="gradient")),
+        Method("gradient, global", -5, whole, partial(sparse, support="gradient", allocation="global")),
+        Method("moving", -4, whole, moving),
+        Method("gradient, moving", -5, whole, partial(moving, support="gradient")),
     )
 }

@@ -1,7 +1,7 @@
 """MiniLM on sentences of film reviews: are they for or against the film?
 
-Sentences whose mean rating is within 0.2 of zero are left out. A fixed part of the others is for choosing rates;
-each seed draws its training and test sentences from the rest.
+Sentences whose mean rating is within 0.2 of zero are left out. A fixed part of the others is for choosing
+rates; each seed draws its training and test sentences from the rest.
 """
 
 import tempfile
@@ -122,5 +122,16 @@ SENTENCES = Task(
         Budget("0.09%", 9_216, 1, ("query", "value")),
     ),
     data=data,
-    methods=("head", "full", "LoRA", "SHiRA", "random", "magnitude", "gradient", "moving"),
+    methods=(
+        "head",
+        "full",
+        "LoRA",
+        "SHiRA",
+        "random",
+        "magnitude",
+        "gradient",
+        "moving",
+        "gradient, global",
+        "gradient, moving",
+    ),
 )

@@ -50,7 +50,7 @@ class Task:
         include: Patterns of the weights that may be changed, as parameters of the net are called.
         weights: How many they are.
         budgets: The columns of the table.
-        data: Returns the data of a seed; takes the folder, the seed, the epochs and whether it is a smoke run.
+        data: Returns the data of a seed; takes folder, seed, epochs and whether it is a smoke run.
         methods: Which methods can be used.
         warmup: Steps until the rate is reached.
     """

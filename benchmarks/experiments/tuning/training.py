@@ -54,12 +54,12 @@ class Classifier(pl.LightningModule):
         """Return logits."""
         return self.head(self.net(*inputs))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch) -> Tensor:
         """Return the loss."""
         inputs, labels = batch
         return nn.functional.cross_entropy(self(*inputs), labels)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Batch) -> None:
         """Log loss and accuracy."""
         inputs, labels = batch
         logits = self(*inputs)
