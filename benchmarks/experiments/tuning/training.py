@@ -71,11 +71,7 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return Adam for what is trained, with warm-up and a cosine."""
-        groups = [
-            {"params": [p for p in part.parameters() if p.requires_grad], "lr": rate}
-            for part, rate in ((self.net, self.rates.net), (self.head, self.rates.head))
-        ]
-        optimizer = torch.optim.Adam([group for group in groups if group["params"]], fused=True)
+        optimizer = optimizer_of(self.net, self.head, self.rates)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -84,6 +80,15 @@ class Classifier(pl.LightningModule):
             return (step + 1) / self.rates.warmup
         done = (step - self.rates.warmup) / max(1, self.steps - self.rates.warmup)
         return (1 + math.cos(math.pi * min(1.0, done))) / 2
+
+
+def optimizer_of(net: nn.Module, head: nn.Module, rates: Rates) -> torch.optim.Adam:
+    """Return the fused Adam for what is trained of both."""
+    groups = [
+        {"params": [p for p in part.parameters() if p.requires_grad], "lr": rate}
+        for part, rate in ((net, rates.net), (head, rates.head))
+    ]
+    return torch.optim.Adam([group for group in groups if group["params"]], fused=True)
 
 
 class StepClock(pl.Callback):
