@@ -7,8 +7,8 @@ Each run adds a line to `<results>/fine_tuning.jsonl`; those that are there alre
 broken series goes on where it stopped. A run that ends in an error is kept with its message: a gap in the
 table.
 
-The rates of each method are chosen first, in runs of half the length, with a seed and data that are in no run
-that counts (see `benchmarks.experiments.tuning.rates`). A pair are two runs of one seed: same training and test
+The rates of each method are chosen first, in runs of one epoch, with a seed and data that are in no run that
+counts (see `benchmarks.experiments.tuning.rates`). A pair are two runs of one seed: same training and test
 data, same head at the start, same order of batches. The interval is Student's over the differences of the
 pairs, with 95%.
 """

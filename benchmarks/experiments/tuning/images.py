@@ -1,8 +1,8 @@
 """EfficientNet-Lite0, pretrained on ImageNet, on photos of ten classes: CIFAR-10 from JPEG files.
 
 Images are enlarged to 96 x 96. BatchNorm keeps the statistics of the pretraining with every method. What may
-be changed are the 1 x 1 convolutions, which hold 93% of the weights below the head. Rates are chosen on images
-of the training folder that no seed trains on; seeds are tested on images of the test folder.
+be changed are the 1 x 1 convolutions: 93% of the weights below the head. Rates are chosen on images of the
+training folder that no seed trains on; seeds are tested on images of the test folder.
 """
 
 import zipfile
