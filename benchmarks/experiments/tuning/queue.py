@@ -32,8 +32,8 @@ class Run(NamedTuple):
     seed: int
     exponent: int
     """Of the rate."""
-    head_exponent: int
-    """Of the rate of the head: the best one of training the head alone, for all methods."""
+    head_exponent: int | None
+    """Of the rate of the head: the best one of training the head alone, for all methods; ``None`` without."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,6 @@ class Plan:
         methods: Names.
         budgets: Names.
         seeds: Those that count.
-        epochs: Of the runs that count.
-        rate_epochs: Of those that choose rates.
         most: Rates that are tried at most for each method.
     """
 
@@ -54,16 +52,16 @@ class Plan:
     methods: Sequence[str]
     budgets: Sequence[str]
     seeds: Sequence[int]
-    epochs: int
-    rate_epochs: int = 1
     most: int = MOST
 
     def next_run(self, records: Records) -> Run | None:
         """Return the next one, or ``None`` when all is done."""
-        head = Cell(METHODS[HEAD], self.task.budgets[0])
-        if (exponent := self._untried(head, records)) is not None:
-            return Run(head, TUNING_SEED, exponent, exponent)
-        head_exponent = best_of(self.tried(head, records))
+        head_exponent = None
+        if self.task.features is not None:
+            head = Cell(METHODS[HEAD], self.task.budgets[0])
+            if (exponent := self._untried(head, records)) is not None:
+                return Run(head, TUNING_SEED, exponent, exponent)
+            head_exponent = best_of(self.tried(head, records))
         for cells in self._blocks():
             for cell in cells:
                 if (exponent := self._untried(cell, records)) is not None:
@@ -84,7 +82,7 @@ class Plan:
 
     def epochs_of(self, seed: int) -> int:
         """Return how long runs of that seed train."""
-        return self.rate_epochs if seed == TUNING_SEED else self.epochs
+        return self.task.rate_epochs if seed == TUNING_SEED else self.task.epochs
 
     def key(self, run: Run) -> dict[str, Any]:
         """Return what a record of that run begins with."""

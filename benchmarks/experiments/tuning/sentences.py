@@ -61,7 +61,7 @@ def files() -> tuple[Path, tempfile.TemporaryDirectory[str]]:
     return next(Path(folder.name).rglob("model.safetensors")).parent, folder
 
 
-def minilm() -> nn.Module:
+def minilm(data_dir: str = "") -> nn.Module:  # noqa: ARG001
     """Return the pretrained net, without dropout."""
     from transformers import AutoModel
 

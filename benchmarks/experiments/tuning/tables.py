@@ -13,7 +13,7 @@ from benchmarks.harness import series
 
 def tables(plan: Plan, records: Records, against: str) -> list[str]:
     """Return the lines of all tables, in Markdown."""
-    costs = "seconds of CPU time per step (median) / MiB at the peak of a run, above the pretrained net"
+    costs = "ms of CPU time per step (median) / MiB at the peak of a run, above the pretrained net"
     return [
         *_table("test accuracy, %", plan, lambda cell: _accuracy(plan, cell, records)),
         *_table(
@@ -31,7 +31,7 @@ def tables(plan: Plan, records: Records, against: str) -> list[str]:
 
 def runs_of(plan: Plan, cell: Cell, records: Records) -> dict[int, dict[str, Any]]:
     """Return the records of a cell that count, by seed; those of runs that failed are left out."""
-    key = {"task": plan.task.name, **cell.key, "epochs": plan.epochs}
+    key = {"task": plan.task.name, **cell.key, "epochs": plan.task.epochs}
     found = (record for record in records if record.items() >= key.items() and record["seed"] != TUNING_SEED)
     return {record["seed"]: record for record in found if record["accuracy"] is not None}
 
@@ -68,7 +68,7 @@ def _costs(plan: Plan, cell: Cell, records: Records) -> str:
     if not seconds:
         return "-"
     peak = f"{statistics.median(peaks):.0f}" if peaks else "?"
-    return f"{statistics.median(seconds):.2f} / {peak}"
+    return f"{1e3 * statistics.median(seconds):.3g} / {peak}"
 
 
 def _known(runs: Sequence[dict[str, Any]], name: str) -> list[float]:

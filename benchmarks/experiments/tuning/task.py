@@ -44,26 +44,34 @@ class Task:
 
     Args:
         name: How the command and the records call it.
-        net: Makes the pretrained net, whose output are features.
-        features: Number of these.
+        net: Makes the pretrained net, whose output are features, from the folder of data.
+        features: Number of these; ``None`` for a net that has its head already.
         classes: Number of classes.
         include: Patterns of the weights that may be changed, as parameters of the net are called.
         weights: How many they are.
         budgets: The columns of the table.
         data: Returns the data of a seed; takes folder, seed, epochs and whether it is a smoke run.
         methods: Which methods can be used.
+        epochs: Of the runs that count.
+        rate_epochs: Of those that choose rates.
+        move_every: Steps between updates of supports that move.
+        move_until: Share of the steps after which they rest.
         warmup: Steps until the rate is reached.
     """
 
     name: str
-    net: Callable[[], nn.Module]
-    features: int
+    net: Callable[[str], nn.Module]
+    features: int | None
     classes: int
     include: tuple[str, ...]
     weights: int
     budgets: tuple[Budget, ...]
     data: Callable[[str, int, int, bool], Data]
     methods: tuple[str, ...]
+    epochs: int = 2
+    rate_epochs: int = 1
+    move_every: int = 10
+    move_until: float = 0.6
     warmup: int = 20
 
 

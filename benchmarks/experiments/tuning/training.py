@@ -45,7 +45,7 @@ class Classifier(pl.LightningModule):
         steps: After which the rates are zero.
     """
 
-    def __init__(self, net: nn.Module, head: nn.Linear, rates: Rates, steps: int) -> None:
+    def __init__(self, net: nn.Module, head: nn.Module, rates: Rates, steps: int) -> None:
         super().__init__()
         self.net, self.head = net, head
         self.rates, self.steps = rates, steps
@@ -108,16 +108,23 @@ class StepClock(pl.Callback):
 
 
 @cache
-def pristine(make: Callable[[], nn.Module]) -> nn.Module:
+def pristine(make: Callable[[str], nn.Module], data_dir: str) -> nn.Module:
     """Return the pretrained net, read once; not to be changed."""
-    return make()
+    return make(data_dir)
 
 
-def run(task: Task, method: Method, budget: Budget, seed: int, rates: Rates, data: Data) -> dict[str, Any]:
-    """Train once; return accuracy, costs and any error."""
+def run(
+    task: Task,
+    pretrained: nn.Module,
+    method: Method,
+    budget: Budget,
+    seed: int,
+    rates: Rates,
+    data: Data,
+) -> dict[str, Any]:
+    """Train a copy of the pretrained net once; return accuracy, costs and any error."""
     clock, found, start, error = StepClock(), {}, time.perf_counter(), None
-    pristine(task.net)  # read before memory is measured
-    turn = partial(_fit, task, method, budget, seed, rates, data, clock, found)
+    turn = partial(_fit, task, pretrained, method, budget, seed, rates, data, clock, found)
     try:
         with quiet():
             extra = peak_extra(turn)
@@ -138,6 +145,7 @@ def run(task: Task, method: Method, budget: Budget, seed: int, rates: Rates, dat
 
 def _fit(
     task: Task,
+    pretrained: nn.Module,
     method: Method,
     budget: Budget,
     seed: int,
@@ -147,8 +155,9 @@ def _fit(
     found: dict[str, Any],
 ) -> None:
     pl.seed_everything(seed, verbose=False)
-    head = nn.Linear(task.features, task.classes)  # first, so that it is the same for all methods
-    net = method.adapt(deepcopy(pristine(task.net)), budget, seed)
+    # First, so that it is the same for all methods.
+    head = nn.Identity() if task.features is None else nn.Linear(task.features, task.classes)
+    net = method.adapt(deepcopy(pretrained), budget, seed)
     module = Classifier(net, head, rates, len(data.train))
     trainer = pl.Trainer(
         max_epochs=1,
