@@ -26,7 +26,7 @@ from benchmarks.harness import series
         ({-5: 1.0, -4: 2.0, -6: 0.0}, -3),
         ({-5: 1.0, -4: 0.0, -6: 2.0}, -7),
         ({-5: 1.0, -4: 1.0, -6: 1.0}, -7),  # of equals the smaller is the best
-        ({-5: 1.0, -4: 2.0, -6: 0.0, -3: 3.0, -2: 4.0}, None),  # five are enough
+        ({-5: 1.0, -4: 2.0, -6: 0.0, -3: 3.0, -2: 4.0, -1: 5.0}, None),  # six are enough
     ],
 )
 def test_rates_are_tried_until_the_best_is_inside(tried, expected):
