@@ -55,13 +55,12 @@ def ways() -> dict[str, Callable[[nn.Module, Budget, int], nn.Module]]:
 
 
 def _ours(net: nn.Module, budget: Budget, seed: int) -> nn.Module:
-    from lightning_sparse.layers import compact_layers, convert_
+    from lightning_sparse.layers import convert_
+    from lightning_sparse.layers.freezing import freeze_but_
 
-    density = budget.count / SENTENCES.weights
-    net.requires_grad_(False)
-    convert_(net, density, "erk", offset="pretrained", include=list(SENTENCES.include), generator=seed)
-    for layer in compact_layers(net).values():
-        layer.values.requires_grad_(True)
+    density, include = budget.count / SENTENCES.weights, list(SENTENCES.include)
+    convert_(net, density, "erk", offset="pretrained", include=include, generator=seed)
+    freeze_but_(net, [])
     return net
 
 
