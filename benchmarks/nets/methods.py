@@ -67,4 +67,6 @@ METHODS = {
     "IMP": Method(_imp, epochs=3, resume_after=2),
     "DCTpS": Method(lambda: [DCTpSConversion(DENSITY)]),
     "DCTpS + RigL": Method(lambda: [DCTpSConversion(DENSITY), _rigl()]),
+    "snip, compact": Method(lambda: [PruneAtInit("snip", DENSITY, storage="compact")]),
+    "RigL, compact": Method(lambda: [_rigl(DENSITY, storage="compact")]),
 }

@@ -3,15 +3,20 @@
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import CSVLogger
 from torch import nn
-from toy import assert_equal, loader, sgd, trainer
+from toy import Toy, assert_equal, loader, sgd, trainer, weights_of
 
 from lightning_sparse import (
     SNIP,
     PruneAtInit,
     RigLCallback,
     SETCallback,
+    SparseCheckpoint,
+    SparseEarlyStopping,
+    SparsityMonitor,
     masks_of,
+    summary,
     to_dense_,
 )
 from lightning_sparse.layers import compact_layers
@@ -98,3 +103,100 @@ def test_the_same_training_as_under_masks(tmp_path, row, net, optimizer, precisi
     tolerance = DTYPES[precision]
     for name in one:
         torch.testing.assert_close(one[name], other[name], rtol=tolerance, atol=tolerance, msg=name)
+
+
+# What is logged, and where weights come from.
+
+
+def metrics(tmp_path, callbacks):
+    pl.seed_everything(1)
+    logger = CSVLogger(tmp_path)
+    saves = SparseCheckpoint(tmp_path, monitor="val_loss")
+    stops = SparseEarlyStopping("val_loss", patience=5)
+    runner = trainer(
+        tmp_path, *callbacks, saves, stops, SparsityMonitor(), logger=logger, enable_checkpointing=True
+    )
+    toy = Toy()
+    runner.fit(toy, loader(), loader(2))
+    assert saves.best_model_path
+    named = [name for name in runner.callback_metrics if "/" in name]
+    return {name: float(runner.callback_metrics[name]) for name in named}, summary(toy)
+
+
+@pytest.mark.filterwarnings("ignore:.*logging interval", "ignore:Checkpoint directory")
+def test_the_same_is_logged_as_under_masks(tmp_path, capsys):
+    """But for what was ever active: that takes a bit for each entry of the weight."""
+    found = {
+        storage: metrics(
+            tmp_path / storage, [RigLCallback(0.2, every_n_steps=3, storage=storage, seed=1, stop_at=100)]
+        )
+        for storage in ("masked", "compact")
+    }
+    (masked, of_masked), (compact, of_compact) = found.values()
+    assert compact == {name: value for name, value in masked.items() if "explored" not in name}
+    assert compact["sparsity/total"] == pytest.approx(1 - 203 / 1016)
+    assert compact["rigl/moved"] > 0
+    tables = capsys.readouterr().out.split("Weights kept:")[1:]
+    assert len(tables) == 2
+    assert tables[0].strip() == tables[1].strip()
+    layers = zip(of_masked.layers, of_compact.layers, strict=True)
+    assert all(one.stored == 4 * one.weights and two.stored == 8 * two.kept for one, two in layers)
+
+
+@pytest.mark.parametrize("row", ["erk", "rigl", "set"])
+def test_the_dense_net_need_never_be_there(tmp_path, row):
+    """The same draws choose the same weights, of a module on the meta device."""
+    with torch.device("meta"):
+        module = Perceptron(careful)
+    runner = trainer(tmp_path, *ROWS[row]("compact"), max_epochs=1)
+    at_start = Supports()
+    runner.callbacks.append(at_start)
+    runner.fit(module, loader())
+    real = Supports()
+    pl.seed_everything(1)
+    trainer(tmp_path, *ROWS[row]("masked"), real, max_epochs=1).fit(Perceptron(careful), loader())
+    assert_equal(at_start.masks, real.masks)
+    for layer in compact_layers(module).values():
+        bound = layer.shape[1] ** -0.5
+        assert 0 < layer.values.detach().std() < 2 * bound
+
+
+class Supports(pl.Callback):
+    """Keeps the masks of the first batch."""
+
+    masks = None
+
+    def on_train_batch_start(self, trainer, pl_module, *_):
+        self.masks = self.masks or masks_of(pl_module)
+
+
+@pytest.mark.parametrize("row", ["snip", "rigl"])
+def test_weights_of_half_precision(tmp_path, row):
+    module = trained(tmp_path, row, "compact", steps=24, precision="bf16-true")
+    for layer in compact_layers(module).values():
+        assert layer.values.dtype == torch.bfloat16
+        assert layer.values.isfinite().all()
+        assert layer.indices.dtype == torch.int32
+    assert len(masks_of(module)) == 3
+
+
+def test_a_failure_while_scoring_leaves_the_net_as_it_was(tmp_path):
+    class Fails(Perceptron):
+        def training_step(self, *arguments):
+            if self.fails:
+                raise ArithmeticError
+            return super().training_step(*arguments)
+
+    module, callbacks = Fails(), ROWS["snip"]("compact")
+    module.fails = True
+    before = weights_of(module)
+    runner = trainer(tmp_path, *callbacks, max_steps=1)
+    with pytest.raises(ArithmeticError):
+        runner.fit(module, loader())
+    assert_equal(before, weights_of(module))
+    module.fails = False
+    other = trainer(tmp_path, max_steps=1)
+    other.fit(module, loader())  # dense, nothing waits any more
+    assert not compact_layers(module)
+    trainer(tmp_path, *callbacks, max_steps=1).fit(module, loader())
+    assert len(compact_layers(module)) == 3
