@@ -11,7 +11,9 @@ from lightning_sparse import ASNISigmoidPruner, DCTpSConversion, IterativeMagnit
 
 
 def test_compact_layers_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="cannot prune Dense-plus-Sparse layers, got 'net"):
+    with pytest.raises(
+        ValueError, match="cannot prune layers that store only their active entries, got 'net"
+    ):
         fit_asni(tmp_path, DCTpSConversion(0.2), ASNISigmoidPruner(density=0.2), toy=Toy())
 
 

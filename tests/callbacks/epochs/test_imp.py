@@ -292,7 +292,9 @@ def test_arguments_out_of_range(arguments, message):
 def test_company_that_is_refused(tmp_path):
     with pytest.raises(ValueError, match="both change masks during training"):
         fit(tmp_path, imp_to(), Rotate())
-    with pytest.raises(ValueError, match="IterativeMagnitudePruning cannot prune Dense-plus-Sparse layers"):
+    with pytest.raises(
+        ValueError, match="IterativeMagnitudePruning cannot prune layers that store only their active entries"
+    ):
         fit(tmp_path, DCTpSConversion(0.2), imp_to())
     with pytest.raises(ValueError, match="IterativeMagnitudePruning cannot run with EMAWeightAveraging"):
         fit(tmp_path, imp_to(), EMAWeightAveraging())
