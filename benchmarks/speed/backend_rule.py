@@ -149,7 +149,7 @@ def time_of(case: Case, options: argparse.Namespace) -> Iterator[Timing]:
 
 def materialized(t: Timing) -> tuple[str, Sequence[float]]:
     """Return the way, and the features, in the order of the constants in ``backends/materialize.py``."""
-    return dense_features(torch.Size(t.shape), t.rows, offset_from_name(t.offset))
+    return dense_features(torch.Size(t.shape), t.nnz, t.rows, offset_from_name(t.offset))
 
 
 def transformed(t: Timing) -> tuple[str, Sequence[float]]:
@@ -158,16 +158,18 @@ def transformed(t: Timing) -> tuple[str, Sequence[float]]:
 
 
 def parts(ways: Sequence[str], t: Timing) -> Sequence[float]:
-    """Return the features of each of these ways, and two of each offset: calls, and the rest."""
+    """Return the features of each of these ways, then those of the DCT and of a stored weight."""
     way, features = transformed(t)
     of_ways = [f * (way == each) for each in ways for f in (features if way == each else CONSTANTS[each])]
     per_row = t.shape[0] * t.shape[1] if way == "spatial" else max(t.shape[:2])
-    dct, stored = t.offset == "dct", t.offset == "pretrained"
-    return *of_ways, dct, dct * t.rows * per_row, stored, stored * t.rows * math.prod(t.shape)
+    dct, stored = t.offset == "dct", (t.offset == "pretrained") * math.prod(t.shape)
+    return *of_ways, dct, dct * t.rows * per_row, stored > 0, stored, stored * t.rows
 
 
 def fit(name: str, timings: Sequence[Timing], features: Features, backend: str) -> None:
-    """Print the constants that fit best, and how well."""
+    """Print the constants that fit best, and how well; nothing without timings."""
+    if not timings:
+        return
     times = np.array([timing.microseconds[backend] for timing in timings])
     table = np.array([features(timing) for timing in timings], dtype=float)
     constants, _ = nnls(table / times[:, None], np.ones(len(times)))

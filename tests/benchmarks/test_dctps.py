@@ -82,14 +82,15 @@ def test_the_constants_of_the_rule_are_fitted(tmp_path, capsys):
 def test_a_fit_finds_the_constants_that_made_the_times(capsys):
     timings = [
         backend_rule.Timing(
-            (n, n), 1, rows, offset, {"materialize": 5 + (2 + (offset == "dct")) * n * n + 3 * rows * n * n}
+            (n, n), k, rows, offset, {"materialize": 5 + 4 * k + (2 + own + 3 * rows) * n * n}
         )
         for n in (2, 4, 8)
+        for k in (1, 4)
         for rows in (1, 16)
-        for offset in ("none", "dct")
+        for offset, own in (("none", 0), ("dct", 1))
     ]
     backend_rule.fit("known", timings, lambda t: backend_rule.materialized(t)[1], "materialize")
-    assert capsys.readouterr().out == "known: 5, 2, 1, 3; off by 0%, at most 0%\n"
+    assert capsys.readouterr().out == "known: 5, 2, 1, 4, 3; off by 0%, at most 0%\n"
 
 
 @pytest.mark.parametrize("offset", backend_rule.OFFSETS)

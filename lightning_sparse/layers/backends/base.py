@@ -1,7 +1,7 @@
 """What a backend is: a way for layers to multiply. Each is a file here, which puts it into the table.
 
-Estimates of time are microseconds of forward and backward in float32, on one thread of an x86-64 CPU with
-AVX-512 (torch 2.15), fitted by ``python -m benchmarks.speed.backend_rule``. Only their ratios count.
+Estimates of time are microseconds of forward and backward in float32, on one thread of an AMD EPYC (Zen 4,
+torch 2.14), fitted by ``python -m benchmarks.speed.backend_rule``. Only their ratios count.
 """
 
 from abc import ABC, abstractmethod

@@ -17,10 +17,10 @@ FEW_UP_TO, AND_PER_FEATURE = 80, 0.1  # values, and more of them for each featur
 
 # Of the part of S, for each of `sparse_features`; the offset has its own.
 CONSTANTS: dict[str, tuple[float, ...]] = {
-    "few": (0.0, 0.0, 0.0),
-    "linear": (200.0, 0.0, 0.0027, 0.0003),
-    "pointwise": (0.0, 0.0, 0.0093, 0.0003),
-    "spatial": (0.0, 0.0, 0.0, 0.0136, 0.0012, 0.00026),
+    "few": (210, 0.0013, 0.001),
+    "linear": (350, 0.0098, 0.0023, 0.00019),
+    "pointwise": (210, 0.00081, 0.0014, 0.00019),
+    "spatial": (1100, 0.018, 0.16, 0.0032, 0.001, 0.00023),
 }
 
 
