@@ -161,9 +161,9 @@ def parts(ways: Sequence[str], t: Timing) -> Sequence[float]:
     """Return the features of each of these ways, then those of the DCT and of a stored weight."""
     way, features = transformed(t)
     of_ways = [f * (way == each) for each in ways for f in (features if way == each else CONSTANTS[each])]
-    per_row = t.shape[0] * t.shape[1] if way == "spatial" else max(t.shape[:2])
+    per_row = (t.shape[0], t.shape[0] * t.shape[1]) if way == "spatial" else (max(t.shape[:2]),)
     dct, stored = t.offset == "dct", (t.offset == "pretrained") * math.prod(t.shape)
-    return *of_ways, dct, dct * t.rows * per_row, stored > 0, stored, stored * t.rows
+    return *of_ways, dct, *(dct * t.rows * f for f in per_row), stored > 0, stored, stored * t.rows
 
 
 def fit(name: str, timings: Sequence[Timing], features: Features, backend: str) -> None:

@@ -1,4 +1,6 @@
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,44 +16,62 @@ from lightning_sparse.layers.backends import (
     choose_backend,
     register_backend,
 )
-from lightning_sparse.layers.offsets import DCTOffset, SignedDCTOffset
+from lightning_sparse.layers.offsets import DCTOffset, NoOffset, PretrainedOffset, SignedDCTOffset
 from lightning_sparse.layers.products import Materialized
 
 CPU = torch.device("cpu")
 
 
+M, T = "materialize", "transform"
+
+
 @pytest.mark.parametrize(
     ("shape", "density", "rows", "threads", "expected"),
-    [
-        ((4096, 4096), 0.05, 128, 2, "transform"),
-        ((1024, 1024), 0.05, 1024, 1, "transform"),
-        ((1024, 1024), 0.6, 128, 1, "materialize"),
-        ((300, 784), 0.01, 32, 1, "transform"),
-        ((300, 784), 0.01, 1024, 1, "materialize"),
-        ((10, 784), 0.001, 128, 2, "materialize"),  # a thin head
-        ((128, 128), 0.001, 128, 1, "materialize"),
-        ((512, 512), 0.01, 1, 1, "transform"),  # building the weight twice takes longer still
-        ((100, 300), 0.01, 1, 1, "materialize"),
-        ((2, 2), 1.0, 0, 1, "materialize"),  # an empty batch
-        ((256, 256, 3, 3), 0.01, 2048, 1, "transform"),
-        ((256, 256, 3, 3), 0.01, 2048, 2, "materialize"),  # threads share matrix products above all
-        ((128, 128, 3, 3), 0.01, 8192, 1, "materialize"),
-        ((64, 64, 3, 3), 0.01, 32768, 1, "materialize"),
-        ((512, 512, 3, 3), 0.05, 512, 1, "transform"),
-        ((2048, 512, 1, 1), 0.01, 512, 1, "transform"),
-        ((64, 256, 1, 1), 0.01, 32768, 1, "materialize"),
-        ((256, 256, 9), 0.01, 2048, 1, "transform"),  # as for as many places in two dimensions
-        ((64, 64, 9), 0.01, 32768, 1, "materialize"),
-        ((2048, 512, 1), 0.01, 512, 1, "transform"),
-        ((256, 256, 1, 3, 3), 0.01, 2048, 1, "transform"),
-        ((64, 64, 3, 3, 3), 0.01, 32768, 1, "materialize"),
+    [  # of the DCT, no offset, a stored weight
+        ((4096, 4096), 0.05, 128, 2, (T, T, T)),
+        ((1024, 1024), 0.05, 1024, 1, (T, T, T)),
+        ((1024, 1024), 0.8, 128, 1, (M, M, M)),
+        ((300, 784), 0.01, 32, 1, (T, T, T)),
+        ((2560, 640), 0.05, 1024, 1, (T, T, T)),
+        ((10, 784), 0.1, 128, 2, (M, M, M)),  # a thin head
+        ((10, 784), 0.001, 128, 2, (M, T, M)),  # of seven values
+        ((100, 300), 0.01, 1, 1, (M, M, M)),
+        ((512, 512), 0.01, 1, 1, (T, T, T)),  # building the weight twice takes longer still
+        ((3, 3), 0.5, 8, 1, (M, M, M)),  # calls are all there is
+        ((2, 2), 1.0, 0, 1, (M, M, M)),  # an empty batch
+        ((256, 256, 3, 3), 0.01, 2048, 1, (T, T, T)),
+        ((512, 512, 3, 3), 0.05, 512, 1, (T, T, T)),
+        ((128, 128, 3, 3), 0.15, 8192, 1, (M, T, M)),
+        ((64, 64, 3, 3), 0.03, 32768, 1, (M, T, M)),
+        ((64, 64, 3, 3), 0.5, 32768, 1, (M, M, M)),
+        ((2048, 512, 1, 1), 0.01, 512, 1, (T, T, T)),
+        ((64, 256, 1, 1), 0.2, 32768, 1, (M, T, M)),
+        ((256, 256, 9), 0.01, 2048, 1, (T, T, T)),
+        ((2048, 512, 1), 0.01, 512, 1, (T, T, T)),
+        ((256, 256, 1, 3, 3), 0.01, 2048, 1, (T, T, T)),
     ],
 )
-def test_the_rule(shape: tuple[int, ...], density: float, rows: int, threads: int, expected: str) -> None:
-    size = torch.Size(shape)
-    for offset in ("dct", DCTOffset("chw"), SignedDCTOffset()):
-        choice = choose_backend(size, int(density * size.numel()), rows, CPU, threads, offset=offset)
-        assert choice == expected
+def test_the_rule(
+    shape: tuple[int, ...], density: float, rows: int, threads: int, expected: tuple[str, ...]
+) -> None:
+    work = torch.Size(shape), int(density * math.prod(shape)), rows, CPU, threads
+    choices = tuple(choose_backend(*work, offset=offset) for offset in ("dct", "none", "pretrained"))
+    assert choices == expected
+    for offset in (DCTOffset("chw"), SignedDCTOffset()):
+        assert choose_backend(*work, offset=offset) == expected[0]
+
+
+@pytest.mark.parametrize("shape", [(512, 512), (64, 64, 3, 3), (64, 64, 1, 1), (64, 64, 9)])
+def test_estimates_grow_with_the_work(shape: tuple[int, ...]) -> None:
+    """More rows or values take longer, an offset takes longer than none, threads take no longer."""
+    for row in BACKEND_ROWS.values():
+        for offset in (NoOffset(), DCTOffset(), PretrainedOffset()):
+            small = Work(torch.Size(shape), 1000, 64, CPU, 1, 1, offset)
+            time = row().time(small)
+            assert time < row().time(replace(small, rows=640))
+            assert time < row().time(replace(small, nnz=4000))
+            assert time >= row().time(replace(small, offset=NoOffset()))
+            assert time >= row().time(replace(small, threads=2))
 
 
 def test_groups_and_gpus_take_the_weight_as_a_whole() -> None:
