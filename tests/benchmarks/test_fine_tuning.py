@@ -30,7 +30,7 @@ from benchmarks.harness import series
     ],
 )
 def test_rates_are_tried_until_the_best_is_inside(tried, expected):
-    assert next_to_try(-5, tried) == expected
+    assert next_to_try(-5, tried, most=6) == expected
 
 
 def test_rates_are_half_decades():
@@ -128,6 +128,23 @@ def test_runs_choose_rates_first_and_are_not_repeated(tmp_path):
     work(PLAN, path, "", smoke=False)
     again, before = series.read(path)[-1], records[-1]
     assert (again["seed"], again["accuracy"], again["loss"]) == (1, before["accuracy"], before["loss"])
+
+
+def test_seeds_run_again_where_a_better_rate_is_found_later():
+    def record(seed, exponent, accuracy):
+        epochs = 1 if seed == TUNING_SEED else 2
+        about = {"task": "tiny", "method": "head", "budget": None, "epochs": epochs, "seed": seed}
+        costs = {"error": None, "step_seconds": 0.5, "peak_mib": 10.0}
+        return about | costs | {"exponent": exponent, "accuracy": accuracy}
+
+    plan = replace(PLAN, methods=("head",), seeds=(0,))
+    tried = [record(TUNING_SEED, exponent, 70.0 + exponent) for exponent in (-4, -3)]
+    done = [record(0, -4, 80.0)]
+    assert plan.next_run(tried[:1] + done).exponent == -3  # a rate
+    assert plan.next_run(tried + done)[1:] == (0, -3, -3)
+    assert "| head | - |" in tables(plan, tried + done, "full")
+    assert plan.next_run([*tried, *done, record(0, -3, 81.0)]) is None
+    assert "| head | 81.0 (1) |" in tables(plan, [*tried, *done, record(0, -3, 81.0)], "full")
 
 
 def test_a_run_that_fails_is_kept_with_its_message(tmp_path):

@@ -68,8 +68,9 @@ class Plan:
                     return Run(cell, TUNING_SEED, exponent, head_exponent)
             for seed in self.seeds:
                 for cell in cells:
-                    if not any(self._runs(cell, records, seed)):
-                        return Run(cell, seed, best_of(self.tried(cell, records)), head_exponent)
+                    best = best_of(self.tried(cell, records))
+                    if not any(run["exponent"] == best for run in self._runs(cell, records, seed)):
+                        return Run(cell, seed, best, head_exponent)
         return None
 
     def tried(self, cell: Cell, records: Records) -> dict[int, float]:

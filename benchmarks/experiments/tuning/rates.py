@@ -7,7 +7,7 @@ it for ``3 * 10**n``.
 
 from collections.abc import Mapping
 
-MOST = 6
+MOST = 8
 """Rates that are tried at most: with a method that learns nothing, none is the best."""
 
 

@@ -30,8 +30,10 @@ def tables(plan: Plan, records: Records, against: str) -> list[str]:
 
 
 def runs_of(plan: Plan, cell: Cell, records: Records) -> dict[int, dict[str, Any]]:
-    """Return the records of a cell that count, by seed; those of runs that failed are left out."""
+    """Return the records of a cell that count, by seed: with the best rate, and without those that failed."""
     key = {"task": plan.task.name, **cell.key, "epochs": plan.task.epochs}
+    if tried := plan.tried(cell, records):
+        key["exponent"] = best_of(tried)
     found = (record for record in records if record.items() >= key.items() and record["seed"] != TUNING_SEED)
     return {record["seed"]: record for record in found if record["accuracy"] is not None}
 
