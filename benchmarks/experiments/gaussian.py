@@ -9,10 +9,9 @@ from torch import Tensor
 
 from lightning_sparse.functional.dct import shared
 from lightning_sparse.layers.geometry import Convolution
-from lightning_sparse.layers.offsets import LinearMap, Offset, OffsetOptions, register_offset
+from lightning_sparse.layers.offsets import LinearMap, Offset, OffsetOptions
 
 
-@register_offset
 @dataclass(frozen=True)
 class GaussianOffset(Offset):
     """Independent normal entries of variance ``1 / max(out, patch)``, scaled to the norm of the DCT.

@@ -140,7 +140,7 @@ def test_the_same_is_logged_as_under_masks(tmp_path, capsys):
     assert len(tables) == 2
     assert tables[0].strip() == tables[1].strip()
     layers = zip(of_masked.layers, of_compact.layers, strict=True)
-    assert all(one.stored == 4 * one.weights and two.stored == 8 * two.kept for one, two in layers)
+    assert all(one.stored == 8 * one.weights and two.stored == 8 * two.kept for one, two in layers)
 
 
 @pytest.mark.parametrize("row", ["erk", "rigl", "set"])

@@ -410,8 +410,9 @@ def test_model_checkpoint(tmp_path, row, weights_only):
         fresh.load_state_dict(saved["state_dict"], strict=True)
     kept = {name: int(mask.sum()) for name, mask in masks_of(toy).items()}
     assert sum(kept.values()) == 102
+    least = 0 if row.startswith("moving masks") else 1  # all that has just moved is zero
     for name, count in kept.items():
-        assert 0 < int(fresh.get_parameter(name).count_nonzero()) <= count
+        assert least <= int(fresh.get_parameter(name).count_nonzero()) <= count
 
 
 AVERAGING = {
