@@ -310,7 +310,7 @@ def test_what_is_no_module(call):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("method", ["erk", "magnitude", SNIP(2)], ids=lambda method: str(method))
+@pytest.mark.parametrize("method", ["erk", "magnitude", SNIP(2)], ids=str)
 def test_a_plain_loop_trains_compact_layers_as_the_trainer_does(tmp_path, method, optimizer):
     by_callback = by_trainer(tmp_path, method, optimizer, storage="compact")
     toy = make(optimizer)
