@@ -38,8 +38,9 @@ class PruneAtInit(SparsityCallback):
     Args:
         method: ``"random"`` (drawn from all weights at once), ``"uniform"``, ``"erk"``, ``"epl"``, ``"epf"``
             (drawn at random within a budget per layer), ``"magnitude"``, ``"gradient"``, ``"snip"``,
-            ``"iterative_snip"``, ``"force"``, ``"grasp"``, ``"synflow"``, or a method object with options of its
-            own, such as ``Magnitude(allocation="erk")``, ``SNIP(num_batches=10)`` or ``FromFile("masks.pt")``.
+            ``"iterative_snip"``, ``"force"``, ``"grasp"``, ``"synflow"``, or a method object with options of
+            its own, such as ``Magnitude(allocation="erk")``, ``SNIP(num_batches=10)`` or
+            ``FromFile("masks.pt")``.
         density: Share of the selected weights to keep, a fraction in (0, 1]; ``floor(density * N + 0.5)`` of
             N are kept, exactly. ``FromFile`` says itself how many, and which weights.
         min_weights_per_layer: No layer keeps fewer than this (or all, if it is smaller). ``None``: 1, or 0
