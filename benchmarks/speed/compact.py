@@ -105,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def linear(report: Report, options: argparse.Namespace) -> str:
     """Compare plain sparse layers with dense ones, and with sparselab's."""
     rival, names = installed("sparselab", "sparselab"), []
+    kept = []  # sparselab finds what it has derived from a layer by its address: none may be made anew there
     for layer in tables(options).linear:
         case = linear_case(layer.inputs, layer.outputs, rows=layer.rows)
         for density, at_most in layer.bars.items():
@@ -114,6 +115,7 @@ def linear(report: Report, options: argparse.Namespace) -> str:
             bars = [Bar("auto", "dense", at_most)]
             if rival is not None:
                 forms["sparselab"] = rival.SparseLinear(layer.inputs, layer.outputs, sparsity=1 - density)
+                kept.append(forms["sparselab"])
                 bars.append(Bar("sparselab", "dense"))
                 bars.append(Bar("auto", "sparselab", 1.0 if density >= DENSEST_SPARSELAB_BAR else None))
             x = torch.randn(case.input_size)

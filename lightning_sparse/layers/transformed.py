@@ -96,6 +96,9 @@ class Transformed(Product):
     def _parts(self, x: Tensor, *others: Tensor) -> list[Sequence[Tensor]]:
         """Split a batch, and others along with it; whole where there is no cache to stay in."""
         items = max(1, self.floats_at_a_time // self._floats_per_item(x))
+        items -= items % next(
+            width for width in (32, 8, 1) if width <= items
+        )  # whole registers, or a third more
         if x.device.type != "cpu" or len(x) <= items:
             return [(tensor,) for tensor in (x, *others)]
         return [torch.split(tensor, items) for tensor in (x, *others)]

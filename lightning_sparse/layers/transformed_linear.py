@@ -12,7 +12,7 @@ __all__ = ["TransformedFew", "TransformedLinear"]
 
 # Values for each feature below which a table is read so seldom that putting parts together takes longer than
 # what the cache saves; and how many times as large parts may then be.
-OFTEN, SELDOM_TIMES = 20, 4
+OFTEN, SELDOM_TIMES = 20, 2
 
 
 class TransformedLinear(Transformed):
