@@ -46,7 +46,12 @@ def test_a_rival_runs_beside_ours(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sparselab", SimpleNamespace(SparseLinear=Rival))
     figures = run(tmp_path, "linear")
     bars = {(f["name"], f["against"]): f["at_most"] for f in figures}
-    assert bars == {("auto", "dense"): 0.5, ("sparselab", "dense"): None, ("auto", "sparselab"): 1.0}
+    assert bars == {
+        ("auto", "dense"): 0.5,
+        ("sparselab", "dense"): None,
+        ("auto", "sparselab"): 1.0,
+        ("auto", "sparselab, in order"): 1.0,
+    }
 
 
 def test_sections_are_chosen(tmp_path, no_rivals, capsys):
