@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What runs on a GPU, in under nine minutes: bash benchmarks/gpu.sh [--smoke] [--results FOLDER] [SECTION ...]
-# Without a section all of them; --smoke tries them on the CPU, on tiny shapes.
+# What runs on a GPU, in under nine minutes: bash benchmarks/gpu.sh [--smoke] [--results FOLDER] [SECTION[=SECONDS] ...]
+# Without a section all of them; with seconds, at most that long; --smoke tries them on the CPU, on tiny shapes.
 # Prints one table, writes one JSON file and the table beside it. Exit status 1: a section failed; the others ran.
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -18,10 +18,19 @@ cd "$root" || exit 2
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+python3 -c 'import lightning_sparse' || exit 2 # or every section would fail, one after the other
 
 whole=520 # seconds of all together: if earlier ones overrun, later ones get less, or do not run
 sections=(card=15 numerics=35 suite=95 layers=110 products=50 memory=20 training=60 moves=20 saliency=35)
-[ ${#wanted[@]} -gt 0 ] || wanted=("${sections[@]%=*}")
+[ ${#wanted[@]} -gt 0 ] || wanted=("${sections[@]}")
+
+seconds_of() { # a section
+  local section
+  for section in "${wanted[@]}" "${sections[@]}"; do # what is asked for comes first
+    [[ $section != "$1="* ]] || { echo "${section#*=}" && return; }
+  done
+  echo 60
+}
 
 run() { # seconds at most, then sections
   local limit=$1 left=$((whole - SECONDS)) && shift
@@ -32,12 +41,11 @@ run() { # seconds at most, then sections
 }
 
 if [ -n "$smoke" ]; then
-  run "$whole" "${wanted[@]}" # in one process: imports take longer than all else
+  run "$whole" "${wanted[@]%=*}" # in one process: imports take longer than all else
 else
-  for section in "${sections[@]}"; do # a process each: one that breaks the device leaves the others alone
-    [[ " ${wanted[*]} " != *" ${section%=*} "* ]] ||
-      run $((${section#*=} + 20)) "$section" # 20 for imports and for the row that is being measured
+  for section in "${wanted[@]%=*}"; do # a process each: one that breaks the device leaves the others alone
+    run $(($(seconds_of "$section") + 20)) "$section=$(seconds_of "$section")" # 20: imports, and the last row
   done
 fi
 printf '\n== table (%ss)\n' "$SECONDS"
-python3 -m benchmarks.speed.gpu.table "$work" "${wanted[@]}" --results "$results"
+python3 -m benchmarks.speed.gpu.table "$work" "${wanted[@]%=*}" --results "$results"

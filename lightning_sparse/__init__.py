@@ -1,7 +1,5 @@
 """Sparse training for any LightningModule."""
 
-from importlib.metadata import version
-
 from lightning_sparse.callbacks import (
     ASNISigmoidPruner,
     DCTpSConversion,
@@ -38,8 +36,9 @@ from lightning_sparse.functional.saliency import (
 from lightning_sparse.layers import convert_, merge_, to_dense_
 from lightning_sparse.plain import keep_sparse_, masks_of, release_, sparsify_
 from lightning_sparse.reporting.summary import summary
+from lightning_sparse.version import VERSION
 
-__version__ = version("lightning-sparse")
+__version__ = VERSION
 
 __all__ = [
     "FORCE",

@@ -30,3 +30,14 @@ def test_public_names_are_all_that_is_imported_and_have_docstrings():
     assert sorted(lightning_sparse.__all__) == sorted(ours)
     for name in lightning_sparse.__all__:
         assert getattr(lightning_sparse, name).__doc__, name
+
+
+def test_a_copy_that_is_not_installed_works():
+    """As from a checkout on the path, on a machine that has all the rest."""
+    version = run(
+        "import importlib.metadata as metadata, pytorch_lightning, lightning.pytorch, torchmetrics\n"
+        "def version(name): raise metadata.PackageNotFoundError(name)\n"
+        "metadata.version = version\n"
+        "import lightning_sparse; print(lightning_sparse.__version__)"
+    )
+    assert version == "0+unknown"

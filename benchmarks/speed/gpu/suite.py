@@ -31,6 +31,9 @@ class Run(NamedTuple):
 
 MARKED = ("tests/functional", "tests/layers", "tests/test_plain.py", "tests/callbacks/test_every_callback.py")
 CALLBACKS = (
+    "tests/callbacks/test_compact.py",
+    "tests/callbacks/test_fine_tuning.py",
+    "tests/callbacks/test_compact_resume.py",
     "tests/callbacks/test_prune_at_init.py",
     "tests/callbacks/test_dctps.py",
     "tests/callbacks/moving",

@@ -1,6 +1,5 @@
 """ASNI: a sparse net found in one round of training, and two numbers per layer to start it from."""
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -19,6 +18,7 @@ from lightning_sparse.functional.masks import count_all, sparsity
 from lightning_sparse.functional.rewinding import refuse_partial, rewind_, snapshot
 from lightning_sparse.selection import layer_name
 from lightning_sparse.trainer.packages import LightningModule, Trainer, rank_zero_warn
+from lightning_sparse.version import VERSION
 from lightning_sparse.weights.state import state_of
 
 __all__ = ["ASNISigmoidPruner"]
@@ -176,7 +176,7 @@ class ASNISigmoidPruner(EpochPruning):
             "kept": self.path[-1],
             "seed": torch.initial_seed(),
             "torch": str(torch.__version__),
-            "lightning_sparse": version("lightning-sparse"),
+            "lightning_sparse": VERSION,
         }
 
     def prune_at_end(self, trainer: Trainer, module: LightningModule) -> None:
