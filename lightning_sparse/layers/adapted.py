@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_sparse.layers.products import DenseGradient, Gradients, Product
@@ -26,9 +25,7 @@ class Adapted(Product):
 
     def forward(self, x: Tensor, values: Tensor, alpha: Tensor | None, bias: Tensor | None) -> Tensor:
         """Return ``W0 x + S x + b``."""
-        base = self.base.to(x.dtype)
-        bias = None if bias is None else bias.to(x.dtype)
-        y = F.linear(x, base, bias) if self.geometry is None else self.geometry.convolve(x, base, bias)
+        y = self.multiply_by(self.base.to(x.dtype), x, bias)
         return y.add_(self.sparse.forward(x, values, alpha, None))
 
     def backward(
@@ -42,13 +39,8 @@ class Adapted(Product):
     ) -> Gradients:
         """Apply the adjoints."""
         d_x, d_values, _ = self.sparse.backward(grad, x, values, alpha, needs, dense)
-        return None if d_x is None else d_x.add_(self._adjoint(grad, x)), d_values, None
-
-    def _adjoint(self, grad: Tensor, x: Tensor) -> Tensor:
-        """Return the gradient of x through W0."""
-        base = self.base.to(grad.dtype)
-        if self.geometry is None:
-            return grad @ base
-        d_x, _ = self.geometry.gradients(grad, x, base, (True, False))
-        assert d_x is not None
-        return d_x
+        if d_x is not None:
+            through_base, _ = self.gradients_by(self.base.to(grad.dtype), grad, x, (True, False))
+            assert through_base is not None
+            d_x.add_(through_base)
+        return d_x, d_values, None

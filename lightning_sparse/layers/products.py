@@ -74,6 +74,21 @@ class Product(ABC):
     ) -> Gradients:
         """Return gradients with respect to x, values and alpha, as far as ``needs`` says."""
 
+    def multiply_by(self, weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Multiply by a whole weight in the dtype of ``x``, as the ordinary layer does."""
+        bias = None if bias is None else bias.to(x.dtype)
+        if self.geometry is None:
+            return F.linear(x, weight, bias)
+        return self.geometry.convolve(x, weight, bias)
+
+    def gradients_by(
+        self, weight: Tensor, grad: Tensor, x: Tensor, needs: tuple[bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradients of x and of a whole weight, as far as ``needs`` says."""
+        if self.geometry is not None:
+            return self.geometry.gradients(grad, x, weight, needs)
+        return grad @ weight if needs[0] else None, self.weight_gradient(grad, x) if needs[1] else None
+
     def weight_gradient(self, grad: Tensor, x: Tensor) -> Tensor:
         """Return the gradient of the whole weight."""
         if self.geometry is None:
@@ -99,11 +114,7 @@ class Materialized(Product):
 
     def forward(self, x: Tensor, values: Tensor, alpha: Tensor | None, bias: Tensor | None) -> Tensor:
         """Multiply by the weight."""
-        weight = self.weight(values, alpha).to(x.dtype)
-        bias = None if bias is None else bias.to(x.dtype)
-        if self.geometry is None:
-            return F.linear(x, weight, bias)
-        return self.geometry.convolve(x, weight, bias)
+        return self.multiply_by(self.weight(values, alpha).to(x.dtype), x, bias)
 
     def backward(
         self,
@@ -151,7 +162,4 @@ class Materialized(Product):
         """Return the gradients of x and of the weight."""
         if not needs[0]:
             return None, self.weight_gradient(grad, x) if needs[1] else None
-        weight = self.weight(values, alpha).to(grad.dtype)
-        if self.geometry is not None:
-            return self.geometry.gradients(grad, x, weight, needs)
-        return grad @ weight, self.weight_gradient(grad, x) if needs[1] else None
+        return self.gradients_by(self.weight(values, alpha).to(grad.dtype), grad, x, needs)
