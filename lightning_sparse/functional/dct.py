@@ -190,12 +190,14 @@ def _build_matrix(rows: int, columns: int, dtype: torch.dtype, device: torch.dev
     matrix = torch.empty(rows, columns, dtype=dtype, device=device)
     if matrix.is_meta:
         return matrix
-    cosine = math.sqrt(2 / size) * torch.cos(
-        torch.arange(4 * size, dtype=torch.float64) * (math.pi / 2 / size)
-    )
-    odd = 2 * torch.arange(columns) + 1
-    for k in torch.split(torch.arange(rows), max(1, _CHUNK // columns)):
-        matrix[k[0] : k[-1] + 1] = cosine[(k[:, None] * odd) % (4 * size)].to(dtype)
+    angles = torch.arange(4 * size, dtype=torch.float64) * (math.pi / 2 / size)
+    cosine = (math.sqrt(2 / size) * torch.cos(angles)).to(device, dtype)  # cosines of the CPU, everywhere
+    odd = 2 * torch.arange(columns, device=device) + 1
+    for part in torch.split(matrix, max(1, _CHUNK // columns)):
+        done = part.storage_offset() // columns
+        k = torch.arange(done, done + len(part), device=device)
+        places = (k[:, None] * odd).remainder_(4 * size)
+        torch.index_select(cosine, 0, places.view(-1), out=part.view(-1))
     matrix[0] = math.sqrt(1 / size)
     return matrix
 

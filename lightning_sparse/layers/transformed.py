@@ -14,11 +14,16 @@ from lightning_sparse.layers.products import DenseGradient, Gradients, Product
 
 __all__ = ["Transformed", "plus_scaled", "scaled"]
 
+# How large the larger of input and output of a part are on a GPU, so that all that is made of it on the way
+# takes a few times 64 MiB.
+GPU_FLOATS = 2**24
+
 
 class Transformed(Product):
     """Multiply by C with its fast transform and by S entry by entry; the weight is never built.
 
-    A large batch is gone through in parts, so that what is made on the way stays in the cache.
+    A large batch is gone through in parts, so that what is made on the way stays in the cache, or, on a GPU,
+    takes little of its memory.
 
     Args:
         shape: Shape of the weight.
@@ -45,7 +50,12 @@ class Transformed(Product):
         dtype = accumulation_dtype(x.dtype)
         values, alpha, bias = _cast(dtype, values, alpha, bias)
         ready, (parts,) = self._ready(values), self._parts(x)
-        return _joined([self._multiply(part.to(dtype), ready, alpha, bias).to(x.dtype) for part in parts])
+        y, done = None, 0
+        for part in parts:
+            product = self._multiply(part.to(dtype), ready, alpha, bias).to(x.dtype)
+            y, done = _placed(y, product, done, len(x)), done + len(part)
+        assert y is not None
+        return y
 
     def backward(
         self,
@@ -64,7 +74,7 @@ class Transformed(Product):
         ready = self._ready_adjoint(exact_values) if needs[0] else None
         pairs = zip(*self._parts(x, grad), strict=True)
         parts = (self._gradients(needs, g.to(dtype), i.to(dtype), ready, exact_alpha) for i, g in pairs)
-        d_x, d_values, d_alpha = _gathered(parts, x.dtype)
+        d_x, d_values, d_alpha = _gathered(parts, x)
         return (
             d_x,
             None if d_values is None else d_values.to(values.dtype),
@@ -94,12 +104,13 @@ class Transformed(Product):
         return d_x, d_values, d_alpha
 
     def _parts(self, x: Tensor, *others: Tensor) -> list[Sequence[Tensor]]:
-        """Split a batch, and others along with it; whole where there is no cache to stay in."""
-        items = max(1, self.floats_at_a_time // self._floats_per_item(x))
+        """Split a batch, and others along with it."""
+        on_cpu = x.device.type == "cpu"
+        items = max(1, (self.floats_at_a_time if on_cpu else GPU_FLOATS) // self._floats_per_item(x))
         items -= items % next(
             width for width in (32, 8, 1) if width <= items
         )  # whole registers, or a third more
-        if x.device.type != "cpu" or len(x) <= items:
+        if len(x) <= items:
             return [(tensor,) for tensor in (x, *others)]
         return [torch.split(tensor, items) for tensor in (x, *others)]
 
@@ -153,18 +164,25 @@ def _cast(dtype: torch.dtype, *tensors: Tensor | None) -> list[Any]:
     return [t if t is None or t.dtype == dtype else t.to(dtype) for t in tensors]
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+def _placed(whole: Tensor | None, part: Tensor, start: int, length: int) -> Tensor:
+    """Put a part into its place in the whole, which is made with the first one."""
+    if len(part) == length:
+        return part
+    if whole is None:
+        whole = part.new_empty(length, *part.shape[1:])
+    whole[start : start + len(part)] = part
+    return whole
 
 
-def _gathered(parts: Iterable[Gradients], dtype: torch.dtype) -> Gradients:
-    """Join the gradients of x in their dtype; add up the others as they come, as k may exceed a part."""
-    of_x: list[Tensor] = []
-    d_values = d_alpha = None
-    for d_x, of_values, of_alpha in parts:
-        of_x += [] if d_x is None else [d_x.to(dtype)]
+def _gathered(parts: Iterable[Gradients], x: Tensor) -> Gradients:
+    """Join the gradients of x in its dtype; add up the others as they come, as k may exceed a part."""
+    d_x = d_values = d_alpha = None
+    done = 0
+    for of_x, of_values, of_alpha in parts:
+        if of_x is not None:
+            d_x, done = _placed(d_x, of_x.to(x.dtype), done, len(x)), done + len(of_x)
         d_values, d_alpha = _added(d_values, of_values), _added(d_alpha, of_alpha)
-    return _joined(of_x) if of_x else None, d_values, d_alpha
+    return d_x, d_values, d_alpha
 
 
 def _added(total: Tensor | None, more: Tensor | None) -> Tensor | None:
