@@ -284,7 +284,7 @@ def compact_layers(module: nn.Module) -> dict[str, DensePlusSparse]:
 
 
 def _build_weight(layer: DensePlusSparse) -> Tensor:
-    product = layer._product("materialize", keep=layer.backend != "transform")
+    product = layer._product("materialize", keep=layer.backend in ("auto", "materialize"))
     weight = build_weight(layer.values, layer.alpha, cast(Materialized, product), layer.dense_gradient)
     return weight.to(layer._dtype)
 
