@@ -6,8 +6,7 @@ from importlib.util import find_spec
 
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.layers.adapted import Adapted
-from lightning_sparse.layers.backends.base import BackendRow, LayerParts, Work, register_backend
-from lightning_sparse.layers.backends.transform import Transform
+from lightning_sparse.layers.backends.base import BACKEND_ROWS, BackendRow, LayerParts, Work, register_backend
 from lightning_sparse.layers.offsets import NoOffset
 from lightning_sparse.layers.products import Product
 
@@ -18,8 +17,8 @@ __all__ = ["Kernels"]
 class Kernels(BackendRow):
     """Multiply by C with its fast transform, where it has one, and by S with kernels for GPUs.
 
-    For linear layers and kernels of one place without stride and padding. Tensors that kernels do not take, which
-    are those of float64 and those on a CPU, are multiplied as by ``"transform"``.
+    For linear layers, and for convolutions whose kernels have one place, without stride and padding. Tensors
+    of float64, and those on a CPU, are multiplied as by ``"transform"``.
     """
 
     name = "kernels"
@@ -49,7 +48,7 @@ class Kernels(BackendRow):
         if parts.base is not None:
             alone = self.build(replace(parts, base=None, offset=NoOffset()))
             return None if alone is None else Adapted(parts.base.detach(), alone)
-        geometry, plain = parts.geometry, Transform().build(parts)
+        geometry, plain = parts.geometry, BACKEND_ROWS["transform"]().build(parts)
         if plain is None or (geometry is not None and not _is_pointwise(parts)):
             return None
         # Imported here, as this imports Triton.

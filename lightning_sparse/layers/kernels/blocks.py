@@ -19,8 +19,8 @@ class Blocks:
         features: Outputs of a tile; entries when gradients of values are sampled.
         warps: Of 32 threads, for one program.
         turn: Whether inputs are transposed first, so that what is gathered is contiguous.
-        each: Tiles for one program, one after the other: of outputs in sums, of rows in samples. Zero: as many
-            as make programs that run at a time share what fits a GPU's last cache.
+        each: Tiles for one program, one after the other: of outputs in sums, of rows in samples. Zero, for
+            samples: as many rows as fit a GPU's last cache.
     """
 
     rows: int
@@ -42,4 +42,4 @@ def blocks_to_sum(rows: int, dtype: torch.dtype) -> Blocks:
 
 def blocks_to_sample(rows: int) -> Blocks:
     """Return the blocks of the gradient of the values."""
-    return Blocks(32, 32, turn=False, each=0) if rows <= FEW_ROWS else Blocks(256, 16, each=0)
+    return Blocks(32, 32, turn=False, each=0) if rows <= FEW_ROWS else Blocks(128, 16, each=0)

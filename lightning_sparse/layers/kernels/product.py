@@ -85,8 +85,8 @@ class ByKernels(Product):
         if self.transform is not None and alpha is not None and (needs[0] or needs[2]):
             d_offset = self.transform.adjoint(grad.float(), x.shape)
         if not needs[0]:
-            is_wanted = d_offset is not None and needs[2]
-            return None, d_values, (x * d_offset).sum().to(alpha) if is_wanted else None
+            d_alpha = (x * d_offset).sum() if d_offset is not None else None
+            return None, d_values, None if d_alpha is None or alpha is None else d_alpha.to(alpha.dtype)
         d_x = x.new_empty(x.shape)
         d_alpha = sums(
             table,

@@ -1,7 +1,7 @@
 """Products with a sparse matrix by kernels: ``S x``, ``S' g`` and the gradient of the values.
 
-What multiplies are views ``(items, rows, features)`` of inputs: of a linear layer one item, of a convolution an
-image for each. Supports are sorted twice, by outputs and by inputs. Nothing here waits for the device.
+Inputs and outputs are views ``(items, rows, features)``: a linear layer has one item, a convolution one for
+each image. Supports are sorted twice, by outputs and by inputs. Nothing here waits for the device.
 """
 
 import math
@@ -17,6 +17,7 @@ from lightning_sparse.layers.kernels.blocks import SLAB, Blocks, blocks_to_sampl
 
 __all__ = ["Positions", "Support", "as_table", "sample", "sums", "turned"]
 
+_device_of: Any = torch.cuda.device_of
 _TURNED = 64  # rows and columns of a tile, and what the rows of a transpose are a multiple of
 
 
@@ -71,7 +72,7 @@ class _Launch(NamedTuple):
     def __call__(self, *arguments: object, **constants: object) -> None:
         if self.programs:
             tensor = next(a for a in arguments if isinstance(a, Tensor))
-            with torch.cuda.device_of(tensor):  # Triton launches on the current device
+            with _device_of(tensor):  # Triton launches on the current device
                 self.kernel[(self.programs,)](*arguments, **constants, num_warps=self.warps)
 
 
@@ -126,7 +127,9 @@ def sums(
     blocks = blocks or blocks_to_sum(rows, table.dtype)
     innermost = table.stride(1) == 1
     rows_last = innermost and out.stride(2) != 1
-    groups = -(-bags // (blocks.features * blocks.each))
+    tiles = -(-bags // blocks.features)
+    each = max(1, min(blocks.each, tiles))
+    groups = -(-tiles // each)
     programs = groups * -(-rows // blocks.rows) * items
     products = out.new_empty(programs, dtype=torch.float32) if against is not None else None
     ids, values = _never_empty(positions.ids), _never_empty(values)
@@ -144,7 +147,7 @@ def sums(
         rows,
         table.shape[1],
         bags,
-        blocks.each,
+        each,
         has_offset=offset is not None,
         has_bias=bias is not None,
         has_products=products is not None,
@@ -213,5 +216,5 @@ def _starts(sorted_bags: Tensor, bags: int) -> Tensor:
 
 
 def _never_empty(tensor: Tensor) -> Tensor:
-    """Return the tensor, or one with an entry that nobody reads: a kernel's pointers have to lead somewhere."""
+    """Return the tensor, or one entry that nobody reads: a kernel's pointers have to lead somewhere."""
     return tensor if math.prod(tensor.shape) else tensor.new_zeros(1)

@@ -1,8 +1,8 @@
 """The kernels for products with a sparse matrix: code for Triton's compiler, not for Python's.
 
-Tensors are addressed as ``(items, rows, features)`` by their strides, whatever their layout. Offsets into them
-are int64; positions, and numbers of rows and features, are int32. No two programs write to the same place, and
-sums are taken in a fixed order, so results do not change from run to run.
+Tensors are addressed as ``(items, rows, features)`` by their strides, whatever their layout. Offsets into
+them are int64; positions, and numbers of rows and features, are int32. No two programs write to the same
+place, and sums are taken in a fixed order, so results do not change from run to run.
 
 Source:
     Tillet, Kung and Cox, "Triton: an intermediate language and compiler for tiled neural network
@@ -10,7 +10,6 @@ Source:
 """
 
 # mypy: ignore-errors
-# ruff: noqa: D103
 
 from lightning_sparse.layers.kernels.language import jit, tl
 
@@ -47,7 +46,7 @@ def transpose(
 
 
 @jit
-def sums(
+def sums(  # noqa: C901 (all its forms are one kernel with other constants)
     table,
     table_item,
     table_row,
@@ -86,9 +85,9 @@ def sums(
 ):
     """Write ``alpha offset + S table + bias``, one bag of entries for each feature of the output.
 
-    A program makes some blocks of outputs for one block of rows. A tile has the rows last if they are innermost
-    in the table, and is turned round before it is stored if they are not in the output. ``products`` gets, for
-    each program, the sum of ``offset * against`` over the entries that it made.
+    A program makes some blocks of outputs for one block of rows. A tile has the rows last if they are
+    innermost in the table, and is turned round before it is stored if they are not in the output. For each
+    program ``products`` gets the sum of ``offset * against`` over the entries that it made.
     """
     groups = tl.cdiv(tl.cdiv(bags, block_bags), blocks_each)
     row_blocks = tl.cdiv(rows, block_rows)
@@ -174,7 +173,7 @@ def sample(
     block_rows: tl.constexpr,
     block_entries: tl.constexpr,
 ):
-    """Write sums over rows of ``grad * table`` for each entry: ``(parts, entries)``, each over some blocks."""
+    """Write sums over rows of ``grad * table`` for each entry: ``(parts, entries)``, each over some tiles."""
     entry_blocks = tl.cdiv(entries, block_entries)
     program = tl.program_id(0)
     part = program // entry_blocks
@@ -203,9 +202,6 @@ def sample(
             g = tl.load(g_item + g_feature[None, :] + r * grad_row, mask=mask, other=0.0)
             t = tl.load(t_item + t_feature[None, :] + r * table_row, mask=mask, other=0.0)
         total += g.to(tl.float32) * t.to(tl.float32)
-    if rows_innermost:
-        sampled = tl.sum(total, axis=1)
-    else:
-        sampled = tl.sum(total, axis=0)
+    sampled = tl.sum(total, axis=1 if rows_innermost else 0)
     places = out + part.to(tl.int64) * entries + entry
     tl.store(places, sampled.to(out.dtype.element_ty), mask=inside)
