@@ -41,7 +41,7 @@ class DensePlusSparse(nn.Module, ABC):
             Its dtype is that of inputs, and may be shorter than that of the values. ``None`` for others.
         bias: As in the ordinary layer; not scaled.
         offset: The fixed matrix C.
-        backend: "materialize", "transform" or "auto".
+        backend: "materialize", "transform", "kernels" or "auto".
         drawn: How the support was drawn, if it was; it may have moved since.
     """
 

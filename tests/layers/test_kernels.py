@@ -228,7 +228,7 @@ def test_gradients_in_float64_go_the_plain_way(device: str, launched: list[str])
         def call(x: Tensor, *tensors: Tensor, layer: Any = layer, names: Any = names) -> Any:
             return torch.func.functional_call(layer, dict(zip(names, tensors, strict=True)), x)
 
-        assert torch.autograd.gradcheck(call, (x, *given))
+        assert torch.autograd.gradcheck(call, (x, *given), nondet_tol=1e-10)  # atomic additions on a GPU
     assert not launched
 
 

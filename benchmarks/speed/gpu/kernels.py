@@ -1,7 +1,7 @@
 """Triton kernels for S against cuSPARSE and bag sums, then whole layers by them against dense ones.
 
-Every product goes from rows to rows: what it takes to lay inputs out and results back counts. Ours are compared
-with float64 first. In notes stands what was counted beforehand, at 3 TB/s of memory and 8 TB/s of the last
+Every product goes from rows to rows: what it takes to lay inputs out and results back counts. Ours are
+compared with float64 first. Notes say what was counted beforehand, at 3 TB/s of memory and 8 TB/s of the last
 cache. cuSPARSE and bag sums cast to fp32 and back where they have no bf16, as a layer would have to.
 """
 
