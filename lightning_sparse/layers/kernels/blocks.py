@@ -40,6 +40,6 @@ def blocks_to_sum(rows: int, dtype: torch.dtype) -> Blocks:
     return Blocks(128, 32) if dtype == torch.float32 else Blocks(128, 64, warps=8)
 
 
-def blocks_to_sample(rows: int) -> Blocks:
+def blocks_to_sample(rows_innermost: bool) -> Blocks:
     """Return the blocks of the gradient of the values."""
-    return Blocks(32, 32, turn=False, each=0) if rows <= FEW_ROWS else Blocks(128, 16, each=0)
+    return Blocks(128, 16, each=0) if rows_innermost else Blocks(32, 32, turn=False, each=0)

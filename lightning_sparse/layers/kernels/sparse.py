@@ -177,7 +177,8 @@ def sample(
         blocks: The shares of one program; by default those found by counting.
     """
     items, rows = len(grad), min(grad.shape[1], table.shape[1])
-    blocks = blocks or blocks_to_sample(rows)
+    innermost = grad.stride(1) == table.stride(1) == 1
+    blocks = blocks or blocks_to_sample(innermost)
     tiles = -(-rows // blocks.rows) * items
     if not len(support) or not tiles:
         return table.new_zeros(len(support), dtype=dtype)
@@ -197,7 +198,7 @@ def sample(
         rows,
         items,
         each,
-        rows_innermost=grad.stride(1) == table.stride(1) == 1,
+        rows_innermost=innermost,
         block_rows=blocks.rows,
         block_entries=blocks.features,
     )
