@@ -1,4 +1,4 @@
-"""Kernels through Triton's compiler, for a GPU that need not be there: its interpreter takes more than it does."""
+"""Kernels through Triton's compiler, for a GPU that need not be there; its interpreter takes more."""
 
 import os
 import subprocess

@@ -21,7 +21,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class ByKernels(Product):
-    """Multiply by C with its fast transform, in float32, and by S with kernels, which add both up.
+    """Multiply by C with its fast transform and by S with kernels, which add both up.
 
     What kernels do not take, which is float64 and devices without Triton, goes another way.
 
@@ -48,7 +48,9 @@ class ByKernels(Product):
         """Return ``alpha (C x) + S x + b``."""
         if not _take(x, values):
             return self.plain.forward(x, values, alpha, bias)
-        offset = None if self.transform is None or alpha is None else self.transform(x.float())
+        offset = None
+        if self.transform is not None and alpha is not None:
+            offset = self.transform(_readable(x, self.transform))
         y, blocks = self._empty_output(x), self._blocks(x)
         sums(
             self._table(x, blocks.turn),
@@ -83,7 +85,7 @@ class ByKernels(Product):
             d_values = sample(table, self._table(x, blocks.turn), self._support, values.dtype)
         d_offset = None
         if self.transform is not None and alpha is not None and (needs[0] or needs[2]):
-            d_offset = self.transform.adjoint(grad.float(), x.shape)
+            d_offset = self.transform.adjoint(_readable(grad, self.transform), x.shape)
         if not needs[0]:
             d_alpha = (x * d_offset).sum() if d_offset is not None else None
             return None, d_values, None if d_alpha is None or alpha is None else d_alpha.to(alpha.dtype)
@@ -165,6 +167,10 @@ class PointwiseByKernels(ByKernels):
 
     def _table(self, tensor: Tensor, turn: bool) -> Tensor:  # noqa: ARG002 (they are as kernels want them)
         return self._view(tensor.contiguous())
+
+
+def _readable(x: Tensor, transform: LinearMap) -> Tensor:
+    return x if transform.takes_half else x.float()
 
 
 def _take(x: Tensor, values: Tensor) -> bool:
