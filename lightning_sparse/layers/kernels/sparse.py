@@ -132,9 +132,10 @@ def sums(
     groups = -(-tiles // each)
     programs = groups * -(-rows // blocks.rows) * items
     products = out.new_empty(programs, dtype=torch.float32) if against is not None else None
-    ids, values = _never_empty(positions.ids), _never_empty(values)
+    ids, values = _never_empty(positions.ids), _never_empty(values.contiguous())
     tensors = [table, out, table if offset is None else offset, table if against is None else against]
     strided = (argument for tensor in tensors for argument in (tensor, *tensor.stride()))
+    bias = None if bias is None else bias.contiguous()
     others = [values if t is None else t for t in (alpha, bias, products)]
     launch = _Launch(sparse_code.sums, programs, blocks.warps)
     launch(
