@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from typing import Any
 
@@ -22,9 +23,11 @@ from lightning_sparse.layers.kernels import product as product_module
 from lightning_sparse.layers.kernels import sparse as sparse_module
 from lightning_sparse.layers.kernels.blocks import Blocks
 from lightning_sparse.layers.kernels.language import runs_on
-from lightning_sparse.layers.kernels.product import ByKernels
+from lightning_sparse.layers.kernels.product import ByKernels, LinearByKernels
 from lightning_sparse.layers.kernels.sparse import Support, as_table, sample, sums, turned
 from lightning_sparse.layers.offsets import DCTOffset, NoOffset
+from lightning_sparse.layers.offsets.base import LinearMap
+from lightning_sparse.layers.products import DenseGradient, Materialized
 from lightning_sparse.layers.support import draw_support
 
 pytestmark = pytest.mark.parametrize("device", KERNEL_DEVICES)
@@ -179,6 +182,17 @@ def twins(make: Any, device: str, dtype: torch.dtype, **options: Any) -> tuple[A
     return layer.to(device), exact
 
 
+def compare(found: dict[str, Tensor], expected: dict[str, Tensor], dtype: torch.dtype) -> None:
+    """Transforms on a GPU may be made by kernels of their own, which round what lies between their steps."""
+    at_most = AT_MOST[dtype] * (3 if torch.cuda.is_available() else 1)
+    for name, tensor in expected.items():
+        if name == "alpha":  # a sum that cancels, held against the size that such a sum has
+            off, size = (found[name].double() - tensor).abs(), tensor.abs().maximum(expected["y"].norm())
+            assert off <= at_most * size, name
+        else:
+            assert error(found[name], tensor) < at_most, name
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("offset", ["none", "dct", "pretrained"])
 @pytest.mark.parametrize(("rows", "k"), [(0, 60), (1, 60), (5, 0), (6, 1), (300, 60)])
@@ -189,10 +203,8 @@ def test_linear_layers(
     x = torch.randn(rows, 20, generator=torch.Generator().manual_seed(rows)).to(device, dtype)
     found, expected = results(layer, x), results(exact, x.double())
     assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert found[name].dtype == dtype
-        # one sum over all outputs, in which roundings add up, is held to less
-        assert error(found[name], tensor) < AT_MOST[dtype] * (10 if name == "alpha" else 1), name
+    assert all(tensor.dtype == dtype for tensor in found.values())
+    compare(found, expected, dtype)
     assert ("sums" in launched) == (rows > 0)
     assert ("sample" in launched) == (rows > 0 and k > 0)
 
@@ -209,8 +221,7 @@ def test_kernels_of_one_place(
     images = torch.randn(3, 4, *sides, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     for x in (images, images.to(memory_format=torch.channels_last), images[:0], images[:, :, ::2, 1:]):
         found, expected = results(layer, x), results(exact, x.double())
-        for name, tensor in expected.items():
-            assert error(found[name], tensor) < AT_MOST[dtype] * (10 if name == "alpha" else 1), name
+        compare(found, expected, dtype)
     assert {"sums", "sample"} <= set(launched)
 
 
@@ -239,7 +250,7 @@ def test_only_what_is_asked_for_is_made(device: str, launched: list[str]) -> Non
     for some in (layer, exact):
         some.bias.requires_grad_(False)
         some(x.to(some.values)).sum().backward()  # of alpha alone, with a gradient that is no memory
-    assert error(layer.alpha.grad, exact.alpha.grad) < 1e-5
+    assert error(layer.alpha.grad, exact.alpha.grad) < 1e-4
     assert layer.values.grad is None
     assert launched == ["transpose", "sums"]  # those of the forward pass
 
@@ -256,21 +267,58 @@ def test_the_dense_gradient(device: str) -> None:
 def test_a_support_that_moves_and_a_copy(device: str) -> None:
     x = torch.randn(7, 20, device=device)
 
-    def compare(layer: Any, exact: Any) -> None:
-        found, expected = results(layer, x), results(exact, x.double())
-        assert all(error(found[name], tensor) < 1e-5 for name, tensor in expected.items())
+    def check(layer: Any, exact: Any) -> None:
+        compare(results(layer, x), results(exact, x.double()), torch.float32)
 
     layer, exact = twins(linear, device, torch.float32)
-    compare(layer, exact)
+    check(layer, exact)
     to = draw_support(17 * 20, 60, torch.Generator().manual_seed(3)).to(device)
     for some in (layer, exact):
         some.move_(to)
-    compare(layer, exact)
-    compare(copy.deepcopy(layer), exact)
+    check(layer, exact)
+    check(copy.deepcopy(layer), exact)
     state = linear(k=9, dtype=torch.float32).state_dict()  # another number of values
     for some in (layer, exact):
         some.load_state_dict(state)
-    compare(layer, exact)
+    check(layer, exact)
+
+
+@dataclass
+class Halving(LinearMap):
+    """A map that takes half precision, and notes what it was given."""
+
+    seen: list[torch.dtype]
+
+    @property
+    def takes_half(self) -> bool:  # type: ignore[override]
+        return True
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.seen.append(x.dtype)
+        return x[:, :17] / 2
+
+    def adjoint(self, grad: Tensor, input_size: torch.Size) -> Tensor:
+        self.seen.append(grad.dtype)
+        return torch.nn.functional.pad(grad / 2, (0, input_size[1] - 17))
+
+
+def test_maps_that_take_half_precision_get_it(device: str) -> None:
+    layer, seen = linear(dtype=torch.bfloat16, offset="none").to(device), list[torch.dtype]()
+    plain = Materialized(layer.shape, None, layer.indices, None)
+    product = LinearByKernels(layer.shape, None, layer.indices, Halving(seen), plain)
+    alpha, values = torch.tensor(0.5, device=device), layer.values.detach()
+    x, grad = (torch.randn(9, n, device=device).bfloat16() for n in (20, 17))
+    y = product.forward(x, values, alpha, None)
+    d_x, _, d_alpha = product.backward(grad, x, values, alpha, (True,) * 4, DenseGradient())
+    matrix = layer.weight.detach().double() + 0.25 * torch.eye(17, 20, device=device, dtype=torch.float64)
+    assert error(y, x.double() @ matrix.T) < 1e-2
+    assert d_x is not None
+    assert d_alpha is not None
+    assert error(d_x, grad.double() @ matrix) < 1e-2
+    torch.testing.assert_close(
+        d_alpha.double(), (x[:, :17].double() * grad.double()).sum() / 2, rtol=1e-3, atol=1e-2
+    )
+    assert seen == [torch.bfloat16] * 2
 
 
 def test_autocast(device: str, launched: list[str]) -> None:
@@ -283,8 +331,8 @@ def test_autocast(device: str, launched: list[str]) -> None:
     y.float().sum().backward()
     expected = exact(x.detach().double())
     expected.sum().backward()
-    assert error(y, expected) < 1e-2
-    assert error(layer.values.grad, exact.values.grad) < 1e-2
+    assert error(y, expected) < 3e-2
+    assert error(layer.values.grad, exact.values.grad) < 3e-2
     assert layer.values.grad.dtype == x.grad.dtype == torch.float32
     assert {"sums", "sample"} <= set(launched)
 
