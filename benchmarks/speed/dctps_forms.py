@@ -18,10 +18,11 @@ from lightning_sparse.layers import (
     compact_layers,
     convert_,
 )
-from lightning_sparse.layers.backends import BACKENDS, Backend
+from lightning_sparse.layers.backends import Backend
 from lightning_sparse.layers.products import Materialized
 
 AUTHORS = "authors'"
+BACKENDS = ("auto", "materialize", "transform")  # what there is on a CPU
 
 
 @dataclass(frozen=True)

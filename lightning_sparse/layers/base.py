@@ -41,7 +41,7 @@ class DensePlusSparse(nn.Module, ABC):
             Its dtype is that of inputs, and may be shorter than that of the values. ``None`` for others.
         bias: As in the ordinary layer; not scaled.
         offset: The fixed matrix C.
-        backend: "materialize", "transform" or "auto".
+        backend: "materialize", "transform", "kernels" or "auto".
         drawn: How the support was drawn, if it was; it may have moved since.
     """
 
@@ -284,7 +284,7 @@ def compact_layers(module: nn.Module) -> dict[str, DensePlusSparse]:
 
 
 def _build_weight(layer: DensePlusSparse) -> Tensor:
-    product = layer._product("materialize", keep=layer.backend != "transform")
+    product = layer._product("materialize", keep=layer.backend in ("auto", "materialize"))
     weight = build_weight(layer.values, layer.alpha, cast(Materialized, product), layer.dense_gradient)
     return weight.to(layer._dtype)
 

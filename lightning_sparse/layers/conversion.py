@@ -71,7 +71,7 @@ def convert_(
         density_overrides: Density of S by pattern; the total stays.
         alpha: Scale of C: a number, "match_norm", or either by pattern (the last match wins; 1.0 elsewhere).
         alpha_requires_grad: Whether alpha is trained.
-        backend: How the layers multiply: "materialize", "transform" or "auto".
+        backend: How the layers multiply: "materialize", "transform", "kernels" or "auto".
         min_weights_per_layer: Entries that S has at least in each layer.
         generator: On the CPU, or a seed: the same support comes of it on every machine.
         device: Where layers on the meta device are made.

@@ -46,7 +46,8 @@ class DensePlusSparseConv(DensePlusSparse):
         alpha: Scale of C at the start.
         alpha_requires_grad: Whether alpha is trained.
         backend: ``"materialize"`` builds the weight in each step, ``"transform"`` does not where C has a fast
-            form (it has none for grouped kernels of one place), ``"auto"`` takes what is faster.
+            form (it has none for grouped kernels of one place), ``"kernels"`` is for GPUs and kernels of one
+            place, ``"auto"`` takes what is faster.
         device: Of all tensors.
         dtype: Of the parameters.
 

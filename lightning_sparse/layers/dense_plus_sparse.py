@@ -22,8 +22,8 @@ class DensePlusSparseLinear(DensePlusSparse):
         offset: The fixed matrix C: a name such as ``"dct"``, the cropped DCT, or an `Offset`.
         alpha: Scale of C at the start.
         alpha_requires_grad: Whether alpha is trained.
-        backend: ``"materialize"`` builds the weight in each step, ``"transform"`` never does, ``"auto"``
-            takes what is faster.
+        backend: ``"materialize"`` builds the weight in each step, ``"transform"`` never does, nor
+            ``"kernels"``, which is for GPUs; ``"auto"`` takes what is faster.
         device: Of all tensors.
         dtype: Of the parameters.
 

@@ -53,10 +53,11 @@ def put_together(folder, *names):
 
 def test_every_section_runs(tmp_path, capsys, monkeypatch, test_file):
     monkeypatch.setattr(suite, "SMOKE", (suite.Run("made", (str(test_file),)),))
-    main([*SECTIONS, "--smoke", "--results", str(tmp_path)])
-    content = put_together(tmp_path, *SECTIONS)
+    there = [name for name, section in SECTIONS.items() if not section.missing]
+    main([*there, "--smoke", "--results", str(tmp_path)])
+    content = put_together(tmp_path, *there)
     assert {"card", "driver", "torch", "date"} <= content["environment"].keys()
-    assert [section["section"] for section in content["sections"]] == list(SECTIONS)
+    assert [section["section"] for section in content["sections"]] == there
     assert {section["status"] for section in content["sections"]} == {"done"}
     shown = capsys.readouterr().out
     for section in content["sections"]:

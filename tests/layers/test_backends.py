@@ -68,6 +68,8 @@ def test_estimates_grow_with_the_work(shape: tuple[int, ...]) -> None:
         for offset in (NoOffset(), DCTOffset(), PretrainedOffset()):
             small = Work(torch.Size(shape), 1000, 64, CPU, 1, 1, offset)
             time = row().time(small)
+            if time == math.inf:  # nobody has measured it
+                continue
             assert time < row().time(replace(small, rows=640))
             assert time < row().time(replace(small, nnz=4000))
             assert time >= row().time(replace(small, offset=NoOffset()))
@@ -128,4 +130,4 @@ def test_a_backend_without_a_product_for_a_layer_leaves_it_to_the_weight(instant
 
 
 def test_names_come_from_the_table() -> None:
-    assert BACKENDS == ("auto", "materialize", "transform") == ("auto", *BACKEND_ROWS)
+    assert BACKENDS == ("auto", "kernels", "materialize", "transform") == ("auto", *BACKEND_ROWS)

@@ -264,7 +264,7 @@ def test_hooks_move_to_the_new_layer() -> None:
         (
             LeNet300100(),
             {"backend": "fft"},
-            "`backend` must be one of auto, materialize, transform, got 'fft'",
+            "`backend` must be one of auto, kernels, materialize, transform, got 'fft'",
         ),
     ],
 )

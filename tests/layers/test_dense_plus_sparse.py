@@ -184,7 +184,7 @@ def test_repr_tells_the_arguments() -> None:
         ({"alpha": float("inf")}, "`alpha` must be finite, got inf"),
         ({"alpha_requires_grad": 1}, "`alpha_requires_grad` must be True or False, got 1"),
         ({"offset": "dft"}, "got 'dft'; did you mean dct?"),
-        ({"backend": "fft"}, "`backend` must be one of auto, materialize, transform, got 'fft'"),
+        ({"backend": "fft"}, "`backend` must be one of auto, kernels, materialize, transform, got 'fft'"),
         (
             {"indices": torch.tensor([0, 0])},
             "`indices` must be distinct positions from 0 to 11, got 2 from 0 to 0",

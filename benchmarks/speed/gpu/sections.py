@@ -34,6 +34,7 @@ SECTIONS: dict[str, Section] = {
     "numerics": Section("benchmarks.speed.gpu.numerics"),
     "suite": Section("benchmarks.speed.gpu.suite", ("pytest", "hypothesis")),
     "layers": Section("benchmarks.speed.gpu.layers"),
+    "kernels": Section("benchmarks.speed.gpu.kernels", ("triton",)),
     "products": Section("benchmarks.speed.gpu.products"),
     "memory": Section("benchmarks.speed.gpu.memory"),
     "training": Section("benchmarks.speed.gpu.training", ("torchvision",)),

@@ -71,7 +71,7 @@ class Conversion(Sparsifier, ABC):
             with a small one the net starts with outputs near its biases.
         alpha_requires_grad: Whether alpha is trained.
         backend: How the layers multiply: ``"materialize"`` builds the weight in each step, ``"transform"``
-            never does, ``"auto"`` takes what is faster.
+            never does, nor ``"kernels"``, for linear layers on GPUs; ``"auto"`` takes what is faster.
         min_weights_per_layer: Entries that S has at least in each layer.
         train: Patterns on names of parameters, or of modules for all that they hold: what is trained in full
             beside S and alpha, everything else being frozen; layers whose weight is named are not replaced,
