@@ -5,6 +5,10 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader
 
+# Kernels for GPUs are interpreted where there is none; Triton, which Lightning imports, asks once.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # Workers share the cores, and threads wait for each other by spinning.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
