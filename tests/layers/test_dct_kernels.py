@@ -1,20 +1,27 @@
 """The DCT by kernels against its matrix in float64: on a GPU, or in Triton's interpreter without one."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from devices import KERNEL_DEVICES
+from layers_toy import dense_twin, results
 from torch import Tensor
 
 pytest.importorskip("triton")
 
 from lightning_sparse.functional.dct import DCTPlan, dct_matrix, dct_plan
 from lightning_sparse.functional.dct_factors import dct_factors, makhoul_order
+from lightning_sparse.layers import DensePlusSparseLinear
+from lightning_sparse.layers.geometry import Convolution
 from lightning_sparse.layers.kernels import dct as dct_module
 from lightning_sparse.layers.kernels.dct import KernelDCT, dct_rows
 from lightning_sparse.layers.kernels.dct_factored import HALF_SHAPES, SHAPES, Factored, factored_shape
 from lightning_sparse.layers.kernels.launching import Epilogue
+from lightning_sparse.layers.offsets import DCTOffset, SignedDCTOffset
+from lightning_sparse.layers.offsets import dct as offset_module
+from lightning_sparse.layers.support import draw_support
 
 AT_MOST = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 1e-3}
 if torch.cuda.is_available():
@@ -159,3 +166,39 @@ def test_a_cpu_takes_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
     assert dct_rows(256, torch.float32, cuda) == KernelDCT(256, "factored")
     monkeypatch.setattr(dct_module, "runs_on", lambda device: False)  # no Triton
     assert isinstance(dct_rows(256, torch.float32, cpu, "factored"), DCTPlan)
+
+
+@pytest.fixture
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let offsets take kernels on a CPU as well, which interprets them."""
+    monkeypatch.setattr(offset_module, "dct_rows", partial(dct_rows, form="factored"))
+
+
+@on_devices
+@pytest.mark.parametrize("offset", [DCTOffset(), SignedDCTOffset()], ids=str)
+def test_maps_of_offsets_take_half_precision(offset: Any, everywhere: None, device: str) -> None:
+    on, shape = torch.device(device), torch.Size((256, 200))
+    fast = offset.transform(shape, None, torch.float32, on)
+    assert fast.takes_half
+    exact = offset.matrix(shape, torch.float64, on)
+    x, g = torch.randn(5, 200, device=device).bfloat16(), torch.randn(5, 256, device=device).bfloat16()
+    assert fast(x).dtype == fast.adjoint(g, x.shape).dtype == torch.bfloat16
+    assert error(fast(x), x.double() @ exact.t()) < 1e-2
+    assert error(fast.adjoint(g, x.shape), g.double() @ exact) < 1e-2
+    pixels = offset.transform(torch.Size((256, 200, 1, 1)), Convolution.plain(2), torch.float32, on)
+    assert pixels.takes_half
+    images = torch.randn(2, 200, 3, 3, device=device)
+    kernel = offset.matrix(torch.Size((256, 200, 1, 1)), torch.float64, on)
+    assert error(pixels(images), torch.conv2d(images.double(), kernel)) < AT_MOST[torch.float32]
+    assert not offset.transform(shape, None, torch.float64, on).takes_half
+
+
+@on_devices
+def test_a_layer_with_kernels_is_the_dense_one(everywhere: None, device: str) -> None:
+    support = draw_support(torch.Size((100, 256)), 500, torch.Generator().manual_seed(0))
+    layer = DensePlusSparseLinear(256, 100, support, backend="transform")
+    layer.values.data.normal_()
+    layer, x = layer.to(device), torch.randn(7, 256, device=device)
+    compact, dense = results(layer, x), results(dense_twin(layer), x)
+    for name in ("y", "x"):
+        torch.testing.assert_close(compact[name], dense[name], atol=1e-4, rtol=1e-5)

@@ -123,5 +123,5 @@ def _tables(left: int, right: int, dtype: torch.dtype, device: torch.device) -> 
     """Return the tables: matrices in the dtype of inputs; twiddles, at most 1, in float16 for either half."""
     factors = dct_factors(left, right)
     twiddles = torch.float32 if dtype == torch.float32 else torch.float16
-    dtypes = DCTFactors(dtype, dtype, twiddles, twiddles, dtype, dtype)
+    dtypes = (dtype, dtype, twiddles, twiddles, dtype, dtype)
     return DCTFactors(*(table.to(device, kind) for table, kind in zip(factors, dtypes, strict=True)))

@@ -24,6 +24,9 @@ OffsetOptions: TypeAlias = Mapping[str, str | int | float | bool]
 class LinearMap(ABC):
     """A fixed matrix or convolution as two functions; inputs are float32 or float64."""
 
+    takes_half: bool = False
+    """Whether inputs may be bfloat16 and float16 as well; results have the dtype of inputs then."""
+
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """Apply it to ``(rows, in)``, or to ``(batch, channels, *sides)``."""

@@ -117,6 +117,10 @@ class _DCTLinear(LinearMap):
     out_features: int
     plan: DCTPlan | KernelDCT
 
+    @property
+    def takes_half(self) -> bool:  # type: ignore[override]
+        return isinstance(self.plan, KernelDCT)
+
     def __call__(self, x: Tensor) -> Tensor:
         return self.plan.forward(x, self.out_features)
 

@@ -129,6 +129,8 @@ class _HadamardRows(LinearMap):
 class _ByKernel(LinearMap):
     """Multiply rows by signs and by the cropped matrix in one kernel; half precision stays what it is."""
 
+    takes_half = True
+
     out_features: int
     size: int
     signs: Tensor
