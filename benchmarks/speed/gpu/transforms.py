@@ -35,7 +35,7 @@ OTHER_SPLITS = {
     ("bf16", 1024): [Factored(64, 16, 4, 4)],
     ("bf16", 2048): [Factored(64, 32, 2, 4)],
     ("bf16", 4096): [Factored(64, 64, 1, 4, 128), Factored(64, 64, 2, 4)],
-    ("bf16", 8192): [Factored(128, 64, 1, 4)],
+    ("bf16", 8192): [Factored(128, 64, 1, 4), Factored(128, 64, 2, 8)],
     ("fp32", 4096): [Factored(64, 64, 1, 8)],
 }
 """Beside those of the tables, by precision and size."""

@@ -47,7 +47,7 @@ SHAPES = {
     2048: Factored(64, 32, 1, 4),
     4096: Factored(64, 64, 1, 4),
     8192: Factored(128, 64, 1, 8),
-    16384: Factored(128, 128, 1, 8),  # spills 152 to 288 bytes a thread
+    16384: Factored(128, 128, 1, 8),  # spills 152 to 312 bytes a thread
 }
 """For float32."""
 
