@@ -21,7 +21,9 @@ trap 'rm -rf "$work"' EXIT
 python3 -c 'import lightning_sparse' || exit 2 # or every section would fail, one after the other
 
 whole=520 # seconds of all together: if earlier ones overrun, later ones get less, or do not run
-sections=(card=15 numerics=35 suite=95 layers=110 kernels=60 products=50 memory=20 training=60 moves=20 saliency=35)
+sections=(
+  card=10 numerics=35 suite=95 layers=60 kernels=75 transforms=60 products=30 memory=10 training=40 moves=20 saliency=30
+)
 [ ${#wanted[@]} -gt 0 ] || wanted=("${sections[@]}")
 
 seconds_of() { # a section

@@ -36,6 +36,7 @@ SECTIONS: dict[str, Section] = {
     "layers": Section("benchmarks.speed.gpu.layers"),
     "kernels": Section("benchmarks.speed.gpu.kernels", ("triton",)),
     "products": Section("benchmarks.speed.gpu.products"),
+    "transforms": Section("benchmarks.speed.gpu.transforms", ("triton",)),
     "memory": Section("benchmarks.speed.gpu.memory"),
     "training": Section("benchmarks.speed.gpu.training", ("torchvision",)),
     "moves": Section("benchmarks.speed.gpu.moves", ("torchvision",)),

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from lightning_sparse.checks import check_choice
-from lightning_sparse.functional.dct import DCTPlan, dct_matrix, dct_plan, shared
+from lightning_sparse.functional.dct import DCTPlan, dct_matrix, shared
 from lightning_sparse.layers.geometry import Convolution
+from lightning_sparse.layers.kernels.dct import KernelDCT, dct_rows
 from lightning_sparse.layers.offsets.base import LinearMap, Offset, OffsetOptions, register_offset
 from lightning_sparse.layers.offsets.pointwise import Pointwise
 
@@ -105,7 +106,7 @@ def dct_transform(
     """
     if geometry is not None and math.prod(shape[2:]) > 1:
         return _SeparableDCT(shape, geometry, order, dtype, device, signs)
-    rows = _DCTLinear(shape[0], dct_plan(max(shape[:2]), dtype, device))
+    rows = _DCTLinear(shape[0], dct_rows(max(shape[:2]), dtype, device))
     if geometry is None:
         return rows
     return Pointwise(rows, geometry) if geometry.groups == 1 else None
@@ -114,7 +115,11 @@ def dct_transform(
 @dataclass(frozen=True)
 class _DCTLinear(LinearMap):
     out_features: int
-    plan: DCTPlan
+    plan: DCTPlan | KernelDCT
+
+    @property
+    def takes_half(self) -> bool:  # type: ignore[override]
+        return isinstance(self.plan, KernelDCT)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.plan.forward(x, self.out_features)

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from lightning_sparse.checks import check_count
 from lightning_sparse.functional.dct import shared
+from lightning_sparse.functional.hadamard import sylvester
 from lightning_sparse.layers.geometry import Convolution
+from lightning_sparse.layers.kernels.hadamard import hadamard_rows, runs_hadamard
 from lightning_sparse.layers.offsets.base import LinearMap, Offset, OffsetOptions, register_offset
 from lightning_sparse.layers.offsets.dct import DCTOffset
 from lightning_sparse.layers.offsets.pointwise import Pointwise
@@ -68,9 +70,12 @@ class HadamardOffset(Offset):
         if math.prod(shape[2:]) > 1 or (geometry is not None and geometry.groups > 1):
             return None
         out, patch = shape[0], shape[1]
-        rows = SignedMap(
-            _HadamardRows(out, *_factors(out, patch, dtype, device)), self._signs(shape, dtype, device)
-        )
+        signs, size = self._signs(shape, dtype, device), _sizes(out, patch)[0]
+        rows: LinearMap
+        if runs_hadamard(size, dtype, device):
+            rows = _ByKernel(out, size, signs)
+        else:
+            rows = SignedMap(_HadamardRows(out, *_factors(out, patch, dtype, device)), signs)
         return rows if geometry is None else Pointwise(rows, geometry)
 
     def transform_time(self, shape: torch.Size, rows: int, threads: int) -> float:
@@ -120,6 +125,23 @@ class _HadamardRows(LinearMap):
         return mixed.view(count, after * side)
 
 
+@dataclass(frozen=True)
+class _ByKernel(LinearMap):
+    """Multiply rows by signs and by the cropped matrix in one kernel; half precision stays what it is."""
+
+    takes_half = True
+
+    out_features: int
+    size: int
+    signs: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return hadamard_rows(x, self.signs, self.out_features, self.size)
+
+    def adjoint(self, grad: Tensor, input_size: torch.Size) -> Tensor:
+        return hadamard_rows(grad, self.signs, input_size[1], self.size, adjoint=True)
+
+
 def _sizes(out: int, patch: int) -> tuple[int, int]:
     """Return q, the next power of two, and the size of the right factor: the largest up to ``sqrt(q)``."""
     exponent = (max(out, patch) - 1).bit_length()
@@ -130,13 +152,5 @@ def _factors(out: int, patch: int, dtype: torch.dtype, device: torch.device) -> 
     """Return the two factors, the left one cropped and with the scale of both."""
     size, right = _sizes(out, patch)
     rows, columns = math.ceil(out / right), math.ceil(patch / right)
-    left = _sylvester(size // right)[:rows, :columns] / math.sqrt(size)
-    return left.to(device, dtype), _sylvester(right).to(device, dtype)
-
-
-def _sylvester(size: int) -> Tensor:
-    """Return Sylvester's Hadamard matrix, with entries of 1 and -1."""
-    matrix = torch.ones(1, 1, dtype=torch.float64)
-    while len(matrix) < size:
-        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    return matrix
+    left = sylvester(size // right)[:rows, :columns] / math.sqrt(size)
+    return left.to(device, dtype), sylvester(right).to(device, dtype)

@@ -24,6 +24,11 @@ class Pointwise(LinearMap):
     rows: LinearMap
     geometry: Convolution
 
+    @property
+    def takes_half(self) -> bool:  # type: ignore[override]
+        """Whether the map of rows does."""
+        return self.rows.takes_half
+
     def __call__(self, x: Tensor) -> Tensor:
         """Map the channels of every pixel."""
         pixels = self._pixels(F.pad(x, self.geometry.padding_from_last)).movedim(1, -1)

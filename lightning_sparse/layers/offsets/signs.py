@@ -63,10 +63,15 @@ class SignedMap(LinearMap):
     inner: LinearMap
     signs: Tensor
 
+    @property
+    def takes_half(self) -> bool:  # type: ignore[override]
+        """Whether the map does."""
+        return self.inner.takes_half
+
     def __call__(self, x: Tensor) -> Tensor:
         """Apply the signs, then the map."""
-        return self.inner(x * self.signs)
+        return self.inner(x * self.signs.to(x.dtype))
 
     def adjoint(self, grad: Tensor, input_size: torch.Size) -> Tensor:
         """Apply the adjoint, then the signs."""
-        return self.inner.adjoint(grad, input_size) * self.signs
+        return self.inner.adjoint(grad, input_size) * self.signs.to(grad.dtype)
