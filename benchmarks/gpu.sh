@@ -22,7 +22,8 @@ python3 -c 'import lightning_sparse' || exit 2 # or every section would fail, on
 
 whole=520 # seconds of all together: if earlier ones overrun, later ones get less, or do not run
 sections=(
-  card=10 numerics=35 suite=95 layers=60 kernels=75 transforms=60 products=30 memory=10 training=40 moves=20 saliency=30
+  card=10 numerics=35 suite=95 layers=60 kernels=75 transforms=60 tuning=15
+  products=30 memory=10 training=40 moves=20 saliency=30
 )
 [ ${#wanted[@]} -gt 0 ] || wanted=("${sections[@]}")
 

@@ -19,6 +19,7 @@ from lightning_sparse.layers import (
     convert_,
 )
 from lightning_sparse.layers.backends import Backend
+from lightning_sparse.layers.kernels.product import ByKernels
 from lightning_sparse.layers.products import Materialized
 
 AUTHORS = "authors'"
@@ -149,7 +150,10 @@ def net_forms(make: Callable[[], nn.Module], density: float) -> dict[str, nn.Mod
 
 def choice_of(layer: DensePlusSparse, x: Tensor) -> str:
     """Return the backend that a layer takes for an input."""
-    return "materialize" if isinstance(layer.product_for(x), Materialized) else "transform"
+    product = layer.product_for(x)
+    if isinstance(product, Materialized):
+        return "materialize"
+    return "kernels" if isinstance(product, ByKernels) else "transform"
 
 
 def take_turns(

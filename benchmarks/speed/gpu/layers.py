@@ -19,15 +19,20 @@ from lightning_sparse.functional.dct import dct_matrix
 from lightning_sparse.layers import DensePlusSparse
 
 AUTO_AT_MOST = 1.05
-BARS = {("fp32", 4096, 4096, 0.001): 0.35, ("bf16", 8192, 4096, 0.0001): 0.7}
-"""What the transform may take of the dense time, by precision, features, rows and density."""
+BARS = {("dct", "fp32", 4096, 4096, 0.001): 0.35, ("dct", "bf16", 8192, 4096, 0.0001): 0.7}
+"""What may be taken of the dense time, by offset, precision, features, rows and density."""
 
 
-FEATURES = (4096, 8192, 1024, 16384, 2048)
-ROWS = (4096, 128, 1024)
+SHAPES = (
+    *((4096, 4096), (8192, 4096), (1024, 4096), (4096, 128), (2048, 4096), (16384, 4096), (1024, 128)),
+    *((8192, 128), (4096, 1024), (4096, 8192), (2048, 128), (16384, 128), (1024, 1024)),
+)
 DENSITIES = (0.001, 0.0001, 0.01)
-FULL = [Cell(q, rows, p) for q in FEATURES for rows in ROWS for p in DENSITIES if q <= 4096 or rows != 1024]
+OFFSETS = ("dct", "none")
+FULL = [Cell(q, rows, p) for q, rows in SHAPES for p in DENSITIES]
 SMOKE = [Cell(16, 3, 0.1)]
+LARGEST_IN_FLOAT32 = 8192**2 * 4096  # products of a pass: others take too long
+SECONDS = 0.006  # of a sample
 
 
 def measure(bench: Bench) -> Iterator[Row]:
@@ -36,41 +41,46 @@ def measure(bench: Bench) -> Iterator[Row]:
     for cell in SMOKE if bench.smoke else FULL:
         torch.manual_seed(0)
         dense = nn.Linear(cell.features, cell.features, device=bench.device)
-        forms = linear_forms(cell.features, cell.density, bench.device)
         if cell.features not in held:
             held = {cell.features: dct_matrix(*dense.weight.shape, device=dense.weight.device)}
-        yield from in_float32(bench, cell, dense, forms)
-        yield from in_bfloat16(bench, cell, dense, forms)
+        for offset in OFFSETS:
+            forms = linear_forms(cell.features, cell.density, bench.device, offset=offset)
+            what = f"{cell}, {offset}"
+            if cell.features**2 * cell.rows <= LARGEST_IN_FLOAT32:
+                yield from in_float32(bench, cell, what, dense, forms)
+            yield from in_bfloat16(bench, cell, what, dense, forms)
 
 
 def in_float32(
-    bench: Bench, cell: Cell, dense: nn.Module, forms: dict[str, DensePlusSparse]
+    bench: Bench, cell: Cell, what: str, dense: nn.Module, forms: dict[str, DensePlusSparse]
 ) -> Iterator[Row]:
-    """Yield the rows of fp32 and TF32, which are timed in one go: the transform is the same in both."""
+    """Yield the rows of fp32 and TF32, which are timed in one go: only whole weights are multiplied so."""
     xs, grads = (inputs_in_turn((cell.rows, cell.features), bench.device, torch.float32) for _ in range(2))
     turns = {name: Passes(form, xs, grads) for name, form in forms.items() if name != "auto"}
     turns["dense"] = Passes(dense, xs, grads)
     quick = {f"{name} in TF32": InTF32(turns[name]) for name in ("dense", "materialize")}
-    samples = bench.in_turn({**turns, **quick})
+    samples = bench.in_turn({**turns, **quick}, SECONDS)
     chosen = choice_of(forms["auto"], xs[0])
-    for name in ("transform", "materialize"):
-        yield against_dense(cell, "fp32", name, chosen, {"dense": samples["dense"], name: samples[name]})
-    for name, ours in {"transform": "transform", "materialize": "materialize in TF32"}.items():
-        pair = {"dense": samples["dense in TF32"], name: samples[ours]}
-        yield against_dense(cell, "TF32", name, chosen, pair)
+    for name in [name for name in turns if name != "dense"]:
+        pair = {"dense": samples["dense"], name: samples[name]}
+        yield against_dense(cell, f"{what}, fp32, {name}", name, chosen, pair)
+    for name in [name for name in turns if name != "dense"]:
+        ours = samples["materialize in TF32" if name == "materialize" else name]
+        pair = {"dense": samples["dense in TF32"], name: ours}
+        yield against_dense(cell, f"{what}, TF32, {name}", name, chosen, pair)
 
 
 def in_bfloat16(
-    bench: Bench, cell: Cell, dense: nn.Module, forms: dict[str, DensePlusSparse]
+    bench: Bench, cell: Cell, what: str, dense: nn.Module, forms: dict[str, DensePlusSparse]
 ) -> Iterator[Row]:
     """Yield the rows of bf16."""
     xs, grads = (inputs_in_turn((cell.rows, cell.features), bench.device, torch.bfloat16) for _ in range(2))
     layers = {"dense": dense, **{name: form for name, form in forms.items() if name != "auto"}}
     turns = {name: Passes(deepcopy(layer).bfloat16(), xs, grads) for name, layer in layers.items()}
-    samples = bench.in_turn(turns)
+    samples = bench.in_turn(turns, SECONDS)
     chosen = choice_of(forms["auto"].bfloat16(), xs[0])
-    for name in ("transform", "materialize"):
-        yield against_dense(cell, "bf16", name, chosen, samples)
+    for name in [name for name in layers if name != "dense"]:
+        yield against_dense(cell, f"{what}, bf16, {name}", name, chosen, samples)
 
 
 class InTF32:
@@ -89,12 +99,9 @@ class InTF32:
             self.turn()
 
 
-def against_dense(
-    cell: Cell, precision: str, name: str, chosen: str, samples: dict[str, list[Sample]]
-) -> Row:
+def against_dense(cell: Cell, what: str, name: str, chosen: str, samples: dict[str, list[Sample]]) -> Row:
     """Return the row of one backend."""
-    what = f"{cell}, {precision}, {name}"
-    bar = BARS.get((precision, *cell)) if name == "transform" else None
+    bar = BARS.get((*what.split(", ")[-3:-1], *cell)) if name != "materialize" else None
     if name != chosen:
         return row_of(what, samples, name, "dense", bar)
     return row_of(what, samples, name, "dense", min(bar or AUTO_AT_MOST, AUTO_AT_MOST), "auto takes this one")

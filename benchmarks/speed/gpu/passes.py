@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from benchmarks.harness.device import cache_of
 from benchmarks.speed.dctps_forms import compact_form
-from lightning_sparse.layers import DensePlusSparse
+from lightning_sparse.layers import DensePlusSparse, Offset
+from lightning_sparse.layers.backends import BACKEND_ROWS
+from lightning_sparse.layers.kernels.language import runs_on
 
 MOST_INPUTS = 256
 DTYPES = {"fp32": torch.float32, "TF32": torch.float32, "bf16": torch.bfloat16}
@@ -58,11 +60,16 @@ def inputs_in_turn(size: Sequence[int], device: torch.device, dtype: torch.dtype
 
 
 def linear_forms(
-    size: int, density: float, device: torch.device, dtype: torch.dtype = torch.float32
+    size: int,
+    density: float,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    offset: Offset | str = "dct",
 ) -> dict[str, DensePlusSparse]:
-    """Return a square Dense-plus-Sparse layer by each backend; all have the same support."""
-    layer = compact_form(partial(nn.Linear, size, size), density, "auto").to(device, dtype)
-    forms = {name: deepcopy(layer) for name in ("materialize", "transform")}
+    """Return a square Dense-plus-Sparse layer by each backend that runs there; all have the same support."""
+    layer = compact_form(partial(nn.Linear, size, size), density, "auto", offset).to(device, dtype)
+    names = [name for name in BACKEND_ROWS if name != "kernels" or runs_on(device)]
+    forms = {name: deepcopy(layer) for name in names}
     for name, form in forms.items():
         form.backend = name
     return {**forms, "auto": layer}

@@ -35,6 +35,7 @@ SECTIONS: dict[str, Section] = {
     "suite": Section("benchmarks.speed.gpu.suite", ("pytest", "hypothesis")),
     "layers": Section("benchmarks.speed.gpu.layers"),
     "kernels": Section("benchmarks.speed.gpu.kernels", ("triton",)),
+    "tuning": Section("benchmarks.speed.gpu.tuning"),
     "products": Section("benchmarks.speed.gpu.products"),
     "transforms": Section("benchmarks.speed.gpu.transforms", ("triton",)),
     "memory": Section("benchmarks.speed.gpu.memory"),

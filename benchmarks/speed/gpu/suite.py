@@ -1,7 +1,7 @@
 """The tests of the suite that say something on a GPU, in processes of their own, within the section's time.
 
-First those marked ``gpu``; then the callbacks' tests, which train where
-``LIGHTNING_SPARSE_TEST_ACCELERATOR`` says, as many as there is time for.
+Those marked ``gpu``, and at the same time the callbacks' tests, which train where
+``LIGHTNING_SPARSE_TEST_ACCELERATOR`` says: as many as there is time for.
 """
 
 import os
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -18,15 +19,14 @@ from xml.etree import ElementTree
 from benchmarks.speed.gpu.rows import Bench, Row, value_row
 
 ROOT = Path(__file__).parents[3]
-WORKERS, SECONDS_TO_END = 8, 10
+WORKERS, SECONDS_TO_END = 6, 10
 
 
 class Run(NamedTuple):
-    """A run of pytest, and how much of the time that is left it may take."""
+    """A run of pytest."""
 
     name: str
     arguments: tuple[str, ...]
-    share: float = 1.0
 
 
 MARKED = ("tests/functional", "tests/layers", "tests/test_plain.py", "tests/callbacks/test_every_callback.py")
@@ -40,7 +40,7 @@ CALLBACKS = (
     "tests/callbacks/test_every_callback.py",
 )
 FULL = (
-    Run("marked gpu", ("-m", "gpu", *MARKED), 0.6),
+    Run("marked gpu", ("-m", "gpu", *MARKED)),
     Run("callbacks", ("-m", "not gpu", *CALLBACKS)),
 )
 SMOKE = (Run("smoke", ("tests/functional/test_packing.py",)),)
@@ -52,12 +52,15 @@ def measure(bench: Bench) -> Iterator[Row]:
     Raises:
         AssertionError: At the end, if any did, or if a run had nothing to report.
     """
-    failed: list[str] = []
-    for run in SMOKE if bench.smoke else FULL:
-        outcome = outcome_of(run.arguments, max(1.0, run.share * bench.seconds_left), bench.device.type)
-        failed += outcome.failed
-        note = f"{outcome.passed} passed, {outcome.skipped} skipped{'' if outcome.ended else ', time was up'}"
-        yield value_row(f"tests, {run.name}", len(outcome.failed), "failed", 0, note)
+    runs, failed = SMOKE if bench.smoke else FULL, []
+    seconds = max(1.0, bench.seconds_left)
+    with ThreadPoolExecutor(len(runs)) as threads:
+        found = threads.map(lambda run: outcome_of(run.arguments, seconds, bench.device.type), runs)
+        for run, outcome in zip(runs, found, strict=True):
+            failed += outcome.failed
+            note = f"{outcome.passed} passed, {outcome.skipped} skipped"
+            note += "" if outcome.ended else ", time was up"
+            yield value_row(f"tests, {run.name}", len(outcome.failed), "failed", 0, note)
     if failed:
         raise AssertionError(f"{len(failed)} tests failed: {', '.join(failed[:20])}")
 
