@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 __all__ = [
     "all_finite",
+    "all_finite_together",
     "as_bit_factor",
     "divides_by_zero",
     "fill_pruned_",
@@ -54,7 +55,11 @@ def versions_of(tensors: Sequence[Tensor]) -> list[int]:
 
     What is written through ``tensor.data`` or a NumPy view changes none of it.
     """
-    return [*map(id, tensors), *map(_version, tensors), *map(Tensor.data_ptr, tensors)]  # at every step: no loop
+    return [
+        *map(id, tensors),
+        *map(_version, tensors),
+        *map(Tensor.data_ptr, tensors),
+    ]  # at every step: no loop
 
 
 def mask_of(keep: Tensor) -> Tensor:
@@ -103,3 +108,11 @@ def all_finite(values: Tensor) -> bool:
     """Tell whether all values are finite."""
     # A finite sum says so without memory, but that of finite values may overflow.
     return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+
+
+def all_finite_together(tensors: list[Tensor]) -> bool:
+    """Tell whether all values of tensors, none of them empty, are finite; each device is waited for once."""
+    norms = torch._foreach_norm(tensors, 1)  # a finite one says so; that of finite values may overflow
+    devices = dict.fromkeys(norm.device for norm in norms)
+    together = (torch.stack([norm for norm in norms if norm.device == device]) for device in devices)
+    return all(bool(some.isfinite().all()) for some in together) or all(map(all_finite, tensors))

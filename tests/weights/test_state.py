@@ -5,12 +5,19 @@ import weakref
 
 import pytest
 import torch
+from ops import Ops
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+import lightning_sparse.weights.changes as changes
 import lightning_sparse.weights.plan as plans
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
-from lightning_sparse.weights.enforcement import as_bit_factor, keep_only_, layout_mask, mask_of
+from lightning_sparse.weights.enforcement import (
+    all_finite_together,
+    as_bit_factor,
+    keep_only_,
+    layout_mask,
+    mask_of,
+)
 from lightning_sparse.weights.state import state_of
 
 
@@ -166,18 +173,6 @@ def test_weights_on_several_kinds_of_devices():
         assert layer.weight.grad[masks["0.weight"]].ne(0).any()
 
 
-class Ops(TorchDispatchMode):
-    """Takes down which operators are called."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
-
-
 def lay_out_as_on_a_gpu(state):
     for name, weight in state.weights.items():
         state._keep[name] = as_bit_factor(weight, state.mask(name))
@@ -196,6 +191,15 @@ def test_bits_are_kept_or_zero_whatever_they_stand_for(dtype):
     assert keep_only_([tensor], [as_bit_factor(tensor, mask)], check=True)
     assert torch.equal(tensor.view(bits)[0], before[0])
     assert tensor.view(bits)[1].eq(0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "largest"])
+def test_what_is_not_finite_is_found_among_many(dtype, value):
+    tensors = [torch.ones(3, 4, dtype=dtype), torch.zeros(50, dtype=dtype)]
+    assert all_finite_together(tensors)
+    tensors[0][1:] = torch.finfo(dtype).max if value == "largest" else value  # their sum overflows
+    assert all_finite_together(tensors) == (value == "largest")
 
 
 def test_factors_of_bits_lie_in_memory_like_their_weights():
@@ -271,6 +275,55 @@ def test_an_epsilon_that_half_precision_rounds_to_zero(stored):
         state.mask_weights_(optimizer)
     assert net.weight[~masks["weight"]].eq(0).all()
     assert net.weight.isfinite().all()
+
+
+@pytest.mark.parametrize("stored", ["factor of bits", "pruned positions"])
+def test_masks_that_change_together_change_as_one_by_one(monkeypatch, stored):
+    """Weights, gradients, moments, counts; also where nothing moves, and gradients stay as they are."""
+    found = []
+    for at_once in (False, True):
+        torch.manual_seed(0)
+        convolution = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        net = nn.Sequential(convolution, nn.Linear(5, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+        masks = {f"{i}.weight": torch.rand(net[i].weight.shape) < 0.5 for i in range(4)}
+        optimizer = torch.optim.Adam(net.parameters())
+        state = state_of(net)
+        state.install_(net, masks, OWNER, [optimizer])
+        for weight in net.parameters():
+            weight.grad = torch.randn_like(weight)
+        net[2].weight.grad = None
+        optimizer.step()
+        lay_out_as_on_a_gpu(state)
+        if stored == "pruned positions":
+            state._keep.update({name: ~mask_of(keep) for name, keep in state._keep.items()})
+        monkeypatch.setattr(changes, "computes_later", lambda _, at_once=at_once: at_once)
+        with state.together([optimizer]):
+            for name, mask in masks.items():
+                state.move_({name: mask if name == "1.weight" else mask.roll(1, 0)}, [optimizer])
+        moments = [value for kept in optimizer.state.values() for value in kept.values()]
+        tensors = [*net.parameters(), *moments, *state.masks.values()]
+        gradients = [weight.grad for weight in net.parameters() if weight.grad is not None]
+        assert state.counts == {name: int(mask.sum()) for name, mask in state.masks.items()}
+        found.append([*tensors, *gradients])
+    assert all(map(torch.equal, *found))
+
+
+def test_an_error_among_moves_leaves_all_masks_as_they_were():
+    net, masks = net_and_mask()
+    state = state_of(net)
+    state.install_(net, masks, OWNER)
+
+    def move_and_stumble():
+        with state.together([]):
+            state.move_({"weight": ~masks["weight"]}, [])
+            state.move_({"no such weight": masks["weight"]}, [])
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        move_and_stumble()
+    assert torch.equal(state.masks["weight"], masks["weight"])
+    state.move_({"weight": ~masks["weight"]}, [])
+    assert torch.equal(state.masks["weight"], ~masks["weight"])
 
 
 @pytest.mark.parametrize("through_data", [False, True])
