@@ -14,7 +14,7 @@ from lightning_sparse.weights.optimizers import all_within, state_held_like, zer
 
 __all__ = ["Changed", "Masked", "change_masks_"]
 
-_MOST_WEIGHTS = 2**25  # of a group, which needs some ten bytes for each
+_MOST_WEIGHTS = 2**25  # of a group, which needs some twenty bytes for each
 
 
 class Masked(NamedTuple):
@@ -95,5 +95,6 @@ def _parts(entries: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
 def _sums(entries: Tensor, sizes: Sequence[int]) -> Tensor:
     """Count what is True in each of the parts of so many entries."""
     ends = torch.tensor([0, *accumulate(sizes)]).to(entries.device, non_blocking=True)
-    totals = torch.nn.functional.pad(entries.cumsum(0), (1, 0))
+    numbers = torch.int32 if len(entries) < 2**31 else torch.int64
+    totals = torch.nn.functional.pad(entries.cumsum(0, dtype=numbers), (1, 0))
     return totals.index_select(0, ends).diff()

@@ -25,7 +25,7 @@ from lightning_sparse.functional.ranking import positions_of
 
 __all__ = ["move_together"]
 
-_MOST_WEIGHTS = 2**24  # of a group: a sort needs some fifty bytes for each
+_MOST_WEIGHTS = 2**24  # of a group: sorts need less than a hundred bytes for each
 _MOST_LAYERS = 255  # their numbers are sorted in one pass then
 
 
@@ -83,6 +83,8 @@ def ranked_together(
     finite = [torch.cat([layer.values for layer in layers]), drop_flat, grow_flat]
     if not torch.stack([*(one.all() for one in fits), *(one.isfinite().all() for one in finite)]).all():
         _explain(layers, drop, scores, names)
+
+    del grow, scores  # large ones: there is a copy of them
 
     stays = few.first(drop_flat, kept)
     new = torch.zeros(sum(sizes), dtype=torch.bool, device=drop_flat.device).scatter_(0, places, stays)
