@@ -7,12 +7,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError, shown
 from lightning_sparse.types import Masks
 
-__all__ = ["count_bits", "pack_bits", "pack_masks", "unpack_bits", "unpack_masks"]
+__all__ = [
+    "bits_of",
+    "count_bits",
+    "pack_bits",
+    "pack_masks",
+    "unpack_bits",
+    "unpack_masks",
+    "weigh_bits",
+]
+
+_EVERY_NINTH_BIT = sum(1 << 9 * i for i in range(8)) - (1 << 64)
+"""As int64; a product with it has no carries where bytes are 0 or 1."""
 
 _WAY_OUT = "Use another checkpoint or file."
 
@@ -31,7 +42,27 @@ def pack_bits(mask: Tensor) -> Tensor:
         >>> pack_bits(torch.tensor([True, False, False, False, False, False, True, True, True]))
         tensor([131, 128], dtype=torch.uint8)
     """
-    return torch.from_numpy(np.packbits(mask.detach().cpu().bool().numpy()))
+    return bits_of(mask).cpu()
+
+
+def bits_of(mask: Tensor) -> Tensor:
+    """Pack a mask into bits as `pack_bits` does, on its own device, which is not waited for."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.packbits(mask.detach().bool().numpy()))
+    return weigh_bits(mask)
+
+
+def weigh_bits(mask: Tensor) -> Tensor:
+    """Pack a mask into bits by torch's own means, on any device of little-endian numbers, as GPUs are.
+
+    >>> weigh_bits(torch.tensor([True, False, False, False, False, False, True, True, True]))
+    tensor([131, 128], dtype=torch.uint8)
+    """
+    flat = mask.detach().reshape(-1).bool()
+    if len(flat) % 8 or flat.storage_offset() % 8:
+        flat = nn.functional.pad(flat, (0, -len(flat) % 8))
+    eights = flat.view(torch.int64)  # entry i of eight is byte i, and comes to bit 7 - i of the highest byte
+    return (eights * _EVERY_NINTH_BIT).view(torch.uint8)[7::8].contiguous()
 
 
 def unpack_bits(packed: Tensor, shape: Sequence[int]) -> Tensor:

@@ -71,11 +71,26 @@ def in_pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         yield tuple(tensor[start : start + rows] for tensor in tensors)
 
 
-def positions_of(mask: Tensor) -> Tensor:
-    """Return the flat positions that are True, ascending; on the CPU by numpy, several times as fast."""
+def positions_of(mask: Tensor, count: int | None = None) -> Tensor:
+    """Return the flat positions that are True, ascending; on the CPU by numpy, several times as fast.
+
+    Args:
+        mask: Boolean, of any shape and device.
+        count: How many are True, if that is known: then no other device is waited for.
+    """
     if mask.device.type != "cpu":
-        return mask.reshape(-1).nonzero().squeeze(1)
+        flat = mask.reshape(-1)
+        return flat.nonzero().squeeze(1) if count is None else first_of_sorted(flat, count)
     return torch.from_numpy(np.flatnonzero(mask.numpy()))
+
+
+def first_of_sorted(flat: Tensor, count: int) -> Tensor:
+    """Return the first positions of a flat mask that are True, by a sort.
+
+    >>> first_of_sorted(torch.tensor([False, True, True]), 2).tolist()
+    [1, 2]
+    """
+    return flat.view(torch.uint8).sort(descending=True, stable=True).indices[:count]
 
 
 def first_of_rows(order: Tensor, n: int) -> Tensor:

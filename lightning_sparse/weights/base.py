@@ -134,9 +134,10 @@ class SparseWeight(ABC):
         """Let backward make no more than it would anyway."""
 
     @abstractmethod
-    def move_(self, positions: Tensor, optimizers: Iterable[Optimizer]) -> int:
+    def move_(self, positions: Tensor, optimizers: Iterable[Optimizer]) -> int | Tensor:
         """Make the entries at ``positions`` active instead, as many; return how many were not before.
 
+        The number may be left on its device, for whoever needs it to wait for it.
         Dropped ones become zero, new ones start there, and what optimizers keep for either does as well.
         """
 

@@ -1,12 +1,15 @@
 """What sets pruned entries of tensors to zero, the fastest way that their device has, and tells when it must.
 
 On the CPU a mask is kept as a factor of the weight's type: a product runs ten times as fast as a masked fill.
-Elsewhere the pruned positions are kept as booleans: a fill takes care of NaN without waiting for the device.
+Elsewhere it is a factor too, of integers as wide as the weight's entries, by which their bits are multiplied:
+one call for all weights, and what was NaN is zero after it, so nobody has to look and wait for the device. Of
+large weights the pruned positions are kept there as booleans, and filled one weight after the other.
 All of it in place: fused optimizers on CPU take a gradient whose strides differ from its weight's for
 something else, without a word.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -14,6 +17,8 @@ from torch.optim import Optimizer
 
 __all__ = [
     "all_finite",
+    "all_finite_together",
+    "as_bit_factor",
     "divides_by_zero",
     "fill_pruned_",
     "keep_only_",
@@ -22,12 +27,27 @@ __all__ = [
     "versions_of",
 ]
 
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers by their bytes."""
+
+_version: Callable[[Tensor], int] = attrgetter("_version")
+
+_LARGE = 2**22  # entries from which on a fill of one weight takes a GPU longer than its launch
+
 
 def layout_mask(weight: Tensor, mask: Tensor) -> Tensor:
     """Return what masks ``weight`` fastest, laid out in memory like it: a factor, or what is pruned."""
     if weight.device.type == "cpu":
         return torch.empty_like(weight, requires_grad=False).copy_(mask)
+    if weight.numel() < _LARGE and weight.is_floating_point() and weight.element_size() in _BITS:
+        return as_bit_factor(weight, mask)
     return torch.empty_like(weight, dtype=torch.bool, requires_grad=False).copy_(~mask)
+
+
+def as_bit_factor(weight: Tensor, mask: Tensor) -> Tensor:
+    """Return a mask as the factor of a weight's bits: integers as wide as its entries."""
+    bits = _BITS[weight.element_size()]
+    return torch.empty_like(weight, dtype=bits, requires_grad=False).copy_(mask)
 
 
 def versions_of(tensors: Sequence[Tensor]) -> list[int]:
@@ -35,12 +55,16 @@ def versions_of(tensors: Sequence[Tensor]) -> list[int]:
 
     What is written through ``tensor.data`` or a NumPy view changes none of it.
     """
-    return [number for tensor in tensors for number in (id(tensor), tensor._version, tensor.data_ptr())]
+    return [
+        *map(id, tensors),
+        *map(_version, tensors),
+        *map(Tensor.data_ptr, tensors),
+    ]  # at every step: no loop
 
 
 def mask_of(keep: Tensor) -> Tensor:
     """Return the boolean mask that ``keep``, made by ``layout_mask``, stands for; True where it is kept."""
-    return keep != 0 if keep.is_floating_point() else ~keep
+    return ~keep if keep.dtype == torch.bool else keep != 0
 
 
 def divides_by_zero(optimizer: Optimizer, weights: list[Tensor]) -> bool:
@@ -52,15 +76,26 @@ def divides_by_zero(optimizer: Optimizer, weights: list[Tensor]) -> bool:
 
 
 def keep_only_(tensors: list[Tensor], keeps: list[Tensor], check: bool = False) -> bool:
-    """Set pruned entries to zero, the fast way; tell, if asked, whether what was multiplied is finite."""
-    factors = [(t, k) for t, k in zip(tensors, keeps, strict=True) if k.is_floating_point()]
-    if factors:
-        multiplied = [tensor for tensor, _ in factors]
-        torch._foreach_mul_(multiplied, [keep for _, keep in factors])
-    for tensor, pruned in zip(tensors, keeps, strict=True) if len(factors) < len(tensors) else ():
-        if not pruned.is_floating_point():
-            tensor.masked_fill_(pruned, 0)
-    return not check or not factors or all(map(all_finite, multiplied))
+    """Set pruned entries to zero, the fast way; tell, if asked, whether what was multiplied is finite.
+
+    Where bits are multiplied nothing is left of NaN, and finite or not makes no difference.
+    """
+    numbers: list[Tensor] = []
+    kinds = [keep.dtype for keep in keeps]
+    for kind in dict.fromkeys(kinds):
+        some, factors = tensors, keeps
+        if len(set(kinds)) > 1:
+            some = [tensor for tensor, other in zip(tensors, kinds, strict=True) if other == kind]
+            factors = [keep for keep in keeps if keep.dtype == kind]
+        if kind == torch.bool:
+            for tensor, pruned in zip(some, factors, strict=True):
+                tensor.masked_fill_(pruned, 0)
+        elif kind.is_floating_point:
+            torch._foreach_mul_(some, factors)
+            numbers += some
+        else:
+            torch._foreach_mul_([tensor.view(kind) for tensor in some], factors)
+    return not check or all(map(all_finite, numbers))
 
 
 def fill_pruned_(tensors: list[Tensor], keeps: list[Tensor]) -> None:
@@ -73,3 +108,11 @@ def all_finite(values: Tensor) -> bool:
     """Tell whether all values are finite."""
     # A finite sum says so without memory, but that of finite values may overflow.
     return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+
+
+def all_finite_together(tensors: list[Tensor]) -> bool:
+    """Tell whether all values of tensors, none of them empty, are finite; each device is waited for once."""
+    norms = torch._foreach_norm(tensors, 1)  # a finite one says so; that of finite values may overflow
+    devices = dict.fromkeys(norm.device for norm in norms)
+    together = (torch.stack([norm for norm in norms if norm.device == device]) for device in devices)
+    return all(bool(some.isfinite().all()) for some in together) or all(map(all_finite, tensors))

@@ -7,7 +7,7 @@ from zlib import crc32
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_sparse.functional.packing import count_bits, pack_bits
+from lightning_sparse.functional.packing import bits_of, count_bits, pack_bits
 from lightning_sparse.functional.ranking import mask_at, positions_of
 from lightning_sparse.selection import countable_weights, parameters_by_name
 from lightning_sparse.types import Average
@@ -61,7 +61,7 @@ class MaskedWeight(SparseWeight):
     @cached_property
     def positions(self) -> Tensor:
         """Flat positions of the kept entries, ascending, ``(nnz,)``."""
-        return positions_of(self._make_mask())
+        return positions_of(self._make_mask(), self._state.counts.get(self.name))
 
     @property
     def active(self) -> Tensor:
@@ -89,12 +89,13 @@ class MaskedWeight(SparseWeight):
         """Let it be masked whenever that is best."""
         self._state.asked.discard(self.name)
 
-    def move_(self, positions: Tensor, optimizers: Iterable[Optimizer]) -> int:
+    def move_(self, positions: Tensor, optimizers: Iterable[Optimizer]) -> int | Tensor:
         """Change the mask."""
-        stay = self._make_mask().reshape(-1).index_select(0, positions)
-        self._state.move_({self.name: mask_at(positions, self.shape)}, optimizers)
+        mask = mask_at(positions, self.shape)
+        stay = mask.reshape(-1).index_select(0, self.positions)
+        self._state.move_({self.name: mask}, optimizers)
         self.positions = positions
-        return len(positions) - int(stay.sum())
+        return len(positions) - stay.sum()
 
     def snapshot(self) -> Tensor:
         """Return the mask in bits."""
@@ -105,8 +106,9 @@ class MaskedWeight(SparseWeight):
         return count_bits(snapshot & self.snapshot())
 
     def explored(self, before: Tensor | None) -> Tensor | None:
-        """Return the bits set now or before."""
-        return self.snapshot() if before is None else before | self.snapshot()
+        """Return the bits set now or before, on the device of the mask."""
+        bits = bits_of(self._make_mask())
+        return bits if before is None else before.to(bits.device) | bits
 
 
 def weights_by_zeros(module: nn.Module) -> list[SparseWeight]:

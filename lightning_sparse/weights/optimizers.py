@@ -2,7 +2,7 @@
 
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from lightning_sparse.weights.enforcement import all_finite
+from lightning_sparse.weights.enforcement import all_finite, all_finite_together
 
 __all__ = [
+    "all_within",
     "dict_of",
     "find_mixed_state_",
     "forget_curvature_",
@@ -22,6 +23,7 @@ __all__ = [
     "optimizers_within",
     "parameters_of",
     "state_apart",
+    "state_held_like",
     "state_like",
     "tensors_in",
     "zero_at_",
@@ -44,12 +46,22 @@ def optimizers_within(optimizer: Optimizer) -> list[Optimizer]:
     return found
 
 
+def all_within(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
+    """Return optimizers and those that they hold."""
+    return [inner for outer in optimizers for inner in optimizers_within(outer)]
+
+
 def state_like(weight: Tensor, optimizers: Iterable[Optimizer]) -> Iterator[tuple[str, Tensor]]:
     """Yield what optimizers keep per entry of ``weight`` as numbers, by name.
 
     Codes, such as the eight bits of a quantised momentum, are left out: of them 0 need not stand for zero. So
     is what `find_mixed_state_` has found.
     """
+    return state_held_like(weight, all_within(optimizers))
+
+
+def state_held_like(weight: Tensor, optimizers: Sequence[Optimizer]) -> Iterator[tuple[str, Tensor]]:
+    """Do as `state_like` for optimizers beside those that they hold, as `all_within` finds them."""
     for one, key, value in _state_of(weight, optimizers):
         if value.shape == weight.shape and value.is_floating_point() and key not in _mixed.get(one, ()):
             yield key, value
@@ -65,8 +77,9 @@ def find_mixed_state_(optimizer: Optimizer, pruned: Iterable[tuple[Tensor, Tenso
         optimizer: One that has made a step with gradients that were masked.
         pruned: Weights, and where their gradients are zero, a boolean mask in their shape.
     """
+    within = optimizers_within(optimizer)
     for weight, places in pruned:
-        for one, key, value in _state_of(weight, [optimizer]):
+        for one, key, value in _state_of(weight, within):
             if value.shape == weight.shape and value.is_floating_point():
                 kept = numbers_of(value)[places.to(value.device)]
                 if kept.numel() and (kept != kept[0]).any():
@@ -79,7 +92,7 @@ _mixed: "weakref.WeakKeyDictionary[Optimizer, set[str]]" = weakref.WeakKeyDictio
 def state_apart(weight: Tensor, optimizers: Iterable[Optimizer]) -> list[str]:
     """Return the names of what optimizers keep for ``weight`` in codes, or not entry by entry."""
     found: dict[str, None] = {}
-    for one, key, value in _state_of(weight, optimizers):
+    for one, key, value in _state_of(weight, all_within(optimizers)):
         numbers = value.is_floating_point() and not is_traceable_wrapper_subclass(value)
         coded = value.numel() > 1 and not numbers and value.dtype != torch.bool
         if coded or key in _mixed.get(one, ()):
@@ -115,6 +128,9 @@ def has_finite_gradients(optimizer: Optimizer) -> bool:
     """Tell whether there are gradients and all are finite: a scaler skips the step for any that is not."""
     gradients = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
     entries = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
+    together = [one for one in entries if one.is_cuda and one.is_floating_point() and one.numel()]
+    if together and len(together) == len([one for one in entries if one.numel()]):
+        return all_finite_together(together)
     return bool(entries) and all(map(all_finite, entries))
 
 
@@ -148,10 +164,10 @@ def tensors_in(value: object) -> Iterator[Tensor]:
             yield from tensors_in(item)
 
 
-def _state_of(weight: Tensor, optimizers: Iterable[Optimizer]) -> Iterator[tuple[Optimizer, str, Tensor]]:
-    """Yield all tensors that optimizers, and those that they hold, keep for a weight, each once."""
+def _state_of(weight: Tensor, optimizers: Sequence[Optimizer]) -> Iterator[tuple[Optimizer, str, Tensor]]:
+    """Yield all tensors that these optimizers keep for a weight, each once."""
     seen: set[int] = set()
-    for optimizer in (inner for outer in optimizers for inner in optimizers_within(outer)):
+    for optimizer in optimizers:
         for key, value in dict(dict_of(optimizer).get(weight, {})).items():
             for tensor in tensors_in(value):
                 if id(tensor) not in seen:

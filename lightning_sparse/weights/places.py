@@ -44,8 +44,11 @@ class Places:
     @property
     def changed(self) -> bool:
         """Whether another layer or parameter is in the place of one."""
-        holders = ((holder(), key, there()) for holder, key, there in self._ways)
-        return any(holder is None or _held(holder, key) is not there for holder, key, there in holders)
+        for holder, key, there in self._ways:  # at every step: plain lines are the fastest
+            layer = holder()
+            if layer is None or _held(layer, key) is not there():
+                return True
+        return False
 
 
 def weights_for(masks: Mapping[str, Tensor], module: nn.Module) -> dict[str, nn.Parameter]:

@@ -53,7 +53,7 @@ class _Plan:
 
     def look_(self) -> None:
         """Note whether somebody has written to the weights since the last step."""
-        self.stays_zero &= self.seen in ([], versions_of(self.weights))
+        self.stays_zero &= not self.seen or self.seen == versions_of(self.weights)
 
 
 class Plans:
@@ -113,8 +113,11 @@ class Plans:
         """
         plan = self._plan(optimizer)
         plan.look_()
-        gradients = [w.grad for w in plan.weights if w.grad is not None]
-        keeps = [k for w, k in zip(plan.weights, plan.keep, strict=True) if w.grad is not None]
+        all_of_them = [weight.grad for weight in plan.weights]
+        gradients = [gradient for gradient in all_of_them if gradient is not None]
+        keeps = plan.keep
+        if len(gradients) < len(keeps):
+            keeps = [k for gradient, k in zip(all_of_them, keeps, strict=True) if gradient is not None]
         if gradients and not keep_only_(gradients, keeps, check=True):  # 0 * NaN is NaN
             fill_pruned_(gradients, keeps)
         plan.masked = versions_of(gradients)

@@ -8,7 +8,8 @@ when the program does.
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Protocol
 
@@ -18,8 +19,9 @@ from torch.optim import Optimizer
 
 from lightning_sparse.selection import parameters_by_name
 from lightning_sparse.types import Budgets, Masks
+from lightning_sparse.weights.changes import Masked, change_masks_
 from lightning_sparse.weights.enforcement import layout_mask, mask_of, versions_of
-from lightning_sparse.weights.optimizers import forget_curvature_, parameters_of, state_like, zero_at_
+from lightning_sparse.weights.optimizers import forget_curvature_, parameters_of
 from lightning_sparse.weights.places import Places, refuse_untied, weights_for
 from lightning_sparse.weights.plan import Plans
 from lightning_sparse.weights.stepping import Handle, when_loaded, when_stepped
@@ -60,6 +62,7 @@ class SparseState:
         self._module: weakref.ReferenceType[nn.Module] | None = None
         self._places: Places | None = None
         self._keep: dict[str, Tensor] = {}
+        self._waiting: dict[str, Tensor] | None = None
         self._plans = Plans(self.weights, self._keep)
         self._seen: list[int] = []
         self._handles: weakref.WeakKeyDictionary[Optimizer, list[Handle]] = weakref.WeakKeyDictionary()
@@ -114,28 +117,27 @@ class SparseState:
     @torch.no_grad()
     def move_(self, masks: Mapping[str, Tensor], optimizers: Iterable[Optimizer]) -> None:
         """Change masks: dropped weights become zero, and what ``optimizers`` keep for moved ones as well."""
+        if self._waiting is not None:
+            self._waiting |= masks
+            return
         optimizers = list(optimizers)
         self._plans.find_mixed_state_()
         self._plans.expect_changes_()
-        changed = False
-        for name, mask in masks.items():
-            weight, keep = self.weights[name], self._keep[name]
-            pruned = ~mask.to(weight.device)
-            before = mask_of(keep)
-            reset = pruned | ~before
-            if not torch.equal(~pruned, before):
-                changed = True
-                if weight.grad is not None:  # some optimizers begin a step with what is left of the last
-                    weight.grad.masked_fill_(
-                        reset, 0
-                    )  # new ones take their first step with the next gradient
-            keep.copy_(~pruned if keep.is_floating_point() else pruned)
-            weight.masked_fill_(pruned, 0)
-            for _, value in state_like(weight, optimizers):
-                zero_at_(value, reset)
-            self.counts[name] = int(mask.sum())
-        if changed:
+        masked = [Masked(self.weights[name], self._keep[name], mask) for name, mask in masks.items()]
+        changed = change_masks_(masked, optimizers)
+        self.counts |= {name: one.kept for name, one in zip(masks, changed, strict=True)}
+        if any(one.moved for one in changed):
             forget_curvature_(optimizers)
+
+    @contextmanager
+    def together(self, optimizers: Iterable[Optimizer]) -> Iterator[None]:
+        """Let the masks that are changed in here wait for each other; none changes if there is an error."""
+        self._waiting = {}
+        try:
+            yield
+        finally:
+            masks, self._waiting = self._waiting, None
+        self.move_(masks, optimizers)
 
     @torch.no_grad()
     def zero_pruned_of_(self, copy: nn.Module) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_sparse.functional.packing import pack_bits, unpack_bits
+from lightning_sparse.functional.packing import pack_bits, unpack_bits, weigh_bits
 
 
 def bools(*rows: str) -> Tensor:
@@ -41,3 +41,14 @@ def test_leftover_bits_are_refused() -> None:
     with pytest.raises(ValueError, match=r"`packed` must not set bits past the 12 of shape \(3, 4\)"):
         unpack_bits(torch.tensor([0, 0b1000], dtype=torch.uint8), (3, 4))
     assert unpack_bits(torch.tensor([0, 0b10000], dtype=torch.uint8), (3, 4)).sum() == 1
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (7,), (8,), (3, 5), (4, 4, 3, 3), (1000,)])
+def test_packing_by_products_is_packing(shape):
+    """All that there is on a GPU, where a mask is packed before it is copied."""
+    for share in (0.0, 0.3, 1.0):
+        mask = torch.rand(shape) < share
+        assert torch.equal(weigh_bits(mask), pack_bits(mask))
+        assert torch.equal(weigh_bits(mask.T.contiguous().T if mask.dim() == 2 else mask), pack_bits(mask))
+    every_byte = (torch.arange(256)[:, None] >> torch.arange(8)) % 2 == 1
+    assert torch.equal(weigh_bits(every_byte), pack_bits(every_byte))

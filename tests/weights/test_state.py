@@ -1,13 +1,23 @@
 import copy
 import gc
+import math
 import weakref
 
 import pytest
 import torch
+from ops import Ops
 from torch import nn
 
+import lightning_sparse.weights.changes as changes
 import lightning_sparse.weights.plan as plans
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
+from lightning_sparse.weights.enforcement import (
+    all_finite_together,
+    as_bit_factor,
+    keep_only_,
+    layout_mask,
+    mask_of,
+)
 from lightning_sparse.weights.state import state_of
 
 
@@ -163,6 +173,76 @@ def test_weights_on_several_kinds_of_devices():
         assert layer.weight.grad[masks["0.weight"]].ne(0).any()
 
 
+def lay_out_as_on_a_gpu(state):
+    for name, weight in state.weights.items():
+        state._keep[name] = as_bit_factor(weight, state.mask(name))
+    state._plans.clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_bits_are_kept_or_zero_whatever_they_stand_for(dtype):
+    """NaN, infinities, zeros of either sign, numbers below normal: to the bit, in one call, unlooked at."""
+    tiny = torch.finfo(dtype).smallest_normal / 4
+    values = [math.nan, math.inf, -math.inf, -0.0, 0.0, tiny, -1.5, 2.0]
+    tensor = torch.tensor(values, dtype=dtype).repeat(2).view(2, 8)
+    mask = torch.arange(16).view(2, 8) < 8
+    bits = as_bit_factor(tensor, mask).dtype
+    before = tensor.clone().view(bits)
+    assert keep_only_([tensor], [as_bit_factor(tensor, mask)], check=True)
+    assert torch.equal(tensor.view(bits)[0], before[0])
+    assert tensor.view(bits)[1].eq(0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "largest"])
+def test_what_is_not_finite_is_found_among_many(dtype, value):
+    tensors = [torch.ones(3, 4, dtype=dtype), torch.zeros(50, dtype=dtype)]
+    assert all_finite_together(tensors)
+    tensors[0][1:] = torch.finfo(dtype).max if value == "largest" else value  # their sum overflows
+    assert all_finite_together(tensors) == (value == "largest")
+
+
+def test_factors_of_bits_lie_in_memory_like_their_weights():
+    weight = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    mask = torch.rand(4, 3, 2, 2) < 0.5
+    factor = as_bit_factor(weight, mask)
+    assert factor.stride() == weight.stride()
+    assert torch.equal(mask_of(factor), mask)
+
+
+def test_away_from_the_cpu_small_weights_share_a_call_and_large_ones_are_filled():
+    small = torch.empty(64, 64, 3, 3, device="meta", dtype=torch.bfloat16)
+    large = torch.empty(4096, 4096, device="meta")
+    layouts = [layout_mask(w, torch.empty(w.shape, device="meta", dtype=torch.bool)) for w in (small, large)]
+    assert [layout.dtype for layout in layouts] == [torch.int16, torch.bool]
+
+
+def test_away_from_the_cpu_a_step_is_masked_by_one_call_that_nobody_waits_for():
+    torch.manual_seed(0)
+    net = nn.Sequential(*(nn.Linear(4, 4, bias=False) for _ in range(5)))
+    masks = {f"{i}.weight": torch.rand(4, 4) < 0.5 for i in range(5)}
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+    state = state_of(net)
+    state.install_(net, masks, OWNER)
+    lay_out_as_on_a_gpu(state)
+    for step in range(2):
+        for weight in net.parameters():
+            weight.grad = torch.full_like(weight, math.nan if step else 1.0)
+        with Ops() as gradients:
+            state.mask_gradients_(optimizer)
+        for name, weight in net.named_parameters():
+            assert weight.grad[~masks[name]].eq(0).all()
+            assert weight.grad[masks[name]].ne(0).all()
+            weight.grad.nan_to_num_(1.0)
+        state.mask_gradients_(optimizer)
+        optimizer.step()
+        with Ops() as weights:
+            state.mask_weights_(optimizer)
+        written = [name for name in gradients.names if name not in ("view", "detach")]  # these launch nothing
+        assert written == ["_foreach_mul_"]
+        assert weights.names == [] or step == 0
+
+
 def test_a_fit_lays_masks_out_for_the_device_that_the_weights_are_on():
     net, masks = net_and_mask()
     state = state_of(net)
@@ -175,7 +255,7 @@ def test_a_fit_lays_masks_out_for_the_device_that_the_weights_are_on():
     state.detach()
 
 
-@pytest.mark.parametrize("stored", ["factor", "pruned positions"])
+@pytest.mark.parametrize("stored", ["factor", "pruned positions", "factor of bits"])
 def test_an_epsilon_that_half_precision_rounds_to_zero(stored):
     """Adam divides 0 by 0 then: a pruned weight would be NaN from the second step on."""
     torch.manual_seed(0)
@@ -186,6 +266,8 @@ def test_an_epsilon_that_half_precision_rounds_to_zero(stored):
     state.install_(net, masks, OWNER)
     if stored == "pruned positions":  # as on a GPU
         state._keep["weight"] = ~masks["weight"]
+    if stored == "factor of bits":
+        state._keep["weight"] = as_bit_factor(net.weight, masks["weight"])
     for _ in range(4):
         net.weight.grad = torch.randn(8, 8).half()
         state.mask_gradients_(optimizer)
@@ -193,6 +275,55 @@ def test_an_epsilon_that_half_precision_rounds_to_zero(stored):
         state.mask_weights_(optimizer)
     assert net.weight[~masks["weight"]].eq(0).all()
     assert net.weight.isfinite().all()
+
+
+@pytest.mark.parametrize("stored", ["factor of bits", "pruned positions"])
+def test_masks_that_change_together_change_as_one_by_one(monkeypatch, stored):
+    """Weights, gradients, moments, counts; also where nothing moves, and gradients stay as they are."""
+    found = []
+    for at_once in (False, True):
+        torch.manual_seed(0)
+        convolution = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        net = nn.Sequential(convolution, nn.Linear(5, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+        masks = {f"{i}.weight": torch.rand(net[i].weight.shape) < 0.5 for i in range(4)}
+        optimizer = torch.optim.Adam(net.parameters())
+        state = state_of(net)
+        state.install_(net, masks, OWNER, [optimizer])
+        for weight in net.parameters():
+            weight.grad = torch.randn_like(weight)
+        net[2].weight.grad = None
+        optimizer.step()
+        lay_out_as_on_a_gpu(state)
+        if stored == "pruned positions":
+            state._keep.update({name: ~mask_of(keep) for name, keep in state._keep.items()})
+        monkeypatch.setattr(changes, "computes_later", lambda _, at_once=at_once: at_once)
+        with state.together([optimizer]):
+            for name, mask in masks.items():
+                state.move_({name: mask if name == "1.weight" else mask.roll(1, 0)}, [optimizer])
+        moments = [value for kept in optimizer.state.values() for value in kept.values()]
+        tensors = [*net.parameters(), *moments, *state.masks.values()]
+        gradients = [weight.grad for weight in net.parameters() if weight.grad is not None]
+        assert state.counts == {name: int(mask.sum()) for name, mask in state.masks.items()}
+        found.append([*tensors, *gradients])
+    assert all(map(torch.equal, *found))
+
+
+def test_an_error_among_moves_leaves_all_masks_as_they_were():
+    net, masks = net_and_mask()
+    state = state_of(net)
+    state.install_(net, masks, OWNER)
+
+    def move_and_stumble():
+        with state.together([]):
+            state.move_({"weight": ~masks["weight"]}, [])
+            state.move_({"no such weight": masks["weight"]}, [])
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        move_and_stumble()
+    assert torch.equal(state.masks["weight"], masks["weight"])
+    state.move_({"weight": ~masks["weight"]}, [])
+    assert torch.equal(state.masks["weight"], ~masks["weight"])
 
 
 @pytest.mark.parametrize("through_data", [False, True])

@@ -23,11 +23,11 @@ from lightning_sparse.callbacks.moving.checks import (
 from lightning_sparse.callbacks.moving.clock import Clock, last_step_of
 from lightning_sparse.callbacks.moving.gradients import add_gradients_, usable_gradients
 from lightning_sparse.callbacks.moving.history import History
-from lightning_sparse.callbacks.moving.steps import leave_out_, warn_of_state_apart
+from lightning_sparse.callbacks.moving.steps import leave_out_, move_all_, warn_of_state_apart
 from lightning_sparse.callbacks.sparsifier import Config, sparsifiers
 from lightning_sparse.checks import SparsityError, check_choice, check_flag
 from lightning_sparse.functional.allocation import ALLOCATIONS, AllocationName
-from lightning_sparse.functional.growth import ActiveWeights, GrowthRule, move, rule_from_name
+from lightning_sparse.functional.growth import ActiveWeights, GrowthRule, rule_from_name
 from lightning_sparse.functional.growth.moves import draws_of
 from lightning_sparse.functional.pruning import plan_budgets, random_masks
 from lightning_sparse.functional.schedules import DropScheduleName, drop_fraction
@@ -39,6 +39,7 @@ from lightning_sparse.types import Budgets, Masks, Shapes
 from lightning_sparse.weights.base import SparseWeight
 from lightning_sparse.weights.found import sparse_weights
 from lightning_sparse.weights.optimizers import parameters_of
+from lightning_sparse.weights.state import state_of
 from lightning_sparse.weights.stepping import take_back_step_
 
 __all__ = ["MovingConnections"]
@@ -236,6 +237,7 @@ class MovingConnections(SparsityCallback, ABC):
     def release(self, module: LightningModule) -> None:
         """Leave also layers as they were."""
         super().release(module)
+        self._history.settle()
         for weight in sparse_weights(module).values():
             weight.forget_gradient()
 
@@ -245,25 +247,24 @@ class MovingConnections(SparsityCallback, ABC):
         self, trainer: Trainer, module: LightningModule, weights: Sequence[SparseWeight], step: int
     ) -> None:
         fraction = drop_fraction(self.drop_schedule, step, self._clock.last_step, self.drop_fraction)
+        known = [w for w in weights if w.name in self._sums or not self.rule.needs_gradient]
+        in_use = [w for w in known if w.parameter.grad is not None]  # else what grew would stay 0: frozen
+        active = [self._active(weight, step) for weight in in_use]
+        moved = move_all_(self.rule, in_use, active, fraction, state_of(module), trainer.optimizers)
+        self._history.record(zip(in_use, moved, strict=True))
         for weight in weights:
-            in_use = weight.parameter.grad is not None  # else frozen, or not called: what grew would stay 0
-            if in_use and (weight.name in self._sums or not self.rule.needs_gradient):
-                positions = self._moved(weight, fraction, step)
-                self._history.record(weight, weight.move_(positions, trainer.optimizers))
             self._sums.pop(weight.name, None)
         self._history.fraction = fraction
         assert_ranks_agree(trainer, module)
 
-    def _moved(self, weight: SparseWeight, fraction: float, step: int) -> Tensor:
-        """Return where connections shall be, in ascending flat positions."""
-        active = ActiveWeights(
+    def _active(self, weight: SparseWeight, step: int) -> ActiveWeights:
+        return ActiveWeights(
             values=weight.active,
             positions=weight.positions,
             shape=weight.shape,
             draws=draws_of(self._draw_seed or 0, step, weight.name),
             gradient=lambda: self._sums.pop(weight.name),  # the sum ranks as the mean does; asked for once
         )
-        return move(self.rule, active, fraction, name=weight.name)
 
     def _gathers(self, step: int) -> bool:
         """Tell whether the mean gradient of the next update takes in this step."""

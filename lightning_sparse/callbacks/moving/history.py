@@ -40,10 +40,11 @@ class History(Stateful):
                 self._initial[layer.name] = layer.snapshot()
                 self._explore(layer)
 
-    def record(self, layer: SparseWeight, moved: int) -> None:
-        """Take down a move."""
-        self.moved[layer.name] = self.moved.get(layer.name, 0) + moved
-        self._explore(layer)
+    def record(self, moves: Iterable[tuple[SparseWeight, int]]) -> None:
+        """Take down how many connections of each weight have moved."""
+        for layer, moved in moves:
+            self.moved[layer.name] = self.moved.get(layer.name, 0) + moved
+            self._explore(layer)
 
     def metrics(self, kind: str, connections: Iterable[SparseWeight]) -> dict[str, float]:
         """Return what is logged, under names that begin with ``kind``.
@@ -66,8 +67,17 @@ class History(Stateful):
             **_by_layer(f"{kind}/explored", explored, sizes),
         }
 
+    def settle(self) -> None:
+        """Take all tensors to the CPU: an update leaves them where it finds them, and waits for nothing."""
+        self._ever = {name: bits.cpu() for name, bits in self._ever.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.settle()  # there may be no GPU to unpickle it
+        return vars(self).copy()
+
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain values."""
+        self.settle()
         return {
             "moved": dict(self.moved),
             "fraction": self.fraction,

@@ -1,17 +1,38 @@
-"""Steps that an update takes the place of, and what optimizers keep that cannot move along."""
+"""Moves of all weights, steps they take the place of, and what optimizers keep that cannot move along."""
 
 import weakref
 from collections.abc import Sequence
 
 from torch.optim import Optimizer
 
+from lightning_sparse.functional.groups import on_host
+from lightning_sparse.functional.growth import ActiveWeights, GrowthRule, move_together
 from lightning_sparse.trainer.clipping import once_clipped
 from lightning_sparse.trainer.packages import Trainer, rank_zero_warn
 from lightning_sparse.weights.base import SparseWeight
 from lightning_sparse.weights.optimizers import kept_elsewhere, state_apart
+from lightning_sparse.weights.state import SparseState
 from lightning_sparse.weights.stepping import leave_out_step_, skip_step_, tolerates_no_gradients
 
-__all__ = ["leave_out_", "warn_of_state_apart"]
+__all__ = ["leave_out_", "move_all_", "warn_of_state_apart"]
+
+
+def move_all_(
+    rule: GrowthRule,
+    weights: Sequence[SparseWeight],
+    active: Sequence[ActiveWeights],
+    fraction: float,
+    state: SparseState,
+    optimizers: Sequence[Optimizer],
+) -> list[int]:
+    """Move the connections of weights as a rule says, all or none; return how many of each have moved.
+
+    A GPU is waited for a few times in all, not in every layer.
+    """
+    found = move_together(rule, active, fraction, [weight.name for weight in weights])
+    with state.together(optimizers):
+        moved = [weight.move_(at, optimizers) for weight, at in zip(weights, found, strict=True)]
+    return on_host(moved)
 
 
 def leave_out_(trainer: Trainer, optimizer: Optimizer) -> None:

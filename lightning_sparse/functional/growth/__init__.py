@@ -10,6 +10,7 @@ from lightning_sparse.functional.growth.base import (
 )
 from lightning_sparse.functional.growth.rigl import RigL
 from lightning_sparse.functional.growth.set import SET
+from lightning_sparse.functional.growth.together import move_together
 from lightning_sparse.registry import modules_in
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "GrowthRule",
     "RigL",
     "move",
+    "move_together",
     "register_rule",
     "rule_from_name",
 ]

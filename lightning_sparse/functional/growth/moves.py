@@ -23,6 +23,8 @@ from lightning_sparse.functional.patterns import UNSTRUCTURED, Pattern
 from lightning_sparse.functional.ranking import positions_of
 
 __all__ = [
+    "check_scores",
+    "check_support",
     "count_dropped",
     "draws_of",
     "drop_and_grow",
@@ -151,7 +153,7 @@ def move_support(
     Raises:
         SparsityError: As from ``drop_and_grow``, or if ``support`` is not ascending or leaves the weight.
     """
-    _check_support(support, drop_scores, grow_scores.numel())
+    check_support(support, drop_scores, grow_scores.numel())
     return positions_of(_grow_best(support, drop_scores, grow_scores, fraction, pattern)).to(support.dtype)
 
 
@@ -181,7 +183,7 @@ def move_support_at_random(
         SparsityError: As from ``move_support``.
     """
     shape = torch.Size([size]) if isinstance(size, int) else size
-    _check_support(support, drop_scores, shape.numel())
+    check_support(support, drop_scores, shape.numel())
     mask = _grow_any(support, drop_scores, shape, fraction, generator, pattern)
     return positions_of(mask).to(support.dtype)
 
@@ -190,7 +192,7 @@ def _grow_best(
     support: Tensor, drop_scores: Tensor, grow_scores: Tensor, fraction: float, pattern: Pattern
 ) -> Tensor:
     """Return the new mask: the survivors and the best of the others."""
-    _check_finite(grow_scores, "grow_scores")
+    check_scores(grow_scores, "grow_scores")
     kept = _survivors(support, drop_scores, fraction)
     return pattern.filled(kept, grow_scores.detach(), len(support))
 
@@ -210,7 +212,7 @@ def _grow_any(
 
 def _survivors(support: Tensor, drop_scores: Tensor, fraction: float) -> Tensor:
     """Return the positions that are not dropped, ascending."""
-    _check_finite(drop_scores, "drop_scores")
+    check_scores(drop_scores, "drop_scores")
     kept = top_k_mask(drop_scores, len(support) - count_dropped(len(support), fraction))
     return support.index_select(0, positions_of(kept)).long()
 
@@ -225,7 +227,8 @@ def _check_mask(mask: Tensor, **scores: Tensor) -> None:
             )
 
 
-def _check_support(support: Tensor, drop_scores: Tensor, size: int) -> None:
+def check_support(support: Tensor, drop_scores: Tensor, size: int) -> None:
+    """Refuse positions that are not ascending, or leave the weight, or have not one score each."""
     if drop_scores.shape != support.shape or support.ndim != 1:
         raise SparsityError(
             f"`drop_scores` must have one score per entry of `support`, {tuple(support.shape)}, "
@@ -241,7 +244,8 @@ def _check_support(support: Tensor, drop_scores: Tensor, size: int) -> None:
         )
 
 
-def _check_finite(scores: Tensor, name: str) -> None:
+def check_scores(scores: Tensor, name: str) -> None:
+    """Refuse scores that are not finite."""
     if scores.sum().isfinite():  # of finite scores too the sum may overflow, so there is a second look
         return
     if bad := int(scores.isfinite().logical_not().sum()):

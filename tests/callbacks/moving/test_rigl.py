@@ -26,9 +26,11 @@ from lightning_sparse import (
 )
 from lightning_sparse.data import DigitsDataModule
 from lightning_sparse.functional.growth.moves import count_dropped, draws_of, drop_and_grow, move_support
+from lightning_sparse.functional.packing import weigh_bits
 from lightning_sparse.functional.schedules import cosine
 from lightning_sparse.layers import NoOffset, compact_layers, convert_
 from lightning_sparse.models import ImageClassifier, LeNet300100
+from lightning_sparse.weights.enforcement import as_bit_factor
 from lightning_sparse.weights.state import state_of
 
 KINDS = {"rigl": RigLCallback, "set": SETCallback}
@@ -189,11 +191,11 @@ def test_gradients_of_somebody_elses_loss_do_not_count(tmp_path, toggles):
     seen = []
 
     class Compares(RigLCallback):
-        def _moved(self, weight, fraction, step):
+        def _active(self, weight, step):
             gradient = self._sums[weight.name].flatten()[weight.positions]
             assert torch.allclose(gradient, weight.parameter.grad, atol=1e-7)
             seen.append(weight.name)
-            return super()._moved(weight, fraction, step)
+            return super()._active(weight, step)
 
     torch.manual_seed(0)
     module = Adversaries(toggles)
@@ -872,6 +874,42 @@ def test_a_second_fit_starts_its_schedule_anew(tmp_path):
     rigl, toy = RigLCallback(0.2, every_n_steps=3, stop_at=10, grad_average=2), make_toy()
     assert fit(tmp_path, toy, rigl).moves_at() == [3, 6]
     assert fit(tmp_path, toy, rigl).moves_at() == [3, 6]
+
+
+def as_on_a_gpu(monkeypatch):
+    """Let everything be done in the way that does not wait for a device."""
+    later, places = (lambda _: True), lambda mask, count=None: mask.flatten().nonzero().flatten()
+    monkeypatch.setattr("lightning_sparse.functional.growth.together.computes_later", later)
+    monkeypatch.setattr("lightning_sparse.weights.changes.computes_later", later)
+    monkeypatch.setattr("lightning_sparse.weights.state.layout_mask", as_bit_factor)
+    monkeypatch.setattr("lightning_sparse.weights.masked.positions_of", places)
+    monkeypatch.setattr("lightning_sparse.weights.masked.bits_of", weigh_bits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fit_in_the_way_of_gpus_comes_to_the_same_to_the_bit(tmp_path, kind, monkeypatch):
+    found = []
+    for way in ("cpu", "gpu"):
+        if way == "gpu":
+            as_on_a_gpu(monkeypatch)
+        torch.manual_seed(0)
+        moving, toy = (
+            KINDS[kind](0.2, every_n_steps=2, stop_at=100, seed=3, verify=True),
+            make_toy(optimizer=sgd),
+        )
+        logger = CSVLogger(tmp_path / way)
+        watch = Watch()
+        arguments = {"logger": logger, "gradient_clip_val": 0.1, "max_epochs": 2}
+        trainer(tmp_path / way, moving, SparsityMonitor(), watch, **arguments).fit(toy, loader())
+        state, optimizer = moving.state_dict(), toy.trainer.optimizers[0]
+        bits = [tensor for part in ("initial", "ever") for tensor in state["history"][part].values()]
+        momentum = [kept["momentum_buffer"] for kept in optimizer.state.values()]
+        masks = [mask for step in watch.supports for mask in step.values()]
+        names = ("moved", "churn", "survived", "explored")
+        rows = [row[f"{kind}/{name}"] for name in names for row in logged(logger, f"{kind}/{name}")]
+        found.append(([*toy.parameters(), *momentum, *masks, *bits], rows))
+    assert all(map(torch.equal, found[0][0], found[1][0]))
+    assert found[0][1] == found[1][1]
 
 
 # What is logged.

@@ -1,10 +1,12 @@
 """A rule and what is made of it: the same moves as by the functions, and no tensor more than they need."""
 
+import math
 import weakref
 from dataclasses import dataclass
 
 import pytest
 import torch
+from ops import Ops
 
 from lightning_sparse.functional.growth import (
     GROWTH_RULES,
@@ -13,8 +15,10 @@ from lightning_sparse.functional.growth import (
     GrowthRule,
     RigL,
     move,
+    move_together,
     register_rule,
     rule_from_name,
+    together,
 )
 from lightning_sparse.functional.growth.moves import (
     draws_of,
@@ -22,6 +26,7 @@ from lightning_sparse.functional.growth.moves import (
     move_support_at_random,
     positions_of,
 )
+from lightning_sparse.functional.ranking import first_of_sorted
 
 
 def active(shape=(40, 30), density=0.2, seed=0, dtype=torch.int64):
@@ -33,6 +38,71 @@ def active(shape=(40, 30), density=0.2, seed=0, dtype=torch.int64):
     return ActiveWeights(
         values, positions, torch.Size(shape), draws_of(seed, 7, "w"), lambda: gradient
     ), gradient
+
+
+def as_on_a_gpu(monkeypatch, most=200):
+    """Rank layers together, in groups of so many weights."""
+    monkeypatch.setattr(together, "computes_later", lambda _: True)
+    monkeypatch.setattr(together, "_MOST_WEIGHTS", most)
+
+
+@pytest.mark.parametrize("values", ["apart", "many equal", "all equal", "half precision"])
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 1.0])
+def test_layers_move_together_as_each_would_by_itself(monkeypatch, values, fraction):
+    as_on_a_gpu(monkeypatch)
+    shapes = [(40, 30), (3, 2, 3, 3), (1, 1), (10, 10), (5, 4), (6, 6)]
+    rounded = {"apart": lambda x: x, "many equal": torch.round, "all equal": torch.ones_like}
+    change = rounded.get(values, lambda x: x.half())
+    layers = []
+    for seed, shape in enumerate(shapes):
+        density = [0.2, 0.9, 1.0, 0.0, 0.5, 1.0][seed]
+        made, gradient = active(shape, density, seed, [torch.int32, torch.int64][seed % 2])
+        dense = change(gradient)
+        layers.append(
+            ActiveWeights(
+                change(made.values), made.positions, made.shape, made.draws, lambda dense=dense: dense
+            )
+        )
+    names = [str(seed) for seed in range(len(shapes))]
+    expected = [move(RigL(), layer, fraction) for layer in layers]
+    found = move_together(RigL(), layers, fraction, names)
+    assert [one.dtype for one in found] == [layer.positions.dtype for layer in layers]
+    assert all(map(torch.equal, found, expected))
+    assert all(map(torch.equal, move_together(SET(), layers, 0.0, names), [x.positions for x in layers]))
+
+
+def test_layers_that_move_together_are_waited_for_once(monkeypatch):
+    """A look at a number, or a tensor whose size depends on one, would be a wait for a GPU."""
+    as_on_a_gpu(monkeypatch, 10**6)
+    monkeypatch.setattr(together, "positions_of", first_of_sorted)
+    layers = [active(seed=seed)[0] for seed in range(20)]
+    with Ops() as ops:
+        move_together(RigL(), layers, 0.3, [""] * len(layers))
+    assert [ops.names.count(name) for name in ("_local_scalar_dense", "nonzero")] == [1, 0]
+    assert len([name for name in ops.names if name not in ("view", "detach", "split")]) < 3 * len(layers) + 70
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        ({"values": math.nan}, "Weights must be finite and not NaN, got 1 in 'b'"),
+        ({"gradient": math.inf}, "`grow_scores` must be finite, got 1"),
+        ({"position": 5000}, "`support` must be within the 1200 weights"),
+        ({"position": 0}, "`support` must be ascending"),
+    ],
+)
+def test_what_one_of_several_layers_cannot_be_moved_by(monkeypatch, harm, message):
+    as_on_a_gpu(monkeypatch, 10**6)
+    (first, _), (made, gradient) = active(seed=1), active(seed=2)
+    values, positions, dense = made.values.clone(), made.positions.clone(), gradient.clone()
+    values[3] = harm.get("values", 1.0)
+    dense[3, 3] = harm.get("gradient", 1.0)
+    positions[-1] = harm.get("position", 1199)
+    second = ActiveWeights(values, positions, made.shape, made.draws, lambda: dense)
+    with pytest.raises(ValueError, match=message):
+        move(RigL(), second, 0.3, name="b")
+    with pytest.raises(ValueError, match=message):
+        move_together(RigL(), [first, second], 0.3, ["a", "b"])
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
