@@ -202,7 +202,9 @@ def test_bars_hold_for_the_transform_and_for_what_auto_takes():
     samples = {name: [Sample(1.0, 0)] for name in ("dense", "transform", "materialize")}
     cell = Cell(4096, 4096, 0.001)
     bars = {
-        (precision, name, chosen): layers.against_dense(cell, precision, name, chosen, samples).at_most
+        (precision, name, chosen): layers.against_dense(
+            cell, f"{cell}, dct, {precision}, {name}", name, chosen, samples
+        ).at_most
         for precision in ("fp32", "bf16")
         for name in ("transform", "materialize")
         for chosen in ("transform", "materialize")
