@@ -99,18 +99,21 @@ def turns(names: Sequence[str], number: int) -> list[str]:
     return order[::-1] if cycle % 2 else order
 
 
+_OPEN_BLOCKS: list[None] = []  # `gc.get_freeze_count` does not tell: Python 3.12 starts with frozen objects
+
+
 @contextlib.contextmanager
 def short_collections() -> Iterator[None]:
-    """Let garbage collections leave out all that is there now; inside another such block nothing changes."""
-    if gc.get_freeze_count():
-        yield
-        return
+    """Let garbage collections leave out all that is there now; until the outermost such block ends."""
     gc.collect()
-    gc.freeze()
+    gc.freeze()  # what an outer block has frozen stays so, and what came since, such as imports, is added
+    _OPEN_BLOCKS.append(None)
     try:
         yield
     finally:
-        gc.unfreeze()
+        _OPEN_BLOCKS.pop()
+        if not _OPEN_BLOCKS:
+            gc.unfreeze()
 
 
 def interleave(

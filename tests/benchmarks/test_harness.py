@@ -1,6 +1,7 @@
 """The statistics of the benchmarks on times that are known, and a smoke run of each. Nothing is timed."""
 
 import argparse
+import gc
 import json
 import platform
 from copy import deepcopy
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from benchmarks.harness import runner
 from benchmarks.harness.memory import MIB, peak_extra
 from benchmarks.harness.report import Bar, Report, verdict
 from benchmarks.harness.runner import (
@@ -85,6 +87,18 @@ def test_alternatives_take_turns():
     assert "".join(calls) == "abbabaab"
     # The first two were to warm up.
     assert taken == {"a": [(4, 0), (6, 0), (7, 0)], "b": [(3, 0), (5, 0), (8, 0)]}
+
+
+def test_collections_leave_out_what_came_since_an_outer_block_began(monkeypatch):
+    monkeypatch.setattr(runner, "_OPEN_BLOCKS", [])
+    calls = []
+    monkeypatch.setattr(gc, "unfreeze", lambda: calls.append("unfreeze"))  # a block is open around all tests
+    with runner.short_collections():
+        kept, before = [[] for _ in range(1000)], gc.get_freeze_count()
+        with runner.short_collections():
+            assert gc.get_freeze_count() >= before + len(kept)
+        assert not calls
+    assert calls == ["unfreeze"]
 
 
 def test_timed_divides_by_the_number_of_calls():
