@@ -254,15 +254,15 @@ def refuse_missing_support(callback: Member, callbacks: Sequence[Member]) -> Non
 
 
 def refuse_second_density(callback: Member, callbacks: Sequence[Member]) -> None:
-    """Refuse a density of its own of a callback that starts from another's masks.
+    """Refuse a density of its own of a callback that starts from another's masks or layers.
 
     Even an equal one: what comes with it, such as an allocation, would be without effect.
     """
     for other in callbacks:
-        if other.role == "starts":
+        if other.role != "moves":
             raise SparsityError(
                 f"`density` of {type(callback).__name__} must be None beside {type(other).__name__}, whose "
-                f"masks it starts from, got {callback.density} beside {other.density}. Leave it out."
+                f"support it starts from, got {callback.density} beside {other.density}. Leave it out."
             )
 
 

@@ -25,7 +25,6 @@ from lightning_sparse.trainer.packages import (
 
 __all__ = [
     "AVERAGING",
-    "after_configure_model",
     "averaged_copies",
     "averages_buffers",
     "before_restoring",
@@ -60,20 +59,10 @@ def builds_layers_late(module: LightningModule) -> bool:
     return overrides(module, "configure_model")
 
 
-def after_configure_model(module: LightningModule, action: Callable[[], None]) -> None:
-    """Do something right after the module's next ``configure_model``, before an optimizer exists."""
-    build = module.configure_model
-
-    def build_and_act() -> None:
-        vars(module).pop("configure_model", None)
-        build()
-        action()
-
-    vars(module)["configure_model"] = build_and_act
-
-
 def before_restoring(trainer: Trainer, action: Callable[[bool], None]) -> None:
-    """Do something after the next ``configure_model``, right before a checkpoint is loaded, if one is.
+    """Do something after ``configure_model``, right before a checkpoint is loaded, if one is.
+
+    A later call takes the place of an earlier one, which may be left from a stage that has stopped in between.
 
     Args:
         trainer: In `setup` of a stage: whether it loads a checkpoint is known nowhere yet.

@@ -14,6 +14,8 @@ from lightning_sparse import (
     PruneAtInit,
     RigLCallback,
     SETCallback,
+    SparseConversion,
+    SparseFineTuning,
 )
 from lightning_sparse.checks import SparsityError
 
@@ -111,10 +113,21 @@ def test_company(tmp_path, other, message, first):
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_layers_of_a_conversion_are_moved_without_a_density(tmp_path, first):
-    pair = [DCTpSConversion(0.1), RigLCallback(0.1, storage="compact", **MOVING)]
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda: DCTpSConversion(0.2),
+        lambda: DCTpSConversion(0.2, alpha="lsuv"),
+        lambda: SparseConversion("none", 0.2, "erk"),
+        lambda: SparseFineTuning(0.2, "gradient"),
+    ],
+)
+def test_layers_of_a_conversion_are_moved_without_a_density(tmp_path, convert, first):
+    """Whether they are made at once or wait for data, as compact layers do."""
+    pair = [convert(), RigLCallback(0.1, storage="compact", **MOVING)]
     message = refused(tmp_path, pair[:: 1 if first else -1])
-    assert "is for dense layers, got 'net.0.weight', which is stored as 'dct + compact'" in message
+    name = type(pair[0]).__name__
+    assert f"`density` of RigLCallback must be None beside {name}, whose support it starts from" in message
 
 
 @pytest.mark.parametrize(

@@ -164,10 +164,9 @@ class Conversion(Sparsifier, ABC):
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
         """Replace the layers, or see to it once ``configure_model`` is through."""
-        scores = self._fitting and (self.support is not None or asks_for_data(self.alpha))
+        by_data = self._fitting and (self.support is not None or asks_for_data(self.alpha))
         convert = partial(self._convert_, trainer, module)
-        random = self.support is None  # then numbers of values are the arguments' also where a fit resumes
-        self._converter.prepare(trainer, module, convert, fitting=self._fitting, waits=scores, decides=random)
+        self._converter.prepare(trainer, module, convert, fitting=self._fitting, by_data=by_data)
 
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse layers that were made too late to be converted."""
@@ -233,13 +232,13 @@ class Conversion(Sparsifier, ABC):
         """Replace the layers; what there is to advise is said when it is known whether fit resumes."""
         if self._fitting:
             self._advice = advice_on_signal(self._choice.weights(module), self.alpha, self.offset)
-        scored = decides and self.support is not None and bool(self._choice.unconverted(module))
-        fresh = bool(self._choice.unconverted(module))
+        fresh = decides and bool(self._choice.unconverted(module))
+        scored = fresh and self.support is not None
         names = list(self._score_(trainer, module) if scored else self._draw_(trainer, module))
-        if decides and fresh and self._fitting and (scaled := lsuv_names(names, self.alpha)):
+        if fresh and (scaled := lsuv_names(names, self.alpha)):
             scale_by_data_(trainer, module, list(map(layer_name, scaled)), self.last_layer_factor)
         self._choice.freeze_(module)
-        if self._fitting and decides and not scored:
+        if decides and not scored:
             total = total_budget if self.support is None else self.support.budget
             refuse_other_budgets(self.density, self.planned_budgets, total, module, names)
         return names

@@ -125,7 +125,7 @@ def prepare(
         callback.plan(module)
     if converter is not None:
         convert = partial(_choose_and_replace_, callback, trainer, module)
-        converter.prepare(trainer, module, convert, fitting=True, waits=True, decides=True)
+        converter.prepare(trainer, module, convert, fitting=True, by_data=True)
 
 
 def take_storage_of(

@@ -16,12 +16,7 @@ from lightning_sparse.layers.conversion import convert_alike_
 from lightning_sparse.layers.copies import converted_copies
 from lightning_sparse.selection import layer_name, plain_name
 from lightning_sparse.trainer.packages import LightningModule, Trainer
-from lightning_sparse.trainer.parts import (
-    after_configure_model,
-    averaged_copies,
-    before_restoring,
-    builds_layers_late,
-)
+from lightning_sparse.trainer.parts import averaged_copies, before_restoring, builds_layers_late
 from lightning_sparse.trainer.processes import leave_out_of_broadcasts_, positions_of_rank_zero
 from lightning_sparse.types import Budgets
 from lightning_sparse.weights.compact import support_keys
@@ -54,30 +49,26 @@ class Converter:
         convert: Callable[[bool], Iterable[str]],
         *,
         fitting: bool,
-        waits: bool,
-        decides: bool,
+        by_data: bool,
     ) -> None:
-        """Replace the layers: now, after ``configure_model``, or right before a checkpoint is loaded.
+        """Replace the layers: now, or after ``configure_model``, right before a checkpoint is loaded.
 
         Args:
             trainer: In setup.
             module: Its module.
-            convert: Replaces layers and returns the names of their weights. It is told whether supports are
-                decided now, rather than by a checkpoint that is loaded next.
-            fitting: Whether the stage is fit.
-            waits: Whether that depends on whether a checkpoint is loaded: where supports come from data, say,
-                which can be had only after the module's own ``setup``.
-            decides: Whether they are decided now if this does not wait.
+            convert: Replaces layers and returns the names of their weights. It is told whether the arguments
+                decide what the layers are, rather than a checkpoint that is loaded next.
+            fitting: Whether the stage is fit; in others the arguments decide nothing.
+            by_data: Whether weights or data decide, which are there only after the module's own ``setup``:
+                then a checkpoint is asked first, if one is loaded.
         """
         if fitting:
             refuse_averaged_supports(self.callback, trainer)
         act = partial(self.replace_, trainer, module, convert)
-        if waits:
-            before_restoring(trainer, lambda loads: act(not loads))
-        elif builds_layers_late(module):
-            after_configure_model(module, partial(act, decides))
+        if by_data or builds_layers_late(module):
+            before_restoring(trainer, lambda loads: act(fitting and not (by_data and loads)))
         else:
-            act(decides)
+            act(fitting)
 
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         """Take down which frozen layers are copies, to be kept alike."""
