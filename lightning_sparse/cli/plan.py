@@ -20,10 +20,11 @@ from lightning_sparse.types import Budgets
 __all__ = ["LEGEND", "FlopsAtInput", "plan_of"]
 
 LEGEND = """\
-The tables follow from shapes alone; nothing here is measured. Bytes: values and positions; of a masked weight
-all values, and its mask. Dense, sparse and DCTpS are multiply-adds of one matrix-vector product in theory (of
-a convolution: at one position): mn, pmn, and q log2 q + pmn with q = max(m, n); below the floor log2(q) /
-min(m, n), DCTpS hardly gets cheaper. Masks save no time: PyTorch multiplies masked weights as dense ones."""
+The tables follow from shapes alone; nothing here is measured. Bytes: values and positions, and a pretrained
+weight beside them; of a masked weight all values, and its mask. Dense, sparse and DCTpS are multiply-adds of
+one matrix-vector product in theory (of a convolution: at one position): mn, pmn, and q log2 q + pmn with q =
+max(m, n); below the floor log2(q) / min(m, n), DCTpS hardly gets cheaper. Masks save no time: PyTorch
+multiplies masked weights as dense ones."""
 
 
 @dataclass(frozen=True)

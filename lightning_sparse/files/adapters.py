@@ -16,7 +16,7 @@ from lightning_sparse.layers.conversion import replace_layers_
 from lightning_sparse.layers.convertible import Convertible
 from lightning_sparse.layers.offsets import PretrainedOffset
 from lightning_sparse.layers.support import index_dtype
-from lightning_sparse.selection.names import did_you_mean, matches_any
+from lightning_sparse.selection.names import did_you_mean, matches
 
 __all__ = ["load_adapter", "save_adapter"]
 
@@ -121,7 +121,7 @@ def load_adapter(module: nn.Module, path: str | Path) -> list[str]:
 def _refuse_unmatched(module: nn.Module, buffers: Sequence[str]) -> None:
     names = [name for name, found in tensors_of(module)[0].items() if not isinstance(found, nn.Parameter)]
     for pattern in buffers:
-        if pattern != "*" and not any(matches_any(name, [pattern]) for name in names):
+        if pattern != "*" and not any(matches(name, pattern) for name in names):
             raise SparsityError(
                 f"`buffers` must match persistent buffers, got {pattern!r}. Leave it out."
                 f"{did_you_mean(pattern, names)}"

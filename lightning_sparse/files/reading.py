@@ -19,7 +19,16 @@ from lightning_sparse.checks import SparsityError, check_path, first_line, shown
 from lightning_sparse.files.damage import damage_in, foreign_archive, has_checksums
 from lightning_sparse.files.record import refuse_incomplete
 
-__all__ = ["Source", "foreign_class", "opened", "read_checkpoint", "read_dict", "read_file", "shown_source"]
+__all__ = [
+    "Source",
+    "foreign_class",
+    "opened",
+    "read_checkpoint",
+    "read_dict",
+    "read_file",
+    "shown_source",
+    "unopened",
+]
 
 Source: TypeAlias = str | os.PathLike[str] | IO[bytes]
 """A path, a URL that fsspec knows, or an open file."""
@@ -121,12 +130,10 @@ def read_checkpoint(path: Any, load: Callable[[], Any]) -> Any:
 def _load_unopened(path: Any, load: Callable[[], Any]) -> Any:
     try:
         return load()
-    except OSError:
+    except OSError as error:
         if not os.path.isdir(path):
             raise
-        raise SparsityError(
-            f"`ckpt_path` must be a file, got {shown_source(path)}, which is a folder. Name one in it."
-        ) from None
+        raise unopened(path, "ckpt_path", error) from None
 
 
 def _refuse_other_parts(checkpoint: Any, name: str) -> None:
@@ -160,6 +167,17 @@ def shown_source(source: Source) -> str:
     if isinstance(source, str | os.PathLike):
         return repr(os.fspath(source))
     return repr(str(getattr(source, "name", f"an open {type(source).__name__}")))
+
+
+def unopened(source: Source, argument: str, error: OSError) -> SparsityError:
+    """Return the error that says why a file could not be opened: there is none, or what the system says."""
+    name = shown_source(source)
+    if isinstance(error, FileNotFoundError):
+        return SparsityError(f"`{argument}` must be a file, got {name}, which does not exist.")
+    if isinstance(source, str | os.PathLike) and os.path.isdir(source):
+        return SparsityError(f"`{argument}` must be a file, got {name}, which is a folder. Name one in it.")
+    reason = error.strerror or first_line(error)
+    return SparsityError(f"`{argument}` {name} cannot be read: {reason}. Use another file.")
 
 
 @contextmanager
@@ -207,22 +225,17 @@ def _archive_kind(source: Source) -> str | None:
 @contextmanager
 def _explained(source: Source, argument: str) -> Iterator[None]:
     """Turn whatever torch raises over bytes that it cannot read into one line that names the file."""
-    name = shown_source(source)
     try:
         yield
     except SparsityError:
         raise
-    except FileNotFoundError:
-        raise SparsityError(f"`{argument}` must be a file, got {name}, which does not exist.") from None
     except OSError as error:
-        raise SparsityError(
-            f"`{argument}` {name} cannot be read: {error.strerror or error}. Use another file."
-        ) from None
+        raise unopened(source, argument, error) from None
     except UnpicklingError:
         if _is_proven(source):
             raise  # it is as it was written: there is an object of another class in it
         raise SparsityError(
-            f"`{argument}` {name} cannot be read: {_NO_FILE_OF_OURS}. Use another file."
+            f"`{argument}` {shown_source(source)} cannot be read: {_NO_FILE_OF_OURS}. Use another file."
         ) from None
     except Exception as error:  # torch raises whatever the bytes make it stumble over
         raise _unreadable(source, argument, error) from None

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, uint8
 
 from lightning_sparse.checks import SparsityError, check_path, first_line, shown
+from lightning_sparse.files.reading import shown_source, unopened
 from lightning_sparse.files.record import RECORD
 from lightning_sparse.files.writing import whole_file
 
@@ -66,16 +67,13 @@ def write_tensors(
             ) from None
 
 
-def read_tensors(
-    path: str | Path, kind: str, version: int, argument: str = "path"
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(path: str | Path, kind: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return tensors and plain values of a file, once each is what was written.
 
     Args:
         path: A file of `write_tensors`.
         kind: What it has to be.
         version: The newest layout that can be read.
-        argument: What errors call the path.
 
     Returns:
         Tensors by name, on the CPU, and what was written beside them.
@@ -83,9 +81,9 @@ def read_tensors(
     Raises:
         SparsityError: If there is no such file, or it is none of these, newer, damaged or incomplete.
     """
-    check_path(argument, path)
-    name = f"`{argument}` {str(path)!r}"
-    with _explained(path, argument), safe_open(path, framework="pt") as file:
+    check_path("path", path)
+    name = f"`path` {shown_source(path)}"
+    with _explained(path), safe_open(path, framework="pt") as file:
         text = (file.metadata() or {}).get(RECORD)
         record = _record(text, name, kind, version)
         tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
@@ -124,21 +122,14 @@ def _checksum_of(content: object) -> str:
 
 
 @contextmanager
-def _explained(path: str | Path, argument: str) -> Iterator[None]:
+def _explained(path: str | Path) -> Iterator[None]:
     """Turn what safetensors and the system say of a file into one line that names it."""
-    name = repr(str(path))
     try:
-        if Path(path).is_dir():
-            raise SparsityError(
-                f"`{argument}` must be a file, got {name}, which is a folder. Name one in it."
-            )
         yield
-    except FileNotFoundError:
-        raise SparsityError(f"`{argument}` must be a file, got {name}, which does not exist.") from None
     except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise SparsityError(f"`{argument}` {name} cannot be read: {reason}. {_WAY_OUT}") from None
+        raise unopened(path, "path", error) from None
     except SafetensorError as error:
         raise SparsityError(
-            f"`{argument}` {name} is no safetensors file, or a damaged one ({first_line(error)}). {_WAY_OUT}"
+            f"`path` {shown_source(path)} is no safetensors file, or a damaged one ({first_line(error)}). "
+            f"{_WAY_OUT}"
         ) from None

@@ -104,7 +104,9 @@ def unpack_positions(packed: Tensor, size: int) -> Tensor:
 def _checked(positions: Tensor, size: int) -> Positions:
     is_vector = isinstance(positions, Tensor) and positions.dim() == 1
     if not is_vector or positions.dtype not in (torch.uint8, torch.int16, torch.int32, torch.int64):
-        raise SparsityError(f"`positions` must be a vector of integers, got {shown(positions)}.")
+        raise SparsityError(
+            f"`positions` must be a vector of integers, got {shown(positions)}. Flatten it, as int64."
+        )
     numbers: Positions = positions.detach().cpu().numpy().astype(np.int64)
     if not _ascend(numbers, size):
         raise SparsityError(

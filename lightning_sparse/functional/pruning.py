@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 
 import torch
 
@@ -204,7 +203,7 @@ def random_positions(
         masks = masks_from_scores(scores_of(shapes), density, ranking, fixed=fixed, min_weights=min_weights)
         return {name: positions_of(mask) for name, mask in masks.items()}
     budgets = plan_budgets(shapes, density, ranking, fixed=fixed, min_weights=min_weights)
-    keep = partial(equal_mask, filters=OUTPUTS_FIRST) if ranking == "epf" else top_k_mask
+    keep: Callable[[torch.Tensor, int], torch.Tensor] = equal_mask if ranking == "epf" else top_k_mask
     return {
         name: positions_of(keep(scores_of({name: shape})[name], budgets[name]))
         for name, shape in shapes.items()

@@ -33,7 +33,7 @@ LRSchedulerCallable: TypeAlias = Callable[[Optimizer], LRScheduler]
 WeightInit: TypeAlias = Literal["default", "kaiming_normal"]
 """How the weights start; see ``ImageClassifier``."""
 
-_NOT_SAVED = ("net", "optimizer", "lr_scheduler", "weights")  # live objects, and a file that may be gone
+_LIVE_OBJECTS = ("net", "optimizer", "lr_scheduler")
 
 
 class ImageClassifier(LightningModule):
@@ -83,10 +83,11 @@ class ImageClassifier(LightningModule):
         check_choice("weight_init", weight_init, get_args(WeightInit))
         if weights is not None:
             check_path("weights", weights)
-        self.save_hyperparameters(ignore=list(_NOT_SAVED))
+        # A checkpoint has weights of its own, and the file of those at the start may be gone.
+        self.save_hyperparameters(ignore=[*_LIVE_OBJECTS, "weights"])
         # LightningCLI hands over its configuration: class paths, no objects.
         if "_instantiator" in self.hparams:
-            self.save_hyperparameters()
+            self.save_hyperparameters(ignore="weights")
         self.net = net
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler

@@ -1,7 +1,7 @@
-"""What a sparse layer costs in theory, by the formulas of the DCTpS paper.
+"""What a sparse layer will store, and what it costs in theory, by the formulas of the DCTpS paper.
 
-None of this is measured: PyTorch multiplies masked weights as it does dense ones. The figures say what a
-perfect implementation would store and compute.
+None of this is measured. Bytes are those of the tensors that there will be. Multiply-adds are those of a
+perfect implementation: PyTorch multiplies masked weights as it does dense ones.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class LayerCost:
         shape: Shape of its weight, ``(out, in / groups, *kernel)``.
         kept: Number of weights kept, or ``None`` where only scores will decide.
         storage: What it will be stored as.
-        stored: Bytes that values and positions will take, or ``None`` where only scores will decide.
+        stored: Bytes that it will take, as from `planned_bytes`; ``None`` where only scores will decide.
 
     Source:
         Price and Tanner, "Dense for the Price of Sparse", ICML 2021 (arXiv:2102.07655), section 5.4.
@@ -44,7 +44,7 @@ class LayerCost:
 
     @property
     def dense(self) -> int:
-        """Multiply-adds of the dense layer, mn; also the numbers it stores."""
+        """Multiply-adds of the dense layer, mn."""
         return prod(self.shape)
 
     @property

@@ -115,7 +115,7 @@ def count_flops(
         argument: What the input is called in an error.
 
     Raises:
-        SparsityError: If neither copy can be made and run.
+        SparsityError: If neither copy can be made and run, or nobody knows what to call.
     """
     before = rng_state()
     try:
@@ -124,10 +124,12 @@ def count_flops(
         except Exception:  # whatever a net raises that asks for values, or for a device
             device = next((p.device for p in module.parameters()), torch.device("cpu"))
             return _count(dense_twin(module, on_meta=False), device, inputs, names)
+    except SparsityError:
+        raise
     except Exception as error:
         raise SparsityError(
             f"`{argument}` must be what the net takes, got {_in_words(inputs)}, which ends in "
-            f"{type(error).__name__}: {first_line(error).rstrip('.')}. Give a tensor, a tuple or a dict."
+            f"{type(error).__name__}: {first_line(error)}. Give a tensor, a tuple or a dict."
         ) from error
     finally:
         set_rng_state(before)
@@ -141,7 +143,10 @@ def _count(twin: nn.Module, device: torch.device, inputs: Any, names: Collection
     if is_lightning(twin, "core.LightningModule"):
         net = callable_net(cast(LightningModule, twin), weights.values())
     if net is None:
-        raise SparsityError(f"{type(twin).__name__} has no `forward`, nor one child that holds all weights.")
+        raise SparsityError(
+            f"`module` must have a `forward`, or one child that holds all its weights, got "
+            f"{type(twin).__name__}. Give it a `forward`, or count a child alone."
+        )
     given = tree_map_only(Tensor, lambda tensor: tensor.detach().to(device), inputs)
     products, counter = ProductCounter(weights), FlopCounterMode(display=False)
     with _counted_as_products(), torch.enable_grad(), products, counter:

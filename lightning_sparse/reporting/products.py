@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from lightning_sparse.selection import layer_name
+from lightning_sparse.selection import layer_name, some_names
 
 __all__ = ["Flops", "ProductCounter", "WeightFlops"]
 
@@ -115,9 +115,9 @@ class ProductCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def missed(self, missing: Sequence[str]) -> list[str]:
         """Say in words what was not counted; ``missing`` weights are no parameters."""
         unseen = (n for n, flops in self.found.items() if not flops.forward and n not in self._looked_up)
-        missed = [*missing, *unseen]
-        rows = [f"products with {layer_name(name)}" for name in missed[:3]]
-        return rows + ["..."] * (len(missed) > 3) + [f"the operator {n}" for n in sorted(self._operators)]
+        missed = [f"products with {layer_name(name)}" for name in [*missing, *unseen]]
+        operators = [f"the operator {name}" for name in sorted(self._operators)]
+        return [*([some_names(missed)] if missed else []), *operators]
 
     def _held_by(self, args: Any) -> set[str]:
         tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]

@@ -144,14 +144,13 @@ def summary(
     count, note = _count(module, rows, input_size, example_input)
     sparse = _in_theory(rows, found, count) if count else {}
     place = {plain_name(path): i for i, (path, _) in enumerate(module.named_modules())}
-    layers = [
-        replace(row, dense_flops=count.weights[name].scaled(1.0), sparse_flops=sparse[name])
+    layers = tuple(
+        replace(rows[name], dense_flops=count.weights[name].scaled(1.0), sparse_flops=sparse[name])
         if count and name in sparse
-        else row
-        for name, row in rows.items()
-    ]
-    ordered = tuple(sorted(layers, key=lambda layer: place.get(layer.name, len(place))))
-    return NetSummary(ordered, count.net(sparse) if count else None, note)
+        else rows[name]
+        for name in sorted(rows, key=lambda name: place[name.rpartition(".")[0]])
+    )
+    return NetSummary(layers, count.net(sparse) if count else None, note)
 
 
 def _count(

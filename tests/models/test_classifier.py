@@ -149,6 +149,8 @@ def test_loads_a_checkpoint_written_by_code(tmp_path: Path) -> None:
 
 
 def test_loads_a_checkpoint_written_under_lightning_cli(tmp_path: Path) -> None:
+    """Also once the weights are gone that the net started from."""
+    torch.save(_classifier().state_dict(), tmp_path / "start.ckpt")
     arguments = {
         "model": {
             "class_path": "lightning_sparse.models.ImageClassifier",
@@ -163,6 +165,7 @@ def test_loads_a_checkpoint_written_under_lightning_cli(tmp_path: Path) -> None:
                     "init_args": {"step_size": 1},
                 },
                 "input_shape": [3, 4, 4],
+                "weights": str(tmp_path / "start.ckpt"),
             },
         },
         "data": {
@@ -175,6 +178,7 @@ def test_loads_a_checkpoint_written_under_lightning_cli(tmp_path: Path) -> None:
     cli.trainer.fit(cli.model, cli.datamodule)
     assert type(cli.trainer.optimizers[0]) is torch.optim.Adam
     cli.trainer.save_checkpoint(tmp_path / "cli.ckpt")
+    (tmp_path / "start.ckpt").unlink()
     loaded = ImageClassifier.load_from_checkpoint(tmp_path / "cli.ckpt", weights_only=True)
     _assert_same_weights(cli.model, loaded)
     assert loaded.configure_optimizers()["optimizer"].defaults["lr"] == 0.005

@@ -1,8 +1,11 @@
 import pytest
 import torch
+from torch import nn
 
+from lightning_sparse import convert_, sparsify_, summary
 from lightning_sparse.layers import DCTOffset, NoOffset
 from lightning_sparse.layers.offsets import PretrainedOffset
+from lightning_sparse.layers.offsets.base import OFFSETS
 from lightning_sparse.reporting.cost import LayerCost, cost_table, planned_bytes, planned_storage
 
 
@@ -25,6 +28,20 @@ def test_table_without_known_budgets_still_has_the_total():
     text = cost_table([LayerCost("fc", (16, 64), None)], kept=102)
     assert "by score" in text
     assert "102" in text
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("offset", [None, *OFFSETS])
+def test_plans_say_what_will_be_stored(offset, dtype):
+    net = nn.Sequential(nn.Linear(32, 10)).to(dtype)
+    if offset is None:
+        sparsify_(net, "erk", 0.1)
+    else:
+        convert_(net, 0.1, offset=offset)
+    (layer,), plan = summary(net).layers, OFFSETS[offset]() if offset else None
+    weight = torch.empty(10, 32, dtype=dtype)
+    planned = planned_storage(plan), planned_bytes(weight, layer.kept, plan, on_cpu=True)
+    assert (layer.storage, layer.stored) == planned
 
 
 def test_storages_and_bytes_of_a_plan():

@@ -302,6 +302,24 @@ def test_a_compact_layer_by_itself():
     assert summary(net[0], (1, 20)).flops.sparse.forward == 2 * 20
 
 
+def test_a_module_with_nothing_to_call_is_named():
+    class Task(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(20, 10), nn.Linear(10, 5)
+
+    with pytest.raises(SparsityError, match=r"^`module` must have a `forward`, or .*, got Task\. Give it"):
+        summary(Task(), (1, 20))
+
+
+def test_rows_are_in_the_order_of_the_net():
+    net = nn.Sequential(Attention(), nn.Linear(8, 4), nn.Linear(4, 2))
+    sparsify_(net, "uniform", 0.5, include=["*in_proj_weight", "2.weight"])
+    convert_(net, 0.5, include=["1.weight"])
+    names = ["0.attention.in_proj_weight", "0.attention.out_proj", "1", "2"]
+    assert [layer.name for layer in summary(net).layers] == names
+
+
 def test_modules_stay_as_they_are():
     seen = []
     net = nn.Sequential(nn.Linear(20, 10), nn.BatchNorm1d(10), nn.Dropout(), nn.Linear(10, 5))
