@@ -63,7 +63,7 @@ def work(plan: Plan, path: Path, data_dir: str, smoke: bool) -> None:
         head_rate = rate(run.exponent if run.head_exponent is None else run.head_exponent)
         rates = training.Rates(rate(run.exponent), head_rate, plan.task.warmup)
         pretrained = training.pristine(plan.task.net, data_dir)
-        result = training.run(plan.task, pretrained, *run.cell, run.seed, rates, data)
+        result = training.Training(plan.task, pretrained, *run.cell, run.seed, rates, data).run()
         record = plan.key(run) | result
         print(json.dumps(record), flush=True)
         series.add(record, path)
