@@ -24,8 +24,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.experiments.nets import EXPERIMENTS, Experiment, Method
 from benchmarks.harness import series
 
@@ -36,12 +34,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     experiment = EXPERIMENTS[options.experiment]
     names = [method.name for method in experiment.methods]
     against = options.against or experiment.against
-    _refuse_unknown("--methods", options.methods or (), names)
-    _refuse_unknown("--against", (against,), [m.name for m in experiment.methods if not m.dense])
+    series.refuse_unknown("--methods", options.methods or (), names)
+    series.refuse_unknown("--against", (against,), [m.name for m in experiment.methods if not m.dense])
     path = series.records_of(options.experiment, options)
     if not options.show:
-        torch.set_num_threads(options.threads)
-        torch.set_flush_denormal(True)  # nets without a signal train on denormals, at a third of the speed
+        series.settle(options.threads)
         chosen = replace(
             experiment,
             budgets=tuple(options.budgets or experiment.budgets),
@@ -60,17 +57,12 @@ def run(experiment: Experiment, seeds: Sequence[int], path: Path, data_dir: Path
         for method, budget in _cells(experiment):
             cell = {"method": method.name, "budget": budget, "seed": seed}
             # Read each time: another process may add to it.
-            if any(record.items() >= cell.items() for record in series.read(path)):
+            if series.matching(series.read(path), cell):
                 continue
             args = arguments(experiment, method, budget, seed, data_dir, smoke)
             record = cell | fit(args)
             print(json.dumps(record), flush=True)
             series.add(record, path)
-
-
-def _refuse_unknown(option: str, given: Sequence[str], names: Sequence[str]) -> None:
-    if unknown := set(given) - set(names):
-        raise SystemExit(f"`{option}` must be among {', '.join(names)}, got {', '.join(sorted(unknown))}.")
 
 
 def _cells(experiment: Experiment) -> Iterator[tuple[Method, int]]:

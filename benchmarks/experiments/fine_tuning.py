@@ -7,7 +7,7 @@ Each run adds a line to `<results>/fine_tuning.jsonl`; those that are there alre
 broken series goes on where it stopped. A run that ends in an error is kept with its message: a gap in the
 table.
 
-The rates of each method are chosen first, in runs of one epoch, with a seed and data that are in no run that
+The rates of each method are chosen first, in runs half as long, with a seed and data that are in no run that
 counts (see `benchmarks.experiments.tuning.rates`). A pair are two runs of one seed: same training and test
 data, same head at the start, same order of batches. The interval is Student's over the differences of the
 pairs, with 95%.
@@ -18,8 +18,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import torch
 
 from benchmarks.experiments.tuning import training
 from benchmarks.experiments.tuning.digits import DIGITS
@@ -39,8 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _parse(argv)
     plan, path = plan_of(options), series.records_of("fine_tuning", options)
     if not options.show:
-        torch.set_num_threads(options.threads)
-        torch.set_flush_denormal(True)
+        series.settle(options.threads)
         work(plan, path, options.data_dir, options.smoke)
     print("\n".join(tables(plan, series.read(path), options.against)))
 
@@ -51,15 +48,9 @@ def plan_of(options: argparse.Namespace) -> Plan:
     task = replace(task, epochs=options.epochs or task.epochs)
     known = list(task.methods)
     budgets = [budget.name for budget in task.budgets]
-    for option, given, names in (
-        ("--methods", options.methods, known),
-        ("--budgets", options.budgets, budgets),
-        ("--against", [options.against], known),
-    ):
-        if unknown := set(given or ()) - set(names):
-            raise SystemExit(
-                f"`{option}` must be among {', '.join(names)}, got {', '.join(sorted(unknown))}."
-            )
+    series.refuse_unknown("--methods", options.methods or (), known)
+    series.refuse_unknown("--budgets", options.budgets or (), budgets)
+    series.refuse_unknown("--against", (options.against,), known)
     chosen = {"methods": options.methods or known, "budgets": options.budgets or budgets}
     most = 1 if options.smoke else MOST
     return Plan(task, **chosen, seeds=options.seeds, most=most)
@@ -72,7 +63,7 @@ def work(plan: Plan, path: Path, data_dir: str, smoke: bool) -> None:
         head_rate = rate(run.exponent if run.head_exponent is None else run.head_exponent)
         rates = training.Rates(rate(run.exponent), head_rate, plan.task.warmup)
         pretrained = training.pristine(plan.task.net, data_dir)
-        result = training.run(plan.task, pretrained, *run.cell, run.seed, rates, data)
+        result = training.Training(plan.task, pretrained, *run.cell, run.seed, rates, data).run()
         record = plan.key(run) | result
         print(json.dumps(record), flush=True)
         series.add(record, path)

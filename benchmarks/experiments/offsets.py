@@ -17,8 +17,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.experiments import accuracy
 from benchmarks.experiments.nets import Experiment, Method
 from benchmarks.experiments.offset_nets import NETS, ROWS, Images, Row, load_images, random_images
@@ -33,8 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _parse(argv)
     path = series.records_of("offsets", options)
     if not options.show:
-        torch.set_num_threads(options.threads)
-        torch.set_flush_denormal(True)
+        series.settle(options.threads)
         run(options, path)
     for name in options.nets:
         print("\n".join([f"\n{name}\n", *table(name, series.read(path), options.against)]))
@@ -46,7 +43,7 @@ def run(options: argparse.Namespace, path: Path) -> None:
     for name, row, budget, seed in cells(options.nets, options.seeds, options.rows):
         cell = {"net": name, "method": row.name, "budget": budget, "seed": seed}
         # Read each time: another process may add to it.
-        if any(record.items() >= cell.items() for record in series.read(path)):
+        if series.matching(series.read(path), cell):
             continue
         net = NETS[name]
         if options.smoke:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -39,6 +41,18 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
+def refuse_unknown(option: str, given: Sequence[str], names: Sequence[str]) -> None:
+    """End with a message if an option names what is not there."""
+    if unknown := set(given) - set(names):
+        raise SystemExit(f"`{option}` must be among {', '.join(names)}, got {', '.join(sorted(unknown))}.")
+
+
+def settle(threads: int) -> None:
+    """Let PyTorch use so many threads, and take denormals for zero: nets without a signal train on them."""
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # they take three times as long
+
+
 def absolute(path: str) -> Path:
     """Return a path that is the same in every folder: as the type of an argument."""
     return Path(path).resolve()
@@ -53,6 +67,11 @@ def records_of(name: str, options: argparse.Namespace) -> Path:
 def read(path: Path) -> list[dict[str, Any]]:
     """Return the records of the runs so far."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def matching(records: Sequence[dict[str, Any]], key: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the records that say the same as ``key``, whatever else they say."""
+    return [record for record in records if record.items() >= key.items()]
 
 
 def add(record: dict[str, Any], path: Path) -> None:

@@ -12,7 +12,7 @@ from benchmarks.experiments.tuning.queue import Plan
 from benchmarks.experiments.tuning.rates import best_of, next_to_try, rate
 from benchmarks.experiments.tuning.sentences import SENTENCES, Sentence
 from benchmarks.experiments.tuning.tables import tables
-from benchmarks.experiments.tuning.task import TUNING_SEED, Budget, Data, Task, bucketed
+from benchmarks.experiments.tuning.task import TUNING_SEED, Budget, Data, Images, Task, bucketed
 from benchmarks.harness import series
 
 
@@ -67,7 +67,7 @@ def test_no_sentence_of_a_run_that_counts_has_chosen_a_rate(monkeypatch):
 def test_no_image_of_a_run_that_counts_has_chosen_a_rate(monkeypatch):
     def photos(data_dir, part, count):
         labels = torch.arange(count) + (0 if part == "train" else 10**6)
-        return images.Photos(torch.zeros(count, 3, 1, 1, dtype=torch.uint8), labels)
+        return Images(torch.zeros(count, 3, 1, 1, dtype=torch.uint8), labels)
 
     monkeypatch.setattr(images, "read", photos)
     tuned, counted = (

@@ -5,33 +5,25 @@ trains on; the test images are the same for all seeds.
 """
 
 from functools import cache
-from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from benchmarks.experiments.tuning.task import TUNING_SEED, Batch, Budget, Data, Task, draw_order
+from benchmarks.experiments.tuning.methods import all_but
+from benchmarks.experiments.tuning.task import TUNING_SEED, Budget, Data, Images, Task, draw_order
 
 BATCH, TRAIN, VALIDATION = 100, 10_000, 2_000
 PRETRAINING_EPOCHS = 5
 
 
-class Digits(NamedTuple):
-    """Images, as vectors, and labels."""
-
-    images: Tensor
-    labels: Tensor
-
-
 @cache
-def read(data_dir: str, train: bool, turned: bool) -> Digits:
-    """Return all digits of a part."""
+def read(data_dir: str, train: bool, turned: bool) -> Images:
+    """Return all digits of a part, as vectors."""
     from torchvision.datasets import MNIST
 
     part = MNIST(data_dir, train=train)
     images = torch.rot90(part.data, dims=(1, 2)) if turned else part.data
-    return Digits(images.flatten(1) / 255, part.targets)
+    return Images(images.flatten(1) / 255, part.targets)
 
 
 def mlp(data_dir: str) -> nn.Module:
@@ -45,7 +37,7 @@ def mlp(data_dir: str) -> nn.Module:
         )
     optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
     for _ in range(PRETRAINING_EPOCHS):
-        for (images,), labels in _batches(digits, draw_order(range(len(digits.labels)), draws)):
+        for (images,), labels in digits.batches(draw_order(range(len(digits.labels)), draws), BATCH):
             optimizer.zero_grad()
             nn.functional.cross_entropy(net(images), labels).backward()
             optimizer.step()
@@ -58,22 +50,18 @@ def data(data_dir: str, seed: int, epochs: int, smoke: bool) -> Data:
     draws, for_rates = torch.Generator().manual_seed(seed), TRAIN + VALIDATION
     if seed == TUNING_SEED:
         mine = draw_order(range(for_rates), draws)
-        order, held_out = mine[:TRAIN], (train, mine[TRAIN:])
+        order, held_out = mine[:TRAIN], train.batches(mine[TRAIN:], BATCH)
     else:
         order = draw_order(range(for_rates, len(train.labels)), draws)[:TRAIN]
-        held_out = test, list(range(len(test.labels)))
+        held_out = test.batches(range(len(test.labels)), BATCH)
     order = order[: 2 * BATCH] if smoke else order
-    batches = [batch for _ in range(epochs) for batch in _batches(train, draw_order(order, draws))]
-    return Data(batches, _batches(*held_out))
-
-
-def _batches(digits: Digits, order: list[int]) -> list[Batch]:
-    return [((digits.images[places],), digits.labels[places]) for places in torch.tensor(order).split(BATCH)]
+    batches = [batch for _ in range(epochs) for batch in train.batches(draw_order(order, draws), BATCH)]
+    return Data(batches, held_out)
 
 
 DIGITS = Task(
     name="digits",
-    net=lambda data_dir: mlp(str(Path(data_dir))),
+    net=mlp,
     features=None,
     classes=10,
     include=("*.weight",),
@@ -84,17 +72,7 @@ DIGITS = Task(
         Budget("0.10%", 266, 1, ("4",)),
     ),
     data=data,
-    methods=(
-        "full",
-        "LoRA",
-        "SHiRA",
-        "random",
-        "magnitude",
-        "gradient",
-        "moving",
-        "gradient, global",
-        "gradient, moving",
-    ),
+    methods=all_but("head"),
     epochs=10,
     rate_epochs=5,
     move_every=20,

@@ -8,23 +8,16 @@ training folder that no seed trains on; seeds are tested on images of the test f
 import zipfile
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.experiments.tuning.task import TUNING_SEED, Batch, Budget, Data, Task, draw_order
+from benchmarks.experiments.tuning.methods import all_but
+from benchmarks.experiments.tuning.task import TUNING_SEED, Budget, Data, Images, Task, draw_order
 
 FILE = "cifar10-jpeg.zip"
 SIZE, BATCH = 96, 32
 TRAIN, VALIDATION, TEST = 2_000, 1_000, 2_000
-
-
-class Photos(NamedTuple):
-    """Images in bytes, and labels."""
-
-    images: Tensor
-    labels: Tensor
 
 
 class Features(nn.Module):
@@ -62,8 +55,8 @@ def efficientnet(data_dir: str = "") -> nn.Module:  # noqa: ARG001
 
 
 @cache
-def read(data_dir: str, part: str, count: int) -> Photos:
-    """Return some images of a folder, drawn once for all, classes mixed."""
+def read(data_dir: str, part: str, count: int) -> Images:
+    """Return some images of a folder, in bytes, drawn once for all, classes mixed."""
     import numpy as np
     from PIL import Image
 
@@ -73,7 +66,7 @@ def read(data_dir: str, part: str, count: int) -> Photos:
         chosen = draw_order(names, torch.Generator().manual_seed(0))[:count]
         images = [np.asarray(Image.open(packed.open(name)).convert("RGB")) for name in chosen]
     labels = torch.tensor([classes.index(Path(name).parent.name) for name in chosen])
-    return Photos(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), labels)
+    return Images(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), labels)
 
 
 def data(data_dir: str, seed: int, epochs: int, smoke: bool) -> Data:
@@ -92,17 +85,9 @@ def data(data_dir: str, seed: int, epochs: int, smoke: bool) -> Data:
         )
     if smoke:
         parts = tuple((photos, order[: 2 * BATCH]) for photos, order in parts)
-    (photos, order), held_out = parts
-    batches = [b for _ in range(epochs) for b in _batches(photos, draw_order(order, draws))]
-    return Data(batches, _batches(*held_out))
-
-
-def _batches(photos: Photos, order: list[int]) -> list[Batch]:
-    return [
-        ((photos.images[places],), photos.labels[places])
-        for start in range(0, len(order), BATCH)
-        for places in [order[start : start + BATCH]]
-    ]
+    (photos, order), (others, held_out) = parts
+    batches = [b for _ in range(epochs) for b in photos.batches(draw_order(order, draws), BATCH)]
+    return Data(batches, others.batches(held_out, BATCH))
 
 
 IMAGES = Task(
@@ -117,15 +102,5 @@ IMAGES = Task(
         Budget("0.10%", 3_072, 1, ("_conv_head", "_blocks.15._project_conv")),
     ),
     data=data,
-    methods=(
-        "head",
-        "full",
-        "LoRA",
-        "random",
-        "magnitude",
-        "gradient",
-        "moving",
-        "gradient, global",
-        "gradient, moving",
-    ),
+    methods=all_but("SHiRA"),
 )

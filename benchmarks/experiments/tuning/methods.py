@@ -90,8 +90,13 @@ METHODS = {
         Method("random", -4, whole, partial(sparse, support="random")),
         Method("magnitude", -4, whole, partial(sparse, support="magnitude")),
         Method("gradient", -5, whole, partial(sparse, support="gradient")),
-        Method("gradient, global", -5, whole, partial(sparse, support="gradient", allocation="global")),
         Method("moving", -4, whole, moving),
+        Method("gradient, global", -5, whole, partial(sparse, support="gradient", allocation="global")),
         Method("gradient, moving", -5, whole, partial(moving, support="gradient")),
     )
 }
+
+
+def all_but(*names: str) -> tuple[str, ...]:
+    """Return the names of the methods, in the order of the tables, without some."""
+    return tuple(name for name in METHODS if name not in names)

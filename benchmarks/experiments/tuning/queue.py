@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from benchmarks.experiments.tuning.methods import METHODS, Method
 from benchmarks.experiments.tuning.rates import MOST, best_of, next_to_try
 from benchmarks.experiments.tuning.task import TUNING_SEED, Budget, Task
+from benchmarks.harness import series
 
 Records = Sequence[dict[str, Any]]
 HEAD = "head"
@@ -96,9 +97,8 @@ class Plan:
     def _untried(self, cell: Cell, records: Records) -> int | None:
         return next_to_try(cell.method.middle, self.tried(cell, records), self.most)
 
-    def _runs(self, cell: Cell, records: Records, seed: int) -> Iterator[dict[str, Any]]:
-        key = self._about(cell, seed)
-        return (record for record in records if record.items() >= key.items())
+    def _runs(self, cell: Cell, records: Records, seed: int) -> Records:
+        return series.matching(records, self._about(cell, seed))
 
     def _blocks(self) -> Iterator[list[Cell]]:
         """Yield the cells of each budget; those without one are among the first's."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from benchmarks.experiments.tuning.methods import all_but
 from benchmarks.experiments.tuning.task import (
     TUNING_SEED,
     Batch,
@@ -122,16 +123,5 @@ SENTENCES = Task(
         Budget("0.09%", 9_216, 1, ("query", "value")),
     ),
     data=data,
-    methods=(
-        "head",
-        "full",
-        "LoRA",
-        "SHiRA",
-        "random",
-        "magnitude",
-        "gradient",
-        "moving",
-        "gradient, global",
-        "gradient, moving",
-    ),
+    methods=all_but(),
 )

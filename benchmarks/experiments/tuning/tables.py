@@ -34,7 +34,7 @@ def runs_of(plan: Plan, cell: Cell, records: Records) -> dict[int, dict[str, Any
     key = {"task": plan.task.name, **cell.key, "epochs": plan.task.epochs}
     if tried := plan.tried(cell, records):
         key["exponent"] = best_of(tried)
-    found = (record for record in records if record.items() >= key.items() and record["seed"] != TUNING_SEED)
+    found = [record for record in series.matching(records, key) if record["seed"] != TUNING_SEED]
     return {record["seed"]: record for record in found if record["accuracy"] is not None}
 
 

@@ -14,6 +14,18 @@ TUNING_SEED = 100
 """Of the runs that choose rates: their data are in no run that counts."""
 
 
+class Images(NamedTuple):
+    """Images, as the net takes them, and labels."""
+
+    images: Tensor
+    labels: Tensor
+
+    def batches(self, order: Sequence[int], size: int) -> list[Batch]:
+        """Cut an order into batches."""
+        parts = torch.tensor(order).split(size)
+        return [((self.images[places],), self.labels[places]) for places in parts]
+
+
 class Data(NamedTuple):
     """Batches in the order in which they are trained on, and those to measure accuracy with."""
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import logging
 import math
 import statistics
 import time
@@ -10,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,6 +20,7 @@ from torch.utils.data import DataLoader
 from benchmarks.experiments.tuning.methods import Method
 from benchmarks.experiments.tuning.task import Batch, Budget, Data, Task
 from benchmarks.harness.memory import MIB, peak_extra
+from benchmarks.harness.training import bare_trainer
 
 UNMEASURED = 5
 """Steps that are not in the time per step: the first ones do what is done once."""
@@ -113,69 +113,52 @@ def pristine(make: Callable[[str], nn.Module], data_dir: str) -> nn.Module:
     return make(data_dir)
 
 
-def run(
-    task: Task,
-    pretrained: nn.Module,
-    method: Method,
-    budget: Budget,
-    seed: int,
-    rates: Rates,
-    data: Data,
-) -> dict[str, Any]:
-    """Train a copy of the pretrained net once; return accuracy, costs and any error."""
-    clock, found, start, error = StepClock(), {}, time.perf_counter(), None
-    turn = partial(_fit, task, pretrained, method, budget, seed, rates, data, clock, found)
-    try:
-        with quiet():
-            extra = peak_extra(turn)
-    except (RuntimeError, ValueError, TypeError) as failure:
-        error, extra = f"{type(failure).__name__}: {failure}"[:400], None
-    taken = clock.seconds[UNMEASURED:] or clock.seconds
-    return {
-        "accuracy": found.get("accuracy"),
-        "loss": found.get("loss"),
-        "trained": found.get("trained"),
-        "step_seconds": round(statistics.median(taken), 4) if taken else None,
-        "mean_step_seconds": round(statistics.mean(taken), 4) if taken else None,
-        "peak_mib": None if extra is None else round(extra / MIB, 1),
-        "seconds": round(time.perf_counter() - start, 1),
-        "error": error,
-    }
+@dataclass(frozen=True)
+class Training:
+    """A run of a copy of the pretrained net."""
 
+    task: Task
+    pretrained: nn.Module
+    method: Method
+    budget: Budget
+    seed: int
+    rates: Rates
+    data: Data
 
-def _fit(
-    task: Task,
-    pretrained: nn.Module,
-    method: Method,
-    budget: Budget,
-    seed: int,
-    rates: Rates,
-    data: Data,
-    clock: StepClock,
-    found: dict[str, Any],
-) -> None:
-    pl.seed_everything(seed, verbose=False)
-    # First, so that it is the same for all methods.
-    head = nn.Identity() if task.features is None else nn.Linear(task.features, task.classes)
-    net = method.adapt(deepcopy(pretrained), budget, seed)
-    module = Classifier(net, head, rates, len(data.train))
-    trainer = pl.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        callbacks=[*method.callbacks(task, budget, seed), clock],
-    )
-    trainer.fit(module, _loader(data.train))
-    trained = sum(p.numel() for p in module.net.parameters() if p.requires_grad)
-    if method.budgeted and trained != budget.count:
-        raise RuntimeError(f"{method.name} trained {trained} weights, not {budget.count}.")
-    (metrics,) = trainer.test(module, _loader(data.held_out), verbose=False)
-    found |= {"accuracy": round(100 * metrics["accuracy"], 3), "loss": round(metrics["loss"], 4)}
-    found["trained"] = trained
+    def run(self) -> dict[str, Any]:
+        """Train once; return accuracy, costs and any error."""
+        clock, start, error = StepClock(), time.perf_counter(), None
+        found: dict[str, Any] = {"accuracy": None, "loss": None, "trained": None}
+        try:
+            with quiet():
+                extra = peak_extra(lambda: found.update(self._fit(clock)))
+        except (RuntimeError, ValueError, TypeError) as failure:
+            error, extra = f"{type(failure).__name__}: {failure}"[:400], None
+        taken = clock.seconds[UNMEASURED:] or clock.seconds
+        return {
+            **found,
+            "step_seconds": round(statistics.median(taken), 4) if taken else None,
+            "mean_step_seconds": round(statistics.mean(taken), 4) if taken else None,
+            "peak_mib": None if extra is None else round(extra / MIB, 1),
+            "seconds": round(time.perf_counter() - start, 1),
+            "error": error,
+        }
+
+    def _fit(self, clock: StepClock) -> dict[str, Any]:
+        task, method, budget, seed = self.task, self.method, self.budget, self.seed
+        pl.seed_everything(seed, verbose=False)
+        # First, so that it is the same for all methods.
+        head = nn.Identity() if task.features is None else nn.Linear(task.features, task.classes)
+        net = method.adapt(deepcopy(self.pretrained), budget, seed)
+        module = Classifier(net, head, self.rates, len(self.data.train))
+        trainer = bare_trainer([*method.callbacks(task, budget, seed), clock])
+        trainer.fit(module, _loader(self.data.train))
+        trained = sum(p.numel() for p in module.net.parameters() if p.requires_grad)
+        if method.budgeted and trained != budget.count:
+            raise RuntimeError(f"{method.name} trained {trained} weights, not {budget.count}.")
+        (metrics,) = trainer.test(module, _loader(self.data.held_out), verbose=False)
+        accuracy, loss = round(100 * metrics["accuracy"], 3), round(metrics["loss"], 4)
+        return {"accuracy": accuracy, "loss": loss, "trained": trained}
 
 
 def _loader(batches: list[Batch]) -> DataLoader[Batch]:
@@ -184,13 +167,7 @@ def _loader(batches: list[Batch]) -> DataLoader[Batch]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep to itself what Lightning has to say."""
-    logger = logging.getLogger("pytorch_lightning")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    """Keep warnings and what is printed to itself."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logger.setLevel(before)
+        yield
