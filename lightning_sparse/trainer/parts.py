@@ -62,7 +62,7 @@ def builds_layers_late(module: LightningModule) -> bool:
 def before_restoring(trainer: Trainer, action: Callable[[bool], None]) -> None:
     """Do something after ``configure_model``, right before a checkpoint is loaded, if one is.
 
-    A later call takes the place of an earlier one, which may be left from a stage that has stopped in between.
+    A later call takes the place of an earlier one, which may be left from a stage that stopped in between.
 
     Args:
         trainer: In `setup` of a stage: whether it loads a checkpoint is known nowhere yet.
