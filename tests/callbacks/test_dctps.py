@@ -20,7 +20,9 @@ from toy import Toy, assert_equal, loader, logged, make_toy, sgd, trainer, weigh
 from lightning_sparse import (
     DCTpSConversion,
     ExactResume,
+    Magnitude,
     PruneAtInit,
+    SparseConversion,
     SparsityMonitor,
     load_from_checkpoint,
 )
@@ -53,6 +55,13 @@ class Same(pl.Callback):
                 assert all(
                     v.numel() <= max(1, parameter.numel()) for v in state.values() if torch.is_tensor(v)
                 )
+
+
+class Start(pl.Callback):
+    """Keeps alphas as they are before the first step."""
+
+    def on_train_start(self, trainer, pl_module):
+        self.alphas = {name: layer.alpha.item() for name, layer in compact_layers(pl_module).items()}
 
 
 def supports(module):
@@ -192,6 +201,21 @@ def test_alpha(tmp_path, trained):
     assert alphas == {"net.0": 0.5, "net.6": pytest.approx(norm / 2)}  # four orthonormal rows
     fit(tmp_path, toy, convert=convert)
     assert (alphas != {name: layer.alpha.item() for name, layer in compact_layers(toy).items()}) is trained
+
+
+def test_alpha_beside_a_support_by_scores(tmp_path):
+    toy = make_toy()
+    norm, largest = toy.net[6].weight.norm().item(), toy.net[0].weight.abs().argmax().item()
+    alpha, start = {"net.*": 0.5, "net.6": "match_norm"}, Start()
+    trainer(tmp_path, converter(alpha=alpha, support=Magnitude("erk")), start).fit(toy, loader())
+    assert start.alphas == {"net.0": 0.5, "net.6": pytest.approx(norm / 2)}
+    assert largest in compact_layers(toy)["net.0"].indices
+
+
+def test_alpha_beside_a_support_by_scores_needs_something_to_scale(tmp_path):
+    convert = SparseConversion("none", 0.1, support=Magnitude("erk"), alpha=0.5)
+    with pytest.raises(SparsityError, match="`alpha` scales the offset, and 'none' has nothing to scale"):
+        fit(tmp_path, make_toy(), convert=convert)
 
 
 @pytest.mark.filterwarnings("ignore:.*nothing here has been trained so")  # on purpose

@@ -29,6 +29,7 @@ from lightning_sparse.layers.alphas import (
     check_last_layer_factor,
     lsuv_names,
     plain_alpha,
+    starting_alphas,
     without_data,
 )
 from lightning_sparse.layers.backends import BACKEND_ROWS, Backend
@@ -273,6 +274,7 @@ class Conversion(Sparsifier, ABC):
         assert self.support is not None
         layers, copies = self._choice.layers(module)
         weights = _weights_of(layers)
+        options: dict[str, Any] = {"alphas": starting_alphas(weights, without_data(self.alpha), self.offset)}
         refuse_without_score(self.support, module, weights, None)
         if self.support.needs_loss or self.support.needs_forward:
             prepare_losses(trainer, module)
@@ -289,7 +291,7 @@ class Conversion(Sparsifier, ABC):
             prunes=self.offset.is_zero,
         )
         supports = {name: positions_of(mask) for name, mask in masks_of_rank_zero(trainer, masks).items()}
-        options: dict[str, Any] = {"alpha_requires_grad": self.alpha_requires_grad, "backend": self.backend}
+        options |= {"alpha_requires_grad": self.alpha_requires_grad, "backend": self.backend}
         replace_layers_(module, layers, supports, draws, copies=copies, offset=self.offset, **options)
         return {name: len(positions) for name, positions in supports.items()}
 
