@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from lightning_sparse.callbacks.company import (
+    is_among,
     refuse_averaging,
     refuse_late_start,
     warn_of_late_start,
@@ -26,7 +27,7 @@ from lightning_sparse.callbacks.saved import (
     refuse_other_weights,
     restore_,
 )
-from lightning_sparse.callbacks.sparsifier import Sparsifier, is_among, refuse_changed_config, sparsifiers
+from lightning_sparse.callbacks.sparsifier import Sparsifier, refuse_changed_config, sparsifiers
 from lightning_sparse.callbacks.stateful import Brought
 from lightning_sparse.checks import check_flag
 from lightning_sparse.files.states import refuse_other_layout

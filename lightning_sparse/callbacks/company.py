@@ -34,6 +34,7 @@ __all__ = [
     "announce_to_ranks",
     "check_what_is_loaded",
     "explain_other_ranks",
+    "is_among",
     "refuse_averaged_supports",
     "refuse_averaging",
     "refuse_company",
@@ -134,6 +135,11 @@ def explain_other_ranks(trainer: Trainer, error: BaseException) -> None:
         compare_callbacks(trainer)
     except SparsityError as difference:
         error.args = (f"{error} {_REASON} {difference}",)
+
+
+def is_among(owner: object, callbacks: Sequence[object]) -> bool:
+    """Tell whether one of these callbacks is that very one."""
+    return any(callback is owner for callback in callbacks)
 
 
 def refuse_strategy(callback: str, trainer: Trainer) -> None:

@@ -34,7 +34,7 @@ from lightning_sparse.trainer.parts import callbacks_of
 from lightning_sparse.trainer.processes import assert_ranks_agree, compare_callbacks
 from lightning_sparse.types import Budgets, Shapes
 
-__all__ = ["Config", "Sparsifier", "is_among", "refuse_changed_config", "sparsifiers"]
+__all__ = ["Config", "Sparsifier", "refuse_changed_config", "sparsifiers"]
 
 Config = dict[str, str | int | float | None]
 """Arguments as plain values, by name."""
@@ -274,11 +274,6 @@ class Sparsifier(OurCallback, ABC):
 def sparsifiers(trainer: Trainer) -> list[Sparsifier]:
     """Return the callbacks that make nets sparse, in the Trainer's order; the first leads."""
     return [callback for callback in callbacks_of(trainer) if isinstance(callback, Sparsifier)]
-
-
-def is_among(owner: object, callbacks: Sequence[Sparsifier]) -> bool:
-    """Tell whether one of these callbacks is that very one."""
-    return any(callback is owner for callback in callbacks)
 
 
 def refuse_changed_config(config: Mapping[str, object], saved: Mapping[str, object]) -> None:

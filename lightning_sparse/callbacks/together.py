@@ -8,7 +8,7 @@ from functools import partial
 
 from torch.optim import Optimizer
 
-from lightning_sparse.callbacks.company import Member, refuse_missing_owner
+from lightning_sparse.callbacks.company import Member, is_among, refuse_missing_owner
 from lightning_sparse.callbacks.converting.converted import refuse_moved_originals, refuse_unoptimized_values
 from lightning_sparse.callbacks.looking import warn_of_dense_products
 from lightning_sparse.callbacks.monitor import log_sparsity, monitored, print_table_after_summary
@@ -107,8 +107,7 @@ def _have_masks(members: Sequence[Member]) -> bool:
 
 def _owner_in(trainer: Trainer, state: SparseState) -> Owner | None:
     """Return who may change masks or supports, unless it is one of an earlier fit that is not in this."""
-    owner, callbacks = state.owner, list[object](callbacks_of(trainer))
-    return owner if any(callback is owner for callback in callbacks) else None
+    return state.owner if is_among(state.owner, callbacks_of(trainer)) else None
 
 
 def _after_step(trainer: Trainer, module: LightningModule, verify: bool, optimizer: Optimizer) -> None:
