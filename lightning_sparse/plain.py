@@ -121,17 +121,17 @@ def sparsify_(
         chosen = (density, min_weights_per_layer, include, exclude, density_overrides)
         method.refuse_beside(dict(zip(SAYS_WHAT, chosen, strict=True)))
         method.refuse_seed(seed)
-        weights = method.weights_of(module)  # refuses what does not fit
-        layers = convertible_layers(module, list(map(escape, weights))) if storage == "compact" else {}
+        named = list(map(escape, method.weights_of(module)))  # refuses what does not fit
+        layers = convertible_layers(module, named) if storage == "compact" else {}
         masks = method.masks()
         method.reinitialise_([module])
     else:
         check_density("density", density)
         assert density is not None
         layers = convertible_layers(module, include, exclude or ()) if storage == "compact" else {}
-        weights = select_weights(
-            module, list(map(escape, layers)) or include, () if layers else exclude or ()
-        )
+        weights: Mapping[str, Tensor] = {name: layer.weight for name, layer in layers.items()}
+        if storage == "masked":
+            weights = select_weights(module, include, exclude or ())
         draws = torch.Generator().manual_seed(torch.initial_seed() if seed is None else seed)
         problem = _problem(module, weights, draws, method, loss_fn, batches)
         least = method.least_per_layer if min_weights_per_layer is None else min_weights_per_layer

@@ -17,6 +17,9 @@ from lightning_sparse.weights.state import state_of
 
 __all__ = ["warn_of_dense_products", "warn_of_untrained"]
 
+_BY_CHANCE = 1000
+"""Of so many weights one may be zero without anybody having pruned it."""
+
 
 def warn_of_dense_products(trainer: Trainer, module: LightningModule) -> None:
     """Warn of masked weights whose layers multiply with something that is not zero where masks prune.
@@ -68,7 +71,3 @@ def _is_partly_zero(weight: Tensor) -> bool:
     """Tell whether a weight is sparse: not zero throughout, as some are at first, nor zero by mere chance."""
     zeros = weight.numel() - int(weight.count_nonzero())
     return weight.numel() > zeros >= max(1, weight.numel() // _BY_CHANCE)
-
-
-_BY_CHANCE = 1000
-"""Of so many weights one may be zero without anybody having pruned it."""

@@ -109,11 +109,9 @@ def print_table(trainer: Trainer, module: LightningModule, zeros: bool = False) 
     others = {n: w.numel() for n, w in dense_weights(module, counted).items() if id(w) not in parts}
     rest = not_counted(others, sum(counted.values()))
     for weights in groups.values():
-        title, table = (
-            weights[0].shown.title,
-            sparsity_table(list(map(_count, weights)), weights[0].shown.columns),
-        )
-        print(f"\n{title}:\n{table}{rest}\n", flush=True)
+        shown = weights[0].shown
+        table = sparsity_table(list(map(_count, weights)), shown.columns)
+        print(f"\n{shown.title}:\n{table}{rest}\n", flush=True)
         rest = ""  # once is enough
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.functional.saliency.base import one_process
+from lightning_sparse.selection import some_names
 from lightning_sparse.trainer.packages import Trainer
 from lightning_sparse.types import Average, Masks
 from lightning_sparse.weights.base import SparseWeight
@@ -242,7 +243,7 @@ def _apart(here: Arguments, there: Arguments) -> str:
 def _differing(found: Sequence[tuple[str, str]]) -> str:
     names, nouns = (list(dict.fromkeys(column)) for column in zip(*found, strict=True))
     what = " and ".join(nouns)
-    some = ", ".join(names[:3]) + (f", ... ({len(names)} in all)" if len(names) > 3 else "")
+    some = some_names(names) + (f" ({len(names)} in all)" if len(names) > 3 else "")
     changed = what if "weights" in nouns else f"weights or {what}"
     return (
         f"The processes have different {what} of {some}. Resume all of them from the same checkpoint; if it "
