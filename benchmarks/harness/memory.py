@@ -1,13 +1,20 @@
-"""How much memory a piece of work takes at most: resident pages, as Linux with glibc tells them."""
+"""Memory: what tensors hold, and what a piece of work takes at most, as Linux with glibc tells it."""
 
 import ctypes
 import gc
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 MIB = 2**20
+
+
+def nbytes(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes of tensors, each memory once."""
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 def peak_extra(turn: Callable[[], Any]) -> int | None:

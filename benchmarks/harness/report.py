@@ -97,9 +97,7 @@ class Report:
         """Print the tables, write the one file of this run, and return its path."""
         self.environment["load average at the end"] = rounded_load()
         print(self)
-        name = f"{self.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.json"
-        path: Path = self.options.results / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = file_of_run(self.name, self.options.results)
         path.write_text(json.dumps(self.content(), indent=1, default=str))
         print(f"\nWritten to {path}")
         return path
@@ -137,6 +135,12 @@ class Report:
             bar = "-" if figure["at_most"] is None else f"{figure['at_most']:g}"
             rows.append((figure["case"], *shown, bar, figure["verdict"]))
         return table(rows)
+
+
+def file_of_run(name: str, results: Path) -> Path:
+    """Return a file that no other run writes to, in a folder that is there."""
+    results.mkdir(parents=True, exist_ok=True)
+    return results / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.json"
 
 
 def verdict(found: Ratio, at_most: float | None) -> str:

@@ -148,6 +148,17 @@ def interval_rank(rounds: int, coverage: float = 0.95) -> int:
     return rank
 
 
+def add_sections(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """Add the argument that says which sections of a benchmark are run."""
+
+    def known(section: str) -> str:
+        if section not in names:
+            raise argparse.ArgumentTypeError(f"`sections` must be among {', '.join(names)}, got {section!r}.")
+        return section
+
+    parser.add_argument("sections", nargs="*", type=known, default=list(names), help="default: all")
+
+
 def parse(
     description: str | None,
     argv: Sequence[str] | None,

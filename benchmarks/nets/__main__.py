@@ -19,6 +19,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from benchmarks.harness.report import file_of_run
 from benchmarks.nets.family import FAMILIES, run_family
 from benchmarks.nets.methods import METHODS
 from benchmarks.nets.table import put_into, table_of
@@ -76,8 +77,7 @@ def main() -> int:
         "versions": versions(),
         "outcomes": outcomes,
     }
-    options.results.mkdir(parents=True, exist_ok=True)
-    path = options.results / f"nets-{time.strftime('%Y%m%d-%H%M%S')}.json"
+    path = file_of_run("nets", options.results)
     path.write_text(json.dumps(record, indent=1))
     text = table_of(record)
     path.with_suffix(".md").write_text(text)

@@ -13,8 +13,6 @@ by CPU time.
 import argparse
 import json
 import math
-import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,6 +24,7 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
+from benchmarks.harness.report import file_of_run
 from benchmarks.harness.runner import parse
 from benchmarks.speed.dctps_forms import (
     Case,
@@ -103,8 +102,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def timed(options: argparse.Namespace) -> list[Timing]:
     """Return timings of all cases and offsets, and write them down."""
-    path = options.results / f"backend_rule-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = file_of_run("backend_rule", options.results)
     timings: list[Timing] = []
     for case in cases(options.smoke):
         timings += time_of(case, options)

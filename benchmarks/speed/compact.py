@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from benchmarks.harness.memory import MIB, peak_extra
+from benchmarks.harness.memory import MIB, nbytes, peak_extra
 from benchmarks.harness.report import Bar, Report
-from benchmarks.harness.runner import parse
-from benchmarks.speed.dctps import step
+from benchmarks.harness.runner import add_sections, parse
+from benchmarks.speed.dctps import compare, step
 from benchmarks.speed.dctps_forms import (
     ForwardBackward,
     choice_of,
@@ -95,7 +95,7 @@ SPARSELAB_FROM = 0.01  # from this density on ours shall be no slower
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    options = parse(__doc__, argv, rounds=9, add_own=add_options)
+    options = parse(__doc__, argv, rounds=9, add_own=partial(add_sections, names=list(SECTIONS)))
     report = Report("compact", options)
     for name in options.sections:
         torch.manual_seed(0)
@@ -122,8 +122,7 @@ def linear(report: Report, options: argparse.Namespace) -> str:
                 rival_bar = 1.0 if density >= SPARSELAB_FROM else None
                 bars += [Bar("auto", name, rival_bar) for name in ("sparselab", "sparselab, in order")]
             x = torch.randn(case.input_size)
-            report.add(what, take_turns({n: ForwardBackward(f, x) for n, f in forms.items()}, options), bars)
-            report.notes[what] = choice_of(forms["auto"], x)
+            compare(report, options, what, forms, x, bars)
             names.append(what)
     return report.overview(names, "dense")
 
@@ -185,13 +184,9 @@ def bytes_after_a_step(layer: nn.Module, x: Tensor) -> int:
     x.grad = None
     layer(x).square().sum().backward()
     optimizer.step()
-    held = {}
-    for parameter in layer.parameters():
-        held.update({id(t): t for t in (parameter, parameter.grad) if t is not None})
-    for tensor in (*tensors_in(layer.__dict__), *tensors_in(optimizer.state_dict()["state"])):
-        held[id(tensor)] = tensor
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held.values()}
-    return sum(storages.values())
+    gradients = [parameter.grad for parameter in layer.parameters() if parameter.grad is not None]
+    own, states = tensors_in(layer.__dict__), tensors_in(optimizer.state_dict()["state"])
+    return nbytes([*gradients, *own, *states])
 
 
 def tensors_in(thing: Any) -> Iterator[Tensor]:
@@ -257,18 +252,6 @@ SECTIONS: dict[str, Callable[[Report, argparse.Namespace], str]] = {
     "memory": memory,
     "tuning": tuning,
 }
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this benchmark."""
-    parser.add_argument("sections", nargs="*", type=known, default=list(SECTIONS), help="default: all")
-
-
-def known(section: str) -> str:
-    """Return the name if there is such a section."""
-    if section not in SECTIONS:
-        raise argparse.ArgumentTypeError(f"`sections` must be among {', '.join(SECTIONS)}, got {section!r}.")
-    return section
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from torch.optim import Adam, Optimizer
 from benchmarks.experiments.dctps_growth import growth
 from benchmarks.harness.nets import cifar_resnet18
 from benchmarks.harness.report import Bar, Report
-from benchmarks.harness.runner import parse
+from benchmarks.harness.runner import add_sections, parse
 from benchmarks.harness.tables import table
 from benchmarks.speed.dctps_forms import (
     AUTHORS,
@@ -233,16 +233,9 @@ SECTIONS: dict[str, Callable[[Report, argparse.Namespace], str]] = {
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
-    parser.add_argument("sections", nargs="*", type=known, default=list(SECTIONS), help="default: all")
+    add_sections(parser, list(SECTIONS))
     parser.add_argument("--largest", type=int, default=16384, help="features of the largest linear layers")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="where to draw growth")
-
-
-def known(section: str) -> str:
-    """Return the name if there is such a section."""
-    if section not in SECTIONS:
-        raise argparse.ArgumentTypeError(f"`sections` must be among {', '.join(SECTIONS)}, got {section!r}.")
-    return section
 
 
 if __name__ == "__main__":

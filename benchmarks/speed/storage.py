@@ -18,7 +18,6 @@ import gc
 import json
 import os
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -33,13 +32,12 @@ from torch.distributed import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.futures import Future
 
+from benchmarks.harness.memory import MIB, nbytes
 from benchmarks.harness.nets import tiny_net
-from benchmarks.harness.report import environment
+from benchmarks.harness.report import environment, file_of_run
 from benchmarks.harness.tables import table
 from benchmarks.harness.training import Task, bare_trainer, loader
 from lightning_sparse import PruneAtInit, SparseConversion, summary
-
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -127,11 +125,6 @@ class Reader(pl.Callback):
             checkpoint=path.stat().st_size,
             reduced=self.reduced,
         )
-
-
-def nbytes(tensors: Iterable[Tensor]) -> int:
-    """Return the bytes of tensors, each memory once."""
-    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 def alive() -> list[Tensor]:
@@ -240,8 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "environment": environment(),
         "bytes": {name: asdict(stored) for name, stored in found.items()},
     }
-    path: Path = options.results / f"storage-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = file_of_run("storage", options.results)
     path.write_text(json.dumps(content, indent=1, default=str))
     print(f"\nWritten to {path}")
 

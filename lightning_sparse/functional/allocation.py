@@ -66,7 +66,7 @@ def uniform(shapes: Shapes, density: float, *, min_weights: int = 1) -> Budgets:
     """Give each layer a budget proportional to its size: the same density everywhere.
 
     Args:
-        shapes: Weight shape per layer name: ``(out, in)`` or ``(out, in / groups, height, width)``.
+        shapes: Weight shape per layer name: ``(out, in)`` or ``(out, in / groups, *kernel)``.
         density: Share of all these weights to keep, a fraction in (0, 1].
         min_weights: Weights that each layer keeps at least (all of them if it has fewer).
 
@@ -91,7 +91,7 @@ def erk(shapes: Shapes, density: float, *, min_weights: int = 1) -> Budgets:
     dense and the rest is shared again, until every share fits.
 
     Args:
-        shapes: Weight shape per layer name: ``(out, in)`` or ``(out, in / groups, height, width)``.
+        shapes: Weight shape per layer name: ``(out, in)`` or ``(out, in / groups, *kernel)``.
         density: Share of all these weights to keep, a fraction in (0, 1].
         min_weights: Weights that each layer keeps at least (all of them if it has fewer).
 
@@ -118,7 +118,7 @@ def epl(shapes: Shapes, density: float, *, min_weights: int = 1) -> Budgets:
     A layer smaller than its share is kept dense and the rest is shared again, until every share fits.
 
     Args:
-        shapes: Weight shape per layer name: ``(out, in)`` or ``(out, in / groups, height, width)``.
+        shapes: Weight shape per layer name: ``(out, in)`` or ``(out, in / groups, *kernel)``.
         density: Share of all these weights to keep, a fraction in (0, 1].
         min_weights: Weights that each layer keeps at least (all of them if it has fewer).
 
@@ -147,7 +147,7 @@ def epf(shapes: Shapes, density: float, *, min_weights: int = 1) -> Budgets:
     kept dense and the rest is shared again, until every share fits.
 
     Args:
-        shapes: Weight shape per layer name: ``(out, in)`` or ``(out, in / groups, height, width)``.
+        shapes: Weight shape per layer name: ``(out, in)`` or ``(out, in / groups, *kernel)``.
         density: Share of all these weights to keep, a fraction in (0, 1].
         min_weights: Weights that each layer keeps at least (all of them if it has fewer).
 
@@ -182,7 +182,7 @@ def allocate(
     The total does not depend on ``fixed``: these layers are served first, the others share what remains.
 
     Args:
-        shapes: Weight shape per layer name: ``(out, in)`` or ``(out, in / groups, height, width)``.
+        shapes: Weight shape per layer name: ``(out, in)`` or ``(out, in / groups, *kernel)``.
         density: Share of all these weights to keep, a fraction in (0, 1].
         allocation: "uniform", "erk", "epl", "epf", or another name in `ALLOCATIONS`.
         fixed: Density of some layers by name, fractions in (0, 1].

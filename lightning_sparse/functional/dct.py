@@ -168,12 +168,11 @@ class DCTPlan:
 def dct_plan(size: int, dtype: torch.dtype, device: torch.device) -> DCTPlan:
     """Return the one plan of this size, for float32 or float64 rows on ``device``."""
     half = size // 2 + 1
-    order = torch.cat([torch.arange(0, size, 2), torch.arange(1, size, 2).flip(0)])
-    order = order[-torch.arange(size) % size]
-    index = torch.arange(size)
+    index = torch.arange(size, device="cpu")
+    order = torch.cat([index[::2], index[1::2].flip(0)])[-index % size]
     frequencies = torch.where(index < half, 2 * index, 2 * (size - index) + 1)
-    mirrored = -torch.arange(half) % size
-    angle = torch.arange(half, dtype=torch.float64) * (math.pi / (2 * size))
+    mirrored = -index[:half] % size
+    angle = index[:half].double() * (math.pi / (2 * size))
     scale = torch.full_like(angle, math.sqrt(2 / size))
     scale[0] = math.sqrt(1 / size)
     twiddle, untwiddle = torch.polar(scale, angle), torch.polar(1 / scale, -angle)
@@ -190,7 +189,7 @@ def _build_matrix(rows: int, columns: int, dtype: torch.dtype, device: torch.dev
     matrix = torch.empty(rows, columns, dtype=dtype, device=device)
     if matrix.is_meta:
         return matrix
-    angles = torch.arange(4 * size, dtype=torch.float64) * (math.pi / 2 / size)
+    angles = torch.arange(4 * size, dtype=torch.float64, device="cpu") * (math.pi / 2 / size)
     cosine = (math.sqrt(2 / size) * torch.cos(angles)).to(device, dtype)  # cosines of the CPU, everywhere
     odd = 2 * torch.arange(columns, device=device) + 1
     for part in torch.split(matrix, max(1, _CHUNK // columns)):

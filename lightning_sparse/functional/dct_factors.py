@@ -68,17 +68,18 @@ def dct_factors(left: int, right: int) -> DCTFactors:
     if min(left, right) < 1:
         raise SparsityError(f"`left` and `right` must be 1 or more, got {left}, {right}.")
     size = left * right
-    k1, n2, k2 = torch.arange(left)[:, None], torch.arange(right)[:, None], torch.arange(right)[None, :]
+    lefts, rights = torch.arange(left, device="cpu"), torch.arange(right, device="cpu")
+    k1, n2 = lefts[:, None], rights[:, None]
     return DCTFactors(
-        *_wave(k1 * torch.arange(left)[None, :] * 4, 4 * left, math.sqrt(1 / left)),
-        *_wave(k1 * (4 * n2.t() + 1), 4 * size, 1.0),
-        *_wave(k2 * (4 * n2 + 1), 4 * right, math.sqrt(2 / right)),
+        *_wave(k1 * lefts * 4, 4 * left, math.sqrt(1 / left)),
+        *_wave(k1 * (4 * rights + 1), 4 * size, 1.0),
+        *_wave(rights * (4 * n2 + 1), 4 * right, math.sqrt(2 / right)),
     )
 
 
 def dct_twiddles(size: int) -> tuple[Tensor, Tensor]:
     """Return the cosines and sines of ``pi k / 2 size`` for k up to ``size // 2``, in float64."""
-    angle = torch.arange(size // 2 + 1, dtype=torch.float64) * (math.pi / (2 * size))
+    angle = torch.arange(size // 2 + 1, dtype=torch.float64, device="cpu") * (math.pi / (2 * size))
     return angle.cos(), angle.sin()
 
 
@@ -88,7 +89,8 @@ def makhoul_order(size: int) -> Tensor:
     >>> makhoul_order(5).tolist()
     [0, 2, 4, 3, 1]
     """
-    return torch.cat([torch.arange(0, size, 2), torch.arange(1, size, 2).flip(0)])
+    index = torch.arange(size, device="cpu")
+    return torch.cat([index[::2], index[1::2].flip(0)])
 
 
 def _wave(turns: Tensor, period: int, scale: float) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,9 @@ class WeightedBags(NamedTuple):
 
 
 class Bags:
-    """The positions of a sparse matrix, bag by bag: 2 bytes for each entry of a matrix of usual size.
+    """The positions of a sparse matrix, bag by bag.
+
+    That is 2 bytes for each entry of a matrix of usual size, and 4 more where entries come in another order.
 
     Args:
         outputs: Row of each entry in the matrix, int64.

@@ -29,9 +29,9 @@ class DensePlusSparse(nn.Module, ABC):
     """A layer whose weight is ``alpha C + S``: a fixed dense matrix and a sparse one with k trainable values.
 
     Gradients and optimizer state are O(k), and so are parameters and checkpoints unless C is stored. With
-    ``backend="transform"`` no more than tables outlive a step that are small beside the weight (but C for
-    grouped kernels of one place, which have no fast form); ``"materialize"`` keeps C, once per shape for all
-    layers.
+    ``backend="transform"`` no more than tables outlive a step that are small beside the weight (but C where
+    it has no fast form, such as the DCT for grouped kernels of one place); ``"materialize"`` keeps C, once
+    per shape for all layers.
 
     Attributes:
         values: The k entries of S, a parameter.

@@ -12,7 +12,7 @@ from lightning_sparse.functional.isolation import differentiable
 from lightning_sparse.layers.base import compact_layers
 from lightning_sparse.layers.copies import converted_copies, frozen_copies
 from lightning_sparse.layers.ordinary import CONVERTIBLE, Convertible, is_convertible
-from lightning_sparse.selection import matches_any, plain_name, select_weights
+from lightning_sparse.selection import matches_any, plain_name, select_weights, some_names
 from lightning_sparse.types import Budgets
 
 __all__ = [
@@ -109,8 +109,7 @@ def _some_of(weights: Mapping[str, Tensor], names: Sequence[str]) -> str:
     'rnn (1 in all, 60% of the selected weights)'
     """
     share = sum(weights[name].numel() for name in names) / sum(weight.numel() for weight in weights.values())
-    shown = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
-    return f"{shown} ({len(names)} in all, {100 * share:.3g}% of the selected weights)"
+    return f"{some_names(names)} ({len(names)} in all, {100 * share:.3g}% of the selected weights)"
 
 
 def _copies_by_path(

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.layers.base import DensePlusSparse, compact_layers
-from lightning_sparse.layers.ordinary import Convertible
+from lightning_sparse.layers.ordinary import CONV_OPTIONS, Convertible
 
 __all__ = ["converted_copies", "frozen_copies", "nets_of_copies"]
 
 Layer = TypeVar("Layer", bound=nn.Module)
-_OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode")
 
 
 def frozen_copies(frozen: Mapping[str, Convertible], trained: Mapping[str, Convertible]) -> dict[str, str]:
@@ -92,7 +91,7 @@ def _same_layer(copy: Convertible, layer: Convertible) -> bool:
         type(copy) is type(layer)
         and (copy.weight.shape, copy.weight.dtype) == (layer.weight.shape, layer.weight.dtype)
         and (copy.bias is None) == (layer.bias is None)
-        and all(getattr(copy, name, None) == getattr(layer, name, None) for name in _OPTIONS)
+        and all(getattr(copy, name, None) == getattr(layer, name, None) for name in CONV_OPTIONS)
     )
     if alike and (copy.weight.is_meta or layer.weight.is_meta):
         raise SparsityError(

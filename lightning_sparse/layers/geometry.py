@@ -63,6 +63,11 @@ class Convolution:
             for i, step in enumerate(self.stride)
         )
 
+    def met_pixels(self, x: Tensor) -> Tensor:
+        """Return the pixels of ``(batch, channels, *sides)`` that a kernel of one place meets: a view."""
+        met = (slice(None), slice(None), *(slice(None, None, step) for step in self.stride))
+        return x[met]
+
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Convolve ``(batch, channels, *sides)``."""
         convolve = _CONVOLVE[len(self.stride)]

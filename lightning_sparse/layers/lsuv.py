@@ -81,8 +81,7 @@ def lsuv_(
     check_number("last_layer_factor", last_layer_factor, "(-inf, inf)")
     layers, copies = compact_layers(module), converted_copies(module)
     scaled = {path: one for path, one in layers.items() if one.alpha is not None and path not in copies}
-    wanted = _wanted(scaled, only)
-    watch = _Watch(wanted)
+    watch = _Watch(_wanted(scaled, only))
     with ExitStack() as stack:
         stack.enter_context(left_as_found(module, training=True))
         stack.enter_context(torch.no_grad())  # the former allows gradients
@@ -94,7 +93,7 @@ def lsuv_(
         forward()
     if not watch.alphas:
         raise SparsityError(
-            f"`forward` must run a converted layer whose output varies, got {watch.told(wanted) or 'none'}. "
+            f"`forward` must run a converted layer whose output varies, got {watch.told() or 'none'}. "
             "Give a function that runs the module on a batch."
         )
     if watch.last in watch.alphas:
@@ -102,7 +101,7 @@ def lsuv_(
     for path, alpha in watch.alphas.items():
         for one in (path, *(copy for copy, original in copies.items() if original == path)):
             _set(layers[one], alpha)
-    if news := watch.told(wanted):
+    if news := watch.told():
         warnings.warn(f"`alpha` does not come from data everywhere: {news}.", stacklevel=2)
     return watch.alphas
 
@@ -131,9 +130,9 @@ class _Watch:
         self.alphas[path] = alpha / spread
         _set(layer, alpha / spread)
 
-    def told(self, wanted: Collection[str]) -> str:
+    def told(self) -> str:
         """Return what is to be said of layers that were not set, or by the first of several calls."""
-        reasons = {path: "never called" for path in wanted if path not in self.calls} | self.reasons
+        reasons = {path: "never called" for path in self.wanted if path not in self.calls} | self.reasons
         stays = [f"{path!r} stays as it was ({why})" for path, why in reasons.items()]
         counts = {path: count for path, count in self.calls.items() if path in self.alphas and count > 1}
         first = [f"{path!r} is set by the first of {count} calls" for path, count in counts.items()]

@@ -5,7 +5,7 @@ from typing import TypeAlias, TypeGuard
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-__all__ = ["CONVERTIBLE", "Convertible", "OrdinaryConv", "is_convertible"]
+__all__ = ["CONVERTIBLE", "CONV_OPTIONS", "Convertible", "OrdinaryConv", "is_convertible"]
 
 OrdinaryConv: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
 Convertible: TypeAlias = nn.Linear | OrdinaryConv
@@ -13,6 +13,9 @@ Convertible: TypeAlias = nn.Linear | OrdinaryConv
 
 CONVERTIBLE = "linear and convolutional layers (Linear, Conv1d, Conv2d, Conv3d)"
 """What messages call them."""
+
+CONV_OPTIONS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+"""Attributes of convolutions, and arguments of their counterparts."""
 
 _TYPES = (nn.Linear, NonDynamicallyQuantizableLinear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

@@ -18,7 +18,7 @@ from lightning_sparse.layers.geometry import Convolution
 
 __all__ = ["DenseGradient", "Gradients", "Materialized", "Product"]
 
-_LARGE = 2**20  # entries of a weight from which on a pass over it takes longer than a few more calls
+_LARGE = 2**25  # entries of a weight from which on a pass over it takes longer than a few more calls
 
 Gradients: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]
 """With respect to x, the values and alpha."""

@@ -20,22 +20,17 @@ from lightning_sparse.layers.convolutions import (
 )
 from lightning_sparse.layers.dense_plus_sparse import DensePlusSparseLinear
 from lightning_sparse.layers.offsets import Offset
-from lightning_sparse.layers.ordinary import Convertible, OrdinaryConv
+from lightning_sparse.layers.ordinary import CONV_OPTIONS, Convertible, OrdinaryConv
 
 __all__ = ["compact_layer", "dense_layer", "replace_"]
 
 _REGISTERED = ("_parameters", "_buffers", "_modules")
-_CONV_OPTIONS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-_ORDINARY: dict[type[DensePlusSparse], type[OrdinaryConv]] = {
-    DensePlusSparseConv1d: nn.Conv1d,
-    DensePlusSparseConv2d: nn.Conv2d,
-    DensePlusSparseConv3d: nn.Conv3d,
-}
-_COMPACT: dict[type[nn.Module], type[DensePlusSparseConv]] = {
+_COMPACT: dict[type[OrdinaryConv], type[DensePlusSparseConv]] = {
     nn.Conv1d: DensePlusSparseConv1d,
     nn.Conv2d: DensePlusSparseConv2d,
     nn.Conv3d: DensePlusSparseConv3d,
 }
+_ORDINARY: dict[type[DensePlusSparse], type[OrdinaryConv]] = {new: old for old, new in _COMPACT.items()}
 
 
 def compact_layer(
@@ -60,13 +55,13 @@ def compact_layer(
     if isinstance(layer, nn.Linear):
         new = DensePlusSparseLinear(weight.shape[1], weight.shape[0], support, **options)
     else:
-        options |= {name: getattr(layer, name) for name in _CONV_OPTIONS}
+        options |= {name: getattr(layer, name) for name in CONV_OPTIONS}
         new = _COMPACT[type(layer)](layer.in_channels, layer.out_channels, indices=support, **options)
     if bias is not None and bias.is_meta:
         bias = nn.Parameter(_drawn(bias.shape, weight, draws).to(device), requires_grad=bias.requires_grad)
     new.bias = bias
     if offset.is_stored:
-        new.base = _stored(weight)
+        new.base = _stored(weight, offset)
     elif not weight.requires_grad:
         new.values.requires_grad_(False)
         if new.alpha is not None:
@@ -77,11 +72,11 @@ def compact_layer(
     return new
 
 
-def _stored(weight: nn.Parameter) -> nn.Parameter:
+def _stored(weight: nn.Parameter, offset: Offset) -> nn.Parameter:
     """Return the parameter itself, if it has values."""
     if weight.is_meta:
         raise SparsityError(
-            f"`offset` 'pretrained' needs weights, got a layer of shape {tuple(weight.shape)} on the meta "
+            f"`offset` {offset.name!r} needs weights, got a layer of shape {tuple(weight.shape)} on the meta "
             "device. Load the pretrained weights first."
         )
     return weight
@@ -107,7 +102,7 @@ def dense_layer(layer: DensePlusSparse) -> Convertible:
     if isinstance(layer, DensePlusSparseLinear):
         new = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
     else:
-        options = {name: getattr(layer, name) for name in _CONV_OPTIONS}
+        options = {name: getattr(layer, name) for name in CONV_OPTIONS}
         new = _ORDINARY[type(layer)](
             layer.shape[1] * options["groups"], layer.shape[0], bias=False, device="meta", **options
         )

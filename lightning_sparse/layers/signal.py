@@ -61,6 +61,8 @@ def advice_on_signal(
         alpha: Scale of the offset: whoever names a layer in it, or matches norms, has thought of it.
         offset: C.
     """
+    if not offset.has_alpha:
+        return None
     patterns = list(alpha) if isinstance(alpha, Mapping) else ["*"] if isinstance(alpha, str) else []
     unnamed = {n: w for n, w in weights.items() if not any(matches(n, pattern) for pattern in patterns)}
     scale = 1.0 if isinstance(alpha, Mapping | str) else float(alpha)
@@ -84,4 +86,4 @@ def _row_sums(offset: Offset, shape: torch.Size) -> Tensor:
     if transform is not None:
         return transform(torch.ones(1, *shape[1:], device=device)).flatten()
     matrix = offset.matrix(shape, torch.float32, device)
-    return torch.zeros(shape[0]) if matrix is None else matrix.flatten(1).sum(1)
+    return torch.zeros(shape[0], device=device) if matrix is None else matrix.flatten(1).sum(1)

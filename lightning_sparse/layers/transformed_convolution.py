@@ -196,9 +196,7 @@ class TransformedPointwise(Transformed):
     def _met(self, x: Tensor) -> Tensor:
         """Return the pixels that the stride meets."""
         assert self.geometry is not None
-        steps = tuple(slice(None, None, step) for step in self.geometry.stride)
-        everywhere = (slice(None), slice(None), *steps)
-        return x[everywhere]
+        return self.geometry.met_pixels(x)
 
 
 _PIXELS = 64  # from which on an image is a table by itself

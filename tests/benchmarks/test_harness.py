@@ -3,6 +3,7 @@
 import argparse
 import gc
 import json
+import os
 import platform
 from copy import deepcopy
 
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from benchmarks.harness import runner
 from benchmarks.harness.memory import MIB, peak_extra
-from benchmarks.harness.report import Bar, Report, verdict
+from benchmarks.harness.report import Bar, Report, file_of_run, verdict
 from benchmarks.harness.runner import (
     Ratio,
     Sample,
@@ -275,3 +276,11 @@ def test_pruning_is_the_same_for_both():
         kept[name] = [int(weight.count_nonzero()) for weight in weights]
     assert kept["PruneAtInit"] == kept["ModelPruning"]
     assert sum(kept["PruneAtInit"]) == round(0.1 * 11_164_352)
+
+
+def test_every_run_has_a_file_of_its_own_in_a_folder_that_is_there(tmp_path, monkeypatch):
+    first = file_of_run("dctps", tmp_path / "new" / "results")
+    assert first.parent.is_dir()
+    assert first.match("dctps-*.json")
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert file_of_run("dctps", first.parent) != first

@@ -7,7 +7,9 @@ import torch
 from devices import DEVICES
 from torch import Tensor
 
-from lightning_sparse.functional.dct import _SHARED, dct, dct_adjoint, dct_matrix
+from lightning_sparse.functional.dct import _SHARED, dct, dct_adjoint, dct_matrix, dct_plan
+from lightning_sparse.functional.dct_factors import dct_factors, dct_twiddles, makhoul_order
+from lightning_sparse.functional.hadamard import sylvester
 
 PRIMES = [601, 1009, 2053, 3001, 4093, 4099]
 SIZES = [*range(1, 601), *PRIMES, 1024, 4096]
@@ -114,3 +116,16 @@ def test_an_empty_last_dimension_is_refused() -> None:
         dct(torch.zeros(2, 0), 3)
     with pytest.raises(ValueError, match="`out_features` and `in_features` must be 1 or more, got 0, 3"):
         dct_adjoint(torch.zeros(2, 0), 3)
+
+
+def test_constants_are_made_on_the_cpu_whatever_the_default_device_is() -> None:
+    """They are the same everywhere then; a default device is what `configure_model` is called with."""
+    dct_plan.cache_clear()
+    with torch.device("meta"):
+        plan = dct_plan(12, torch.float64, torch.device("cpu"))
+        matrix = dct_matrix(5, 11, torch.float64)
+        constants = [*dct_factors(3, 4), *dct_twiddles(12), makhoul_order(12), sylvester(4)]
+        assert all(constant.device.type == "cpu" for constant in constants)
+    x = torch.randn(2, 11, dtype=torch.float64)
+    torch.testing.assert_close(matrix @ x.t(), reference(x, 11)[:, :5].t())
+    torch.testing.assert_close(plan.forward(x, 12), reference(x, 12))

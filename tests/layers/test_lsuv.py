@@ -114,11 +114,23 @@ def test_the_module_is_left_as_it_was() -> None:
     assert all(a is b for a, b in zip(made.parameters(), parameters, strict=True))
     assert all(p.grad is None and p.grad_fn is None and p.requires_grad for p in made.parameters())
     assert [layer.training for layer in made.modules()] == modes
-    assert not any(layer._forward_hooks for layer in made.modules())
+    assert not any(layer._forward_pre_hooks for layer in made.modules())
+    assert list(alphas) == ["0", "3"]
+
+
+def test_the_module_is_left_as_it_was_where_the_pass_fails() -> None:
+    made = net(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 4), bias=0.3, offset="signed_dct", alpha=3.0)
+    made[0].values.data.normal_()
+    before = copy.deepcopy(made.state_dict())
+
+    def fails() -> None:
+        made(X)
+        raise ZeroDivisionError
+
     with pytest.raises(ZeroDivisionError):
-        lsuv_(made, lambda: made(X) / 0 if 1 // 0 else None)
-    assert made[0].alpha.item() == pytest.approx(alphas["0"])
-    assert not any(layer._forward_hooks for layer in made.modules())
+        lsuv_(made, fails)
+    assert all(torch.equal(value, before[key]) for key, value in made.state_dict().items())
+    assert not any(layer._forward_pre_hooks for layer in made.modules())
 
 
 def test_batch_norm_normalises_by_the_batch() -> None:

@@ -9,7 +9,7 @@ from layers_toy import OFFSETS, convolution, dense_twin, inputs_of, linear, resu
 from torch import Tensor
 
 from lightning_sparse.layers.transformed import Transformed
-from lightning_sparse.layers.transformed_convolution import TransformedConvolution
+from lightning_sparse.layers.transformed_convolution import TransformedConvolution, TransformedPointwise
 from lightning_sparse.layers.transformed_linear import TransformedFew, TransformedLinear
 
 
@@ -18,7 +18,8 @@ def parts_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let two vectors of 20 numbers or two images of 4 x 9 x 8 make a part; here outputs are smaller."""
     for kind in (TransformedFew, TransformedLinear):
         monkeypatch.setattr(kind, "floats_at_a_time", 2 * 20)
-    monkeypatch.setattr(TransformedConvolution, "floats_at_a_time", 2 * 4 * 9 * 8)
+    for kind in (TransformedConvolution, TransformedPointwise):
+        monkeypatch.setattr(kind, "floats_at_a_time", 2 * 4 * 9 * 8)
 
 
 def layers_and_inputs(dtype: torch.dtype = torch.float64, **options: Any) -> list[tuple[Any, Tensor]]:

@@ -156,9 +156,9 @@ def test_weights_assigned_by_a_state_dict_are_used():
 
 
 def test_compiled():
-    tuned = changed_net = net(torch.float32)
+    tuned = net(torch.float32)
     convert_(tuned, 0.1, offset="pretrained")
-    changed(changed_net)
+    changed(tuned)
     compiled = torch.compile(tuned, backend="aot_eager")
     torch.testing.assert_close(compiled(images(torch.float32)), tuned(images(torch.float32)))
 

@@ -127,6 +127,19 @@ def test_on_the_meta_device_there_are_shapes(offset: Offset, shape: tuple[int, .
     assert (made.shape, made.is_meta, made.is_contiguous()) == (shape, True, True)
 
 
+@pytest.mark.parametrize("offset", RANDOMISED, ids=str)
+def test_constants_are_made_on_the_cpu_whatever_the_default_device_is(offset: Offset) -> None:
+    """As in `configure_model`, which Lightning calls with the GPU as the default."""
+    shape = torch.Size((9, 5, 3, 3) if isinstance(offset, SignedDCTOffset) else (9, 5))
+    geometry = Convolution() if len(shape) == 4 else None
+    x = torch.randn(2, *shape[1:]).double()
+    with torch.device("meta"):
+        fast = offset.transform(shape, geometry, torch.float64, CPU)
+        assert fast is not None
+        y = fast(x)
+    torch.testing.assert_close(y.flatten(1), x.flatten(1) @ matrix(offset, *shape).flatten(1).t())
+
+
 # The fast forms.
 
 

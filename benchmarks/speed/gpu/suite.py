@@ -4,6 +4,7 @@ Those marked ``gpu``, and at the same time the callbacks' tests, which train whe
 ``LIGHTNING_SPARSE_TEST_ACCELERATOR`` says: as many as there is time for.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -14,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree import ElementTree
 
+from benchmarks.speed.gpu import outcomes
 from benchmarks.speed.gpu.rows import Bench, Row, value_row
 
 ROOT = Path(__file__).parents[3]
@@ -75,16 +76,17 @@ class Outcome(NamedTuple):
 
 
 def outcome_of(arguments: Sequence[str], seconds: float, device: str) -> Outcome:
-    """Run pytest, interrupt it when its time is up, and read what it reports."""
-    accelerator = {"LIGHTNING_SPARSE_TEST_ACCELERATOR": "cpu" if device == "cpu" else "gpu"}
-    parallel = ["-n", str(WORKERS)] if device != "cpu" and find_spec("xdist") is not None else []
+    """Run pytest, interrupt it when its time is up, and read what became of each test."""
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "junit.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
-        command += [*parallel, *arguments]
-        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **accelerator})
-        ended = wait(process, seconds)
-        return read(report, ended) if report.exists() else Outcome(0, 0, ["pytest left no report"], ended)
+        path = Path(folder) / "outcomes"
+        path.touch()
+        accelerator = {"LIGHTNING_SPARSE_TEST_ACCELERATOR": "cpu" if device == "cpu" else "gpu"}
+        parallel = ["-n", str(WORKERS)] if device != "cpu" and find_spec("xdist") is not None else []
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", outcomes.__name__]
+        ours = {key: text for key, text in os.environ.items() if not key.startswith("PYTEST_XDIST")}
+        environment = {**ours, **accelerator, outcomes.OUTCOMES: str(path)}
+        process = subprocess.Popen([*command, *parallel, *arguments], cwd=ROOT, env=environment)
+        return read(path, wait(process, seconds))
 
 
 def wait(process: subprocess.Popen[bytes], seconds: float) -> bool:
@@ -102,14 +104,9 @@ def wait(process: subprocess.Popen[bytes], seconds: float) -> bool:
     return True
 
 
-def read(report: Path, ended: bool) -> Outcome:
-    """Read pytest's report."""
-    passed, skipped, failed = 0, 0, []
-    for case in ElementTree.parse(report).iter("testcase"):
-        if case.find("failure") is not None or case.find("error") is not None:
-            failed.append(f"{case.get('classname')}::{case.get('name')}")
-        elif case.find("skipped") is not None:
-            skipped += 1
-        else:
-            passed += 1
+def read(path: Path, ended: bool) -> Outcome:
+    """Read what the plugin has written down."""
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    passed, skipped = (sum(outcome == kind for outcome, _ in found) for kind in ("passed", "skipped"))
+    failed = [test for outcome, test in found if outcome == "failed"]
     return Outcome(passed, skipped, failed if passed + len(failed) else ["no test has run"], ended)

@@ -226,10 +226,10 @@ def _frequencies(shape: torch.Size) -> Tensor:
 def _scales(shape: torch.Size) -> Tensor:
     """Return ``s_0 = sqrt(1 / q)``, ``s_o = sqrt(2 / q)``."""
     size = max(shape[0], math.prod(shape[1:]))
-    scales = torch.full(shape[:1], math.sqrt(2 / size), dtype=torch.float64)
+    scales = torch.full(shape[:1], math.sqrt(2 / size), dtype=torch.float64, device="cpu")
     scales[0] = math.sqrt(1 / size)
     return scales
 
 
 def _numbers(count: int) -> Tensor:
-    return torch.arange(count, dtype=torch.float64)
+    return torch.arange(count, dtype=torch.float64, device="cpu")

@@ -31,7 +31,7 @@ class Pointwise(LinearMap):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map the channels of every pixel."""
-        pixels = self._pixels(F.pad(x, self.geometry.padding_from_last)).movedim(1, -1)
+        pixels = self.geometry.met_pixels(F.pad(x, self.geometry.padding_from_last)).movedim(1, -1)
         mapped = self.rows(pixels.reshape(-1, pixels.shape[-1]))
         return mapped.view(*pixels.shape[:-1], mapped.shape[1]).movedim(-1, 1)
 
@@ -42,10 +42,6 @@ class Pointwise(LinearMap):
         mapped = self.rows.adjoint(rows, torch.Size((len(rows), input_size[1])))
         sides = list(zip(input_size[2:], self.geometry.padding, strict=True))
         padded = grad.new_zeros(*input_size[:2], *(side + 2 * pad for side, pad in sides))
-        self._pixels(padded).copy_(mapped.view(*last.shape[:-1], mapped.shape[1]).movedim(-1, 1))
+        self.geometry.met_pixels(padded).copy_(mapped.view(*last.shape[:-1], mapped.shape[1]).movedim(-1, 1))
         inner = (slice(None), slice(None), *(slice(pad, pad + side) for side, pad in sides))
         return padded[inner]
-
-    def _pixels(self, x: Tensor) -> Tensor:
-        met = (slice(None), slice(None), *(slice(None, None, step) for step in self.geometry.stride))
-        return x[met]

@@ -45,9 +45,10 @@ def random_signs(
 
 
 def _signs(count: int, text: str) -> Tensor:
-    stream = bytearray(shake_256(text.encode()).digest((count + 7) // 8))
-    numbers = torch.frombuffer(stream, dtype=torch.uint8) if count else torch.zeros(0, dtype=torch.uint8)
-    bits = (numbers[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1
+    """Return them on the CPU, whatever the default device is."""
+    stream = list(shake_256(text.encode()).digest((count + 7) // 8))
+    numbers = torch.tensor(stream, dtype=torch.uint8, device="cpu")
+    bits = (numbers[:, None] >> torch.arange(8, dtype=torch.uint8, device="cpu")) & 1
     return 1 - 2 * bits.flatten()[:count].to(torch.float64)
 
 

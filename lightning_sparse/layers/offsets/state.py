@@ -8,7 +8,7 @@ be sent between processes, averaged and moved.
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -60,9 +60,9 @@ def refuse_other_offset(offset: Offset, shape: torch.Size, state: Tensor) -> Non
         SparsityError: It names both.
     """
     theirs, trained = _read_apart(state)
-    if trained not in (None, shape):
+    if trained is not None and trained != shape:
         raise SparsityError(
-            f"`shape` must be {tuple(trained or ())}, as when the values were saved, got a layer of shape "
+            f"`shape` must be {tuple(trained)}, as when the values were saved, got a layer of shape "
             f"{tuple(shape)}. Build the module as it was then."
         )
     ours, _ = _read_apart(offset_state(offset, shape))
@@ -86,14 +86,10 @@ def offsets_in(weights: Mapping[str, object]) -> dict[str, Offset]:
     """
     ending = f".{OFFSET_KEY}"
     states = {key.removesuffix(ending): state for key, state in weights.items() if key.endswith(ending)}
-    return {
-        path: offset_from_state(state.cpu())
-        for path, state in states.items()
-        if isinstance(state, Tensor) and describes_offset(state)
-    }
+    return {path: offset_from_state(state) for path, state in states.items() if describes_offset(state)}
 
 
-def describes_offset(state: object) -> bool:
+def describes_offset(state: object) -> TypeGuard[Tensor]:
     """Tell whether what a state dict has as a layer's extra state is what `offset_state` returns."""
     try:
         return isinstance(state, Tensor) and bool(_read(state))
