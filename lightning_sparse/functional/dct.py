@@ -6,7 +6,8 @@ never builds it.
 """
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from weakref import WeakValueDictionary
@@ -17,17 +18,37 @@ from torch import Tensor
 
 from lightning_sparse.checks import SparsityError
 
-__all__ = ["DCTPlan", "accumulation_dtype", "dct", "dct_adjoint", "dct_matrix", "dct_plan", "shared"]
+__all__ = [
+    "DCTPlan",
+    "accumulation_dtype",
+    "dct",
+    "dct_adjoint",
+    "dct_matrix",
+    "dct_plan",
+    "for_good",
+    "shared",
+]
 
 _CHUNK = 2**20  # matrix entries made at a time: bounds the temporary indices
 _SHARED: "WeakValueDictionary[Hashable, Tensor]" = WeakValueDictionary()
+
+
+@contextmanager
+def for_good() -> Iterator[None]:
+    """Make constants that are kept: of use in training later, wherever they are made.
+
+    They begin on the CPU. Lightning calls ``configure_model`` with the GPU as the default device, and a user
+    may have set the meta device.
+    """
+    with torch.inference_mode(False), torch.device("cpu"):
+        yield
 
 
 def shared(key: Hashable, build: Callable[[], Tensor]) -> Tensor:
     """Return the one tensor of this key; it lives as long as anybody holds it. Do not write to it."""
     tensor = _SHARED.get(key)
     if tensor is None:
-        with torch.inference_mode(False):  # or it would be of no use in training later
+        with for_good():
             tensor = _SHARED[key] = build()
     return tensor
 
@@ -164,7 +185,7 @@ class DCTPlan:
 
 
 @lru_cache(maxsize=256)
-@torch.inference_mode(False)
+@for_good()
 def dct_plan(size: int, dtype: torch.dtype, device: torch.device) -> DCTPlan:
     """Return the one plan of this size, for float32 or float64 rows on ``device``."""
     half = size // 2 + 1

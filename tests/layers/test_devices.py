@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 from devices import DEVICES
-from layers_toy import BACKENDS, OFFSETS, convolution, inputs_of, linear, results
+from layers_toy import BACKENDS, OFFSETS, convolution, dense_twin, inputs_of, linear, results
 from torch import Tensor, nn
 
+from lightning_sparse.functional.dct import dct_plan
 from lightning_sparse.layers import DensePlusSparse, compact_layers, convert_, lsuv_, to_dense_
 from lightning_sparse.layers.support import draw_support
 
@@ -66,6 +67,31 @@ def test_convolutions(
 ) -> None:
     layer = convolution(backend=backend, offset=offset, **geometry)
     compare(layer, inputs_of(layer.dimensions), device, dtype)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("offset", OFFSETS, ids=str)
+def test_constants_are_right_whatever_the_default_device_is(offset: Any, backend: str) -> None:
+    """As in `configure_model`, which Lightning calls with the GPU as the default."""
+    for layer, x in (
+        (linear(backend=backend, offset=offset), torch.randn(3, 20, dtype=torch.float64)),
+        (convolution(backend=backend, offset=offset, kernel_size=3), inputs_of(2)),
+        (convolution(backend=backend, offset=offset, kernel_size=1), inputs_of(2)),
+    ):
+        dct_plan.cache_clear()
+        with torch.device("meta"):
+            found = layer(x)
+        torch.testing.assert_close(found, dense_twin(layer)(x))
+
+
+@pytest.mark.parametrize("offset", ["dct", "signed_dct", "hadamard", "none", "pretrained"])
+def test_conversion_under_another_default_device(offset: str) -> None:
+    ours, usual = net(), net()
+    dct_plan.cache_clear()
+    with torch.device("meta"):
+        convert_(ours, 0.1, offset=offset)
+    convert_(usual, 0.1, offset=offset)
+    torch.testing.assert_close(ours.state_dict(), usual.state_dict())
 
 
 def net() -> nn.Sequential:

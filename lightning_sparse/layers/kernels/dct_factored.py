@@ -11,6 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from lightning_sparse.functional.dct import for_good
 from lightning_sparse.functional.dct_factors import DCTFactors, dct_factors
 from lightning_sparse.layers.kernels import dct_factored_code as code
 from lightning_sparse.layers.kernels.launching import (
@@ -118,7 +119,7 @@ def dct_by_products(
 
 
 @lru_cache(maxsize=256)
-@torch.inference_mode(False)
+@for_good()
 def _tables(left: int, right: int, dtype: torch.dtype, device: torch.device) -> DCTFactors:
     """Return the tables: matrices in the dtype of inputs; twiddles, at most 1, in float16 for either half."""
     factors = dct_factors(left, right)

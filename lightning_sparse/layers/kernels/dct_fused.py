@@ -9,6 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from lightning_sparse.functional.dct import for_good
 from lightning_sparse.functional.dct_factors import dct_twiddles
 from lightning_sparse.layers.kernels import dct_fused_code as code
 from lightning_sparse.layers.kernels.launching import AS_IT_IS, Epilogue, launch, output_of, rows_of
@@ -53,7 +54,7 @@ def dct_by_fft(x: Tensor, features: int, size: int, adjoint: bool, epilogue: Epi
 
 
 @lru_cache(maxsize=256)
-@torch.inference_mode(False)
+@for_good()
 def _twiddles(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     cosine, sine = dct_twiddles(size)
     return cosine.to(device, torch.float32), sine.to(device, torch.float32)

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from lightning_sparse.functional.dct import for_good
 from lightning_sparse.functional.hadamard import sylvester
 from lightning_sparse.layers.kernels import hadamard_code as code
 from lightning_sparse.layers.kernels.dct_factored import Factored
@@ -116,6 +117,6 @@ def hadamard_rows(
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)
+@for_good()
 def _matrix(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return sylvester(size).to(device, dtype)

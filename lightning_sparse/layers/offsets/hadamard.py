@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_sparse.checks import check_count
-from lightning_sparse.functional.dct import shared
+from lightning_sparse.functional.dct import for_good, shared
 from lightning_sparse.functional.hadamard import sylvester
 from lightning_sparse.layers.geometry import Convolution
 from lightning_sparse.layers.kernels.hadamard import hadamard_rows, runs_hadamard
@@ -148,6 +148,7 @@ def _sizes(out: int, patch: int) -> tuple[int, int]:
     return 2**exponent, 2 ** (exponent // 2)
 
 
+@for_good()
 def _factors(out: int, patch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the two factors, the left one cropped and with the scale of both."""
     size, right = _sizes(out, patch)
