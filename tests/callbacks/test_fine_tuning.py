@@ -72,7 +72,7 @@ def trained(module):
 
 
 def supports(module):
-    return {name: layer.indices.clone() for name, layer in compact_layers(module).items()}
+    return {name: layer.indices.to("cpu", copy=True) for name, layer in compact_layers(module).items()}
 
 
 # What is trained.
