@@ -1,4 +1,4 @@
-"""What launches of all transforms have in common."""
+"""What launches of kernels have in common."""
 
 from typing import Any, NamedTuple
 
@@ -47,8 +47,7 @@ def dot_options(dtype: torch.dtype) -> dict[str, Any]:
 
 
 def launch(kernel: Any, grid: tuple[int, ...], x: Tensor, *arguments: Any, **options: Any) -> None:
-    """Launch a kernel on the device of x, its first argument, if there is anything to do."""
-    if not x.numel() or not all(grid):
-        return
-    with _device_of(x):
-        kernel[grid](x, *arguments, **options)
+    """Launch a kernel on the device of x, its first argument, if the grid has any programs."""
+    if all(grid):
+        with _device_of(x):  # Triton launches on the current device
+            kernel[grid](x, *arguments, **options)

@@ -7,17 +7,17 @@ each image. Supports are sorted twice, by outputs and by inputs. Nothing here wa
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_sparse.layers.kernels import sparse_code
 from lightning_sparse.layers.kernels.blocks import SLAB, Blocks, blocks_to_sample, blocks_to_sum
+from lightning_sparse.layers.kernels.launching import launch
 
 __all__ = ["Positions", "Support", "as_table", "sample", "sums", "turned"]
 
-_device_of: Any = torch.cuda.device_of
 _TURNED = 64  # rows and columns of a tile, and what the rows of a transpose are a multiple of
 
 
@@ -62,20 +62,6 @@ class Support:
         return Positions(_starts(inputs, self.shape[1]), self.outputs[order], order.int())
 
 
-class _Launch(NamedTuple):
-    """What a kernel is started with, beside its arguments."""
-
-    kernel: Any
-    programs: int
-    warps: int
-
-    def __call__(self, *arguments: object, **constants: object) -> None:
-        if self.programs:
-            tensor = next(a for a in arguments if isinstance(a, Tensor))
-            with _device_of(tensor):  # Triton launches on the current device
-                self.kernel[(self.programs,)](*arguments, **constants, num_warps=self.warps)
-
-
 def as_table(rows: Tensor, turn: bool) -> Tensor:
     """Return ``(rows, features)`` as one item; transposed in memory, if it is to be and is not yet."""
     return turned(rows) if turn and rows.stride(0) != 1 else rows[None]
@@ -89,9 +75,17 @@ def turned(rows: Tensor) -> Tensor:
     count, features = rows.shape
     pitch = -(-count // _TURNED) * _TURNED
     out = rows.new_empty(features, pitch)
-    launch = _Launch(sparse_code.transpose, pitch // _TURNED * -(-features // _TURNED), 8)
-    sizes, blocks = (count, features, pitch), {"block_rows": _TURNED, "block_columns": _TURNED}
-    launch(rows, out, *sizes, *rows.stride(), **blocks)
+    launch(
+        sparse_code.transpose,
+        (pitch // _TURNED * -(-features // _TURNED),),
+        rows,
+        out,
+        *(count, features, pitch),
+        *rows.stride(),
+        block_rows=_TURNED,
+        block_columns=_TURNED,
+        num_warps=8,
+    )
     return out.t()[None]
 
 
@@ -133,12 +127,15 @@ def sums(
     programs = groups * -(-rows // blocks.rows) * items
     products = out.new_empty(programs, dtype=torch.float32) if against is not None else None
     ids, values = _never_empty(positions.ids), _never_empty(values.contiguous())
-    tensors = [table, out, table if offset is None else offset, table if against is None else against]
-    strided = (argument for tensor in tensors for argument in (tensor, *tensor.stride()))
+    shaped = [out, table if offset is None else offset, table if against is None else against]
+    strided = (argument for tensor in shaped for argument in (tensor, *tensor.stride()))
     bias = None if bias is None else bias.contiguous()
     others = [values if t is None else t for t in (alpha, bias, products)]
-    launch = _Launch(sparse_code.sums, programs, blocks.warps)
     launch(
+        sparse_code.sums,
+        (programs,),
+        table,
+        *table.stride(),
         *strided,
         *others,
         positions.starts,
@@ -157,6 +154,7 @@ def sums(
         turned=innermost and not rows_last,
         block_rows=blocks.rows,
         block_bags=blocks.features,
+        num_warps=blocks.warps,
     )
     return None if products is None else products.sum()
 
@@ -186,8 +184,9 @@ def sample(
     each = min(blocks.each or _tiles_in_cache((grad, table), blocks.rows), tiles)
     parts = -(-tiles // each)
     out = table.new_empty(parts, len(support), dtype=dtype if parts == 1 else torch.float32)
-    launch = _Launch(sparse_code.sample, -(-len(support) // blocks.features) * parts, blocks.warps)
     launch(
+        sparse_code.sample,
+        (-(-len(support) // blocks.features) * parts,),
         grad,
         *grad.stride(),
         table,
@@ -202,6 +201,7 @@ def sample(
         rows_innermost=innermost,
         block_rows=blocks.rows,
         block_entries=blocks.features,
+        num_warps=blocks.warps,
     )
     return out[0] if parts == 1 else out.sum(0, dtype=torch.float32).to(dtype)
 
