@@ -173,6 +173,8 @@ def replace_layers_(
 def convert_alike_(copy: nn.Module, module: nn.Module) -> None:
     """Replace the layers of a copy that was made before the module was converted, by copies of the new ones.
 
+    They lie where the copy's layers did: an average may be kept on the CPU.
+
     Raises:
         SparsityError: If the copy lacks a layer.
     """
@@ -185,7 +187,8 @@ def convert_alike_(copy: nn.Module, module: nn.Module) -> None:
                 "layers in `__init__`, not in `configure_model`."
             )
         if not isinstance(old, DensePlusSparse):
-            replace_(copy, old, deepcopy(layer))
+            new, place = deepcopy(layer), next(old.parameters()).device
+            replace_(copy, old, new if place.type == "meta" else new.to(place))
 
 
 def _check_arguments(
