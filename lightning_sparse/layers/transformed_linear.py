@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_sparse.layers.bags import Bags, WeightedBags, transposed
 from lightning_sparse.layers.transformed import Transformed, plus_scaled, scaled
 
-__all__ = ["TransformedFew", "TransformedLinear"]
+__all__ = ["TransformedFew", "TransformedLinear", "add_in_order_"]
 
 # Values for each feature below which a table is read so seldom that putting parts together takes longer than
 # what the cache saves; and how many times as large parts may then be.
@@ -86,7 +86,7 @@ class TransformedFew(Transformed):
 
     def _plus_sparse(self, offset: Tensor | None, alpha: Tensor | None, ready: Tensor, x: Tensor) -> Tensor:
         (outputs, inputs), y = self._places, scaled(offset, alpha, (len(x), self.shape[0]), x)
-        return y.index_add_(1, outputs, x.index_select(1, inputs).mul_(ready))
+        return _add_columns_(y, outputs, x.index_select(1, inputs).mul_(ready))
 
     def _lay_out(self, grad: Tensor) -> Tensor:
         return grad
@@ -100,8 +100,25 @@ class TransformedFew(Transformed):
         input_size: torch.Size,
     ) -> Tensor:
         (outputs, inputs), d_x = self._places, scaled(offset, alpha, input_size, laid_out)
-        return d_x.index_add_(1, inputs, laid_out.index_select(1, outputs).mul_(ready))
+        return _add_columns_(d_x, inputs, laid_out.index_select(1, outputs).mul_(ready))
 
     def _sample(self, laid_out: Tensor, x: Tensor) -> Tensor:
         outputs, inputs = self._places
         return laid_out.index_select(1, outputs).mul_(x.index_select(1, inputs)).sum(0)
+
+
+def _add_columns_(y: Tensor, places: Tensor, columns: Tensor) -> Tensor:
+    """Add columns at places, of which some may be the same, and return y; always with the same result."""
+    if y.device.type == "cpu":
+        return y.index_add_(1, places, columns)
+    return add_in_order_(y, places, columns)
+
+
+def add_in_order_(y: Tensor, places: Tensor, columns: Tensor) -> Tensor:
+    """Do so on a GPU, where ``index_add_`` sums in whatever order its threads come; this sorts first.
+
+    >>> add_in_order_(torch.zeros(1, 2), torch.tensor([1, 1]), torch.tensor([[2.0, 3.0]]))
+    tensor([[0., 5.]])
+    """
+    y.t().index_put_((places.long(),), columns.t(), accumulate=True)
+    return y

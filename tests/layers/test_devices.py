@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_sparse.functional.dct import dct_plan
 from lightning_sparse.layers import DensePlusSparse, compact_layers, convert_, lsuv_, to_dense_
 from lightning_sparse.layers.support import draw_support
+from lightning_sparse.layers.transformed_linear import add_in_order_
 
 DTYPES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.05}
 GEOMETRIES: list[dict[str, Any]] = [
@@ -92,6 +93,35 @@ def test_conversion_under_another_default_device(offset: str) -> None:
         convert_(ours, 0.1, offset=offset)
     convert_(usual, 0.1, offset=offset)
     torch.testing.assert_close(ours.state_dict(), usual.state_dict())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("offset", OFFSETS, ids=str)
+def test_results_do_not_change_from_run_to_run(offset: Any, backend: str, device: str) -> None:
+    """Or a resumed run would not be the one that was not interrupted; many values meet one output."""
+    generator = torch.Generator().manual_seed(1)
+    for layer, x in (
+        (linear(200, 4, 51, torch.float32, backend=backend, offset=offset), (300, 200)),
+        (linear(200, 40, 900, torch.float32, backend=backend, offset=offset), (300, 200)),
+        (convolution(dtype=torch.float32, backend=backend, offset=offset, kernel_size=3), (9, 4, 16, 16)),
+        (convolution(dtype=torch.float32, backend=backend, offset=offset, kernel_size=1), (9, 4, 16, 16)),
+    ):
+        some = torch.randn(x, generator=generator).to(device)
+        first = results(layer.to(device), some)
+        first = {name: tensor.clone() for name, tensor in first.items()}
+        for _ in range(3):
+            again = results(layer, some)
+            assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
+
+
+def test_columns_are_added_on_a_gpu_as_on_a_cpu() -> None:
+    places, columns = torch.randint(5, (40,), dtype=torch.int32), torch.randn(7, 40, dtype=torch.float64)
+    for y in (torch.randn(7, 5, dtype=torch.float64), torch.randn(5, 7, dtype=torch.float64).t()):
+        for some in (slice(None), slice(0)):
+            expected = y.clone().index_add_(1, places[some], columns[:, some])
+            assert add_in_order_(y, places[some], columns[:, some]) is y
+            torch.testing.assert_close(y, expected)
 
 
 def net() -> nn.Sequential:
