@@ -121,7 +121,7 @@ def choose_backend(
 ) -> str:
     """Return the backend that ``"auto"`` takes: of those available the one with the shortest estimated time.
 
-    On a GPU that is always ``"materialize"``: nothing has been measured there. The arguments are those of
+    On a GPU that is always ``"materialize"``: no times have been fitted there. The arguments are those of
     `Work`.
 
     >>> choose_backend(torch.Size((4096, 4096)), nnz=1000, rows=128, device=torch.device("cpu"), threads=1)

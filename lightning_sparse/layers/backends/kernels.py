@@ -29,7 +29,7 @@ class Kernels(BackendRow):
         return can and work.device.type == "cuda" and _has_triton()
 
     def time(self, work: Work) -> float:  # noqa: ARG002
-        """Return infinity: nobody has measured it."""
+        """Return infinity: no time has been fitted to it."""
         return math.inf
 
     def build(self, parts: LayerParts) -> Product | None:
