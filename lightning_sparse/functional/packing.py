@@ -59,7 +59,7 @@ def weigh_bits(mask: Tensor) -> Tensor:
     tensor([131, 128], dtype=torch.uint8)
     """
     flat = mask.detach().reshape(-1).bool()
-    if len(flat) % 8 or flat.storage_offset() % 8:
+    if len(flat) % 8 or flat.storage_offset() % 8 or flat.stride(0) != 1:
         flat = nn.functional.pad(flat, (0, -len(flat) % 8))
     eights = flat.view(torch.int64)  # entry i of eight is byte i, and comes to bit 7 - i of the highest byte
     return (eights * _EVERY_NINTH_BIT).view(torch.uint8)[7::8].contiguous()
