@@ -67,6 +67,7 @@ def ranked_together(
     grow = [rule.grow_scores(layer) for layer in layers]
     scores = [one.detach().reshape(-1) for one in grow if one is not None and one.is_floating_point()]
     if len(scores) < len(layers):
+        check_finite({name: layer.values for name, layer in zip(names, layers, strict=True)})
         return [_alone(*each, fraction) for each in zip(layers, drop, grow, strict=True)]
     if any(one.shape != layer.positions.shape for one, layer in zip(drop, layers, strict=True)):
         _explain(layers, drop, scores, names)

@@ -105,6 +105,28 @@ def test_what_one_of_several_layers_cannot_be_moved_by(monkeypatch, harm, messag
         move_together(RigL(), [first, second], 0.3, ["a", "b"])
 
 
+def test_weights_of_layers_that_are_not_ranked_together_are_looked_at_too(monkeypatch):
+    @dataclass(frozen=True)
+    class Newest(GrowthRule):
+        """Keeps the last positions, and grows anywhere."""
+
+        name = "newest"
+        needs_gradient = True
+        needs_draws = True
+
+        def drop_scores(self, active):
+            return torch.arange(len(active.values)).float()
+
+        def grow_scores(self, active):
+            return None
+
+    as_on_a_gpu(monkeypatch)
+    (first, _), (second, _) = active(seed=1), active(seed=2)
+    second.values[3] = math.nan
+    with pytest.raises(ValueError, match="Weights must be finite and not NaN, got 1 in 'b'"):
+        move_together(Newest(), [first, second], 0.3, ["a", "b"])
+
+
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 @pytest.mark.parametrize("fraction", [0.0, 0.3, 1.0])
 def test_rules_move_as_the_functions_do(dtype, fraction):
