@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_sparse.checks import SparsityError, shown
 from lightning_sparse.types import Masks
@@ -58,10 +58,12 @@ def weigh_bits(mask: Tensor) -> Tensor:
     >>> weigh_bits(torch.tensor([True, False, False, False, False, False, True, True, True]))
     tensor([131, 128], dtype=torch.uint8)
     """
-    flat = mask.detach().reshape(-1).bool()
-    if len(flat) % 8 or flat.storage_offset() % 8:
-        flat = nn.functional.pad(flat, (0, -len(flat) % 8))
-    eights = flat.view(torch.int64)  # entry i of eight is byte i, and comes to bit 7 - i of the highest byte
+    flat = mask.detach().reshape(-1)
+    padded = torch.zeros(-(-len(flat) // 8) * 8, dtype=torch.bool, device=flat.device)
+    padded[: len(flat)] = flat
+    eights = padded.view(
+        torch.int64
+    )  # entry i of eight is byte i, and comes to bit 7 - i of the highest byte
     return (eights * _EVERY_NINTH_BIT).view(torch.uint8)[7::8].contiguous()
 
 

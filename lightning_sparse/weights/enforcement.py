@@ -87,21 +87,20 @@ def keep_only_(tensors: list[Tensor], keeps: list[Tensor], check: bool = False) 
         if len(set(kinds)) > 1:
             some = [tensor for tensor, other in zip(tensors, kinds, strict=True) if other == kind]
             factors = [keep for keep in keeps if keep.dtype == kind]
-        if kind == torch.bool:
-            for tensor, pruned in zip(some, factors, strict=True):
-                tensor.masked_fill_(pruned, 0)
-        elif kind.is_floating_point:
+        if kind.is_floating_point:
             torch._foreach_mul_(some, factors)
             numbers += some
-        else:
+        elif kind != torch.bool and all(tensor.itemsize == kind.itemsize for tensor in some):
             torch._foreach_mul_([tensor.view(kind) for tensor in some], factors)
+        else:  # large weights; or `half()` after masks were laid out, or gradients of a type of their own
+            fill_pruned_(some, factors)
     return not check or all(map(all_finite, numbers))
 
 
 def fill_pruned_(tensors: list[Tensor], keeps: list[Tensor]) -> None:
     """Set pruned entries to zero whatever they are."""
     for tensor, keep in zip(tensors, keeps, strict=True):
-        tensor.masked_fill_(~mask_of(keep), 0)
+        tensor.masked_fill_(keep if keep.dtype == torch.bool else keep == 0, 0)
 
 
 def all_finite(values: Tensor) -> bool:

@@ -50,5 +50,7 @@ def test_packing_by_products_is_packing(shape):
         mask = torch.rand(shape) < share
         assert torch.equal(weigh_bits(mask), pack_bits(mask))
         assert torch.equal(weigh_bits(mask.T.contiguous().T if mask.dim() == 2 else mask), pack_bits(mask))
+        thinned = torch.stack([mask, ~mask], dim=-1)[..., 0]  # every second entry in memory
+        assert torch.equal(weigh_bits(thinned), pack_bits(mask))
     every_byte = (torch.arange(256)[:, None] >> torch.arange(8)) % 2 == 1
     assert torch.equal(weigh_bits(every_byte), pack_bits(every_byte))

@@ -210,6 +210,32 @@ def test_factors_of_bits_lie_in_memory_like_their_weights():
     assert torch.equal(mask_of(factor), mask)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_weights_whose_type_changes_between_steps(dtype):
+    """Their bits are not as wide as those of the factor any more."""
+    net, masks = net_and_mask()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+    state = state_of(net)
+    state.install_(net, masks, OWNER)
+    lay_out_as_on_a_gpu(state)
+    net.to(dtype)
+    net.weight.grad = torch.full_like(net.weight, math.nan)
+    state.mask_gradients_(optimizer)
+    assert torch.equal(net.weight.grad.isnan(), masks["weight"])
+    net.weight.grad.nan_to_num_(1.0)
+    optimizer.step()
+    state.mask_weights_(optimizer)
+    state.move_({"weight": masks["weight"].roll(1, 0)}, [optimizer])
+    assert torch.equal(net.weight != 0, masks["weight"] & masks["weight"].roll(1, 0))
+
+
+def test_gradients_of_another_type_than_their_weights():
+    mask = torch.rand(4, 6) < 0.5
+    gradients = [torch.ones(4, 6, dtype=dtype) for dtype in (torch.bfloat16, torch.float32, torch.float64)]
+    keep_only_(gradients, [as_bit_factor(gradients[0], mask)] * 3)
+    assert all(torch.equal(gradient != 0, mask) for gradient in gradients)
+
+
 def test_away_from_the_cpu_small_weights_share_a_call_and_large_ones_are_filled():
     small = torch.empty(64, 64, 3, 3, device="meta", dtype=torch.bfloat16)
     large = torch.empty(4096, 4096, device="meta")

@@ -34,8 +34,9 @@ def move_together(
 ) -> list[Tensor]:
     """Do as `move`, layer by layer, and return their new positions.
 
-    On the CPU, and where a rule grows at random, that is what it does. On another device layers are ranked
-    together, in groups, and a group is waited for once: to see that its numbers are finite.
+    On the CPU, for layers larger than a group, and where a rule grows at random, that is what it does. On
+    another device layers are ranked together, in groups, and a group is waited for once: to see that its
+    numbers are finite.
 
     Args:
         rule: Scores what may go, and what may grow.
@@ -51,7 +52,8 @@ def move_together(
     sizes = [layer.shape.numel() for layer in layers]
     for group in groups_of(sizes, devices, _MOST_WEIGHTS, _MOST_LAYERS):
         some, called = [layers[i] for i in group], [names[i] for i in group]
-        if rule.needs_gradient and computes_later(devices[group[0]]):
+        fits = sizes[group[0]] <= _MOST_WEIGHTS  # `move` takes a third of the memory for what does not
+        if rule.needs_gradient and fits and computes_later(devices[group[0]]):
             found = ranked_together(rule, some, fraction, called)
         else:
             found = [move(rule, one, fraction, name=name) for one, name in zip(some, called, strict=True)]
@@ -67,6 +69,7 @@ def ranked_together(
     grow = [rule.grow_scores(layer) for layer in layers]
     scores = [one.detach().reshape(-1) for one in grow if one is not None and one.is_floating_point()]
     if len(scores) < len(layers):
+        check_finite({name: layer.values for name, layer in zip(names, layers, strict=True)})
         return [_alone(*each, fraction) for each in zip(layers, drop, grow, strict=True)]
     if any(one.shape != layer.positions.shape for one, layer in zip(drop, layers, strict=True)):
         _explain(layers, drop, scores, names)

@@ -3,6 +3,7 @@
 import copy
 import gc
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -12,10 +13,24 @@ from pytorch_lightning.callbacks import GradientAccumulationScheduler, ModelChec
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, IterableDataset
-from toy import HoldsMasks, Rotate, Toy, assert_equal, loader, logged, make_toy, sgd, trainer, weights_of
+from toy import (
+    HoldsMasks,
+    Rotate,
+    Toy,
+    adamw,
+    assert_equal,
+    loader,
+    logged,
+    make_toy,
+    sgd,
+    trainer,
+    weights_of,
+)
 
 from lightning_sparse import (
+    ASNISigmoidPruner,
     DCTpSConversion,
     DynamicSparsity,
     ExactResume,
@@ -27,6 +42,7 @@ from lightning_sparse import (
 from lightning_sparse.data import DigitsDataModule
 from lightning_sparse.functional.growth.moves import count_dropped, draws_of, drop_and_grow, move_support
 from lightning_sparse.functional.packing import weigh_bits
+from lightning_sparse.functional.ranking import first_of_sorted
 from lightning_sparse.functional.schedules import cosine
 from lightning_sparse.layers import NoOffset, compact_layers, convert_
 from lightning_sparse.models import ImageClassifier, LeNet300100
@@ -718,7 +734,7 @@ def test_dense_gradients_are_made_for_updates_only(tmp_path):
 
 
 def test_an_update_holds_one_gradient_of_the_layer_it_ranks(tmp_path, monkeypatch):
-    """On a compact layer that is the memory which counts; the ranking needs another one."""
+    """On a compact layer that is the memory which counts; on a GPU layers are ranked in groups instead."""
     alive = []
 
     def ranks(positions, drop_scores, grow_scores, fraction, **options):
@@ -730,7 +746,8 @@ def test_an_update_holds_one_gradient_of_the_layer_it_ranks(tmp_path, monkeypatc
     toy = NoNorm()
     toy.net = nn.Sequential(nn.Flatten(), nn.Linear(192, 43), nn.ReLU(), nn.Linear(43, 4))
     rigl = RigLCallback(every_n_steps=2, stop_at=100)
-    trainer(tmp_path, DCTpSConversion(0.2, backend="transform"), rigl).fit(toy, loader())
+    conversion = DCTpSConversion(0.2, backend="transform")
+    trainer(tmp_path, conversion, rigl, accelerator="cpu").fit(toy, loader())
     assert alive
     assert set(alive) == {1}
 
@@ -885,37 +902,59 @@ def test_a_second_fit_starts_its_schedule_anew(tmp_path):
 
 def as_on_a_gpu(monkeypatch):
     """Let everything be done in the way that does not wait for a device."""
-    later, places = (lambda _: True), lambda mask, count=None: mask.flatten().nonzero().flatten()
+
+    def later(_device):
+        return True
+
+    def places(mask, count):
+        return first_of_sorted(mask.flatten(), count)
+
     monkeypatch.setattr("lightning_sparse.functional.growth.together.computes_later", later)
+    monkeypatch.setattr("lightning_sparse.functional.growth.together.positions_of", places)
     monkeypatch.setattr("lightning_sparse.weights.changes.computes_later", later)
     monkeypatch.setattr("lightning_sparse.weights.state.layout_mask", as_bit_factor)
     monkeypatch.setattr("lightning_sparse.weights.masked.positions_of", places)
     monkeypatch.setattr("lightning_sparse.weights.masked.bits_of", weigh_bits)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_fit_in_the_way_of_gpus_comes_to_the_same_to_the_bit(tmp_path, kind, monkeypatch):
+MOVING = {"every_n_steps": 2, "stop_at": 100, "seed": 3, "verify": True}
+
+MASKING = {
+    "rigl": lambda: RigLCallback(0.2, **MOVING),
+    "rigl-mean": lambda: RigLCallback(0.2, grad_average=2, **MOVING),
+    "set": lambda: SETCallback(0.2, **MOVING),
+    "asni": lambda: ASNISigmoidPruner(0.2, search_epochs=2, verify=True),
+}
+
+TRAINING = {
+    "sgd": lambda: (make_toy(optimizer=sgd), {"gradient_clip_val": 0.1}),
+    "adamw": lambda: (
+        make_toy(optimizer=adamw),
+        {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value", "accumulate_grad_batches": 2},
+    ),
+    "overflow": lambda: (Overflows(), {"plugins": [scaled()]}),
+}
+
+
+@pytest.mark.parametrize("masking", MASKING)
+@pytest.mark.parametrize("training", TRAINING)
+def test_a_fit_in_the_way_of_gpus_comes_to_the_same_to_the_bit(tmp_path, masking, training, monkeypatch):
     found = []
     for way in ("cpu", "gpu"):
         if way == "gpu":
             as_on_a_gpu(monkeypatch)
         torch.manual_seed(0)
-        moving, toy = (
-            KINDS[kind](0.2, every_n_steps=2, stop_at=100, seed=3, verify=True),
-            make_toy(optimizer=sgd),
-        )
-        logger = CSVLogger(tmp_path / way)
-        watch = Watch()
-        arguments = {"logger": logger, "gradient_clip_val": 0.1, "max_epochs": 2}
-        trainer(tmp_path / way, moving, SparsityMonitor(), watch, **arguments).fit(toy, loader())
-        state, optimizer = moving.state_dict(), toy.trainer.optimizers[0]
-        bits = [tensor for part in ("initial", "ever") for tensor in state["history"][part].values()]
-        momentum = [kept["momentum_buffer"] for kept in optimizer.state.values()]
-        masks = [mask for step in watch.supports for mask in step.values()]
-        names = ("moved", "churn", "survived", "explored")
-        rows = [row[f"{kind}/{name}"] for name in names for row in logged(logger, f"{kind}/{name}")]
-        found.append(([*toy.parameters(), *momentum, *masks, *bits], rows))
-    assert all(map(torch.equal, found[0][0], found[1][0]))
+        callback, (toy, arguments) = MASKING[masking](), TRAINING[training]()
+        logger, watch = CSVLogger(tmp_path / way), Watch()
+        arguments |= {"logger": logger, "accelerator": "cpu", "max_epochs": 3}
+        trainer(tmp_path / way, callback, SparsityMonitor(), watch, **arguments).fit(toy, loader(12))
+        logger.save()
+        kept = (list(toy.parameters()), toy.trainer.optimizers[0].state_dict(), callback.state_dict())
+        found.append((tree_leaves((*kept, watch.supports)), Path(logger.log_dir, "metrics.csv").read_text()))
+    assert watch.moves_at()
+    assert len(found[0][0]) == len(found[1][0])
+    for one, other in zip(found[0][0], found[1][0], strict=True):
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
     assert found[0][1] == found[1][1]
 
 

@@ -71,6 +71,21 @@ def test_layers_move_together_as_each_would_by_itself(monkeypatch, values, fract
     assert all(map(torch.equal, move_together(SET(), layers, 0.0, names), [x.positions for x in layers]))
 
 
+def test_layers_larger_than_a_group_are_ranked_by_themselves(monkeypatch):
+    """What is laid end to end takes three times the memory, which a wait is not worth there."""
+    as_on_a_gpu(monkeypatch, 500)
+    ranked, groups = together.ranked_together, []
+
+    def ranks(rule, layers, *others):
+        groups.append([layer.shape.numel() for layer in layers])
+        return ranked(rule, layers, *others)
+
+    monkeypatch.setattr(together, "ranked_together", ranks)
+    layers = [active(shape)[0] for shape in [(40, 30), (10, 10), (20, 10), (40, 30)]]
+    move_together(RigL(), layers, 0.3, [""] * len(layers))
+    assert groups == [[100, 200]]
+
+
 def test_layers_that_move_together_are_waited_for_once(monkeypatch):
     """A look at a number, or a tensor whose size depends on one, would be a wait for a GPU."""
     as_on_a_gpu(monkeypatch, 10**6)
@@ -103,6 +118,28 @@ def test_what_one_of_several_layers_cannot_be_moved_by(monkeypatch, harm, messag
         move(RigL(), second, 0.3, name="b")
     with pytest.raises(ValueError, match=message):
         move_together(RigL(), [first, second], 0.3, ["a", "b"])
+
+
+def test_weights_of_layers_that_are_not_ranked_together_are_looked_at_too(monkeypatch):
+    @dataclass(frozen=True)
+    class Newest(GrowthRule):
+        """Keeps the last positions, and grows anywhere."""
+
+        name = "newest"
+        needs_gradient = True
+        needs_draws = True
+
+        def drop_scores(self, active):
+            return torch.arange(len(active.values)).float()
+
+        def grow_scores(self, active):
+            return None
+
+    as_on_a_gpu(monkeypatch, 10**6)
+    (first, _), (second, _) = active(seed=1), active(seed=2)
+    second.values[3] = math.nan
+    with pytest.raises(ValueError, match="Weights must be finite and not NaN, got 1 in 'b'"):
+        move_together(Newest(), [first, second], 0.3, ["a", "b"])
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
