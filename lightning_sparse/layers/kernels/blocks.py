@@ -1,4 +1,9 @@
-"""How much of a product one program of a kernel makes. Chosen by counting; nobody has timed it yet."""
+"""How much of a product one program of a kernel makes.
+
+Chosen by counting. Timed was one shape, on an H200 in float32: 4096 features, 4096 rows, four values for an
+output. Of four ways to make ``S x`` the chosen one took 0.127 ms; others took 0.147 (more outputs in a tile),
+0.472 and 0.535 (from rows as they are).
+"""
 
 from dataclasses import dataclass
 
