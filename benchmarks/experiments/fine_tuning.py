@@ -23,7 +23,7 @@ from benchmarks.experiments.tuning import training
 from benchmarks.experiments.tuning.digits import DIGITS
 from benchmarks.experiments.tuning.images import IMAGES
 from benchmarks.experiments.tuning.queue import Plan
-from benchmarks.experiments.tuning.rates import MOST, rate
+from benchmarks.experiments.tuning.rates import MOST, number_of, rate
 from benchmarks.experiments.tuning.sentences import SENTENCES
 from benchmarks.experiments.tuning.tables import tables
 from benchmarks.harness import series
@@ -53,7 +53,17 @@ def plan_of(options: argparse.Namespace) -> Plan:
     series.refuse_unknown("--against", (options.against,), known)
     chosen = {"methods": options.methods or known, "budgets": options.budgets or budgets}
     most = 1 if options.smoke else MOST
-    return Plan(task, **chosen, seeds=options.seeds, most=most)
+    series.refuse_unknown("--rates", [name for name, _ in options.rates], known)
+    return Plan(task, **chosen, seeds=options.seeds, most=most, rates=dict(options.rates))
+
+
+def method_rate(text: str) -> tuple[str, int]:
+    """Read ``METHOD=RATE``."""
+    name, _, number = text.partition("=")
+    try:
+        return name, number_of(number)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be METHOD=RATE, got {text!r}: {error}") from None
 
 
 def work(plan: Plan, path: Path, data_dir: str, smoke: bool) -> None:
@@ -76,6 +86,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--methods", nargs="+", help="names of rows; default: all")
     parser.add_argument("--budgets", nargs="+", help="names of columns; default: all")
+    help_text = "to train with instead of the rate that validation data chose"
+    parser.add_argument(
+        "--rates", nargs="+", default=(), metavar="METHOD=RATE", type=method_rate, help=help_text
+    )
     parser.add_argument("--epochs", type=int, help="of the runs that count; default: those of the task")
     parser.add_argument("--against", default="LoRA", help="row to take differences from")
     return parser.parse_args(argv)

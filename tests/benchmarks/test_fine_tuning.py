@@ -1,12 +1,13 @@
 """The experiment on fine-tuning: which rates are tried, what runs next, which data seeds get, the tables."""
 
+import argparse
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from benchmarks.experiments.fine_tuning import work
+from benchmarks.experiments.fine_tuning import method_rate, work
 from benchmarks.experiments.tuning import digits, images, sentences
 from benchmarks.experiments.tuning.queue import Plan
 from benchmarks.experiments.tuning.rates import best_of, next_to_try, rate
@@ -36,6 +37,13 @@ def test_rates_are_tried_until_the_best_is_inside(tried, expected):
 def test_rates_are_half_decades():
     assert [rate(number) for number in (-9, -8, -7, -6)] == [3e-5, 1e-4, 3e-4, 1e-3]
     assert best_of({-4: 1.0, -5: 1.0, -3: 0.0}) == -5
+
+
+def test_rates_are_read_by_method():
+    assert method_rate("LoRA=0.003") == ("LoRA", -5)
+    for text in ("LoRA=0.002", "LoRA", "LoRA=much"):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"must be METHOD=RATE, got '{text}'"):
+            method_rate(text)
 
 
 def test_batches_of_like_lengths_hold_every_item_once():
@@ -145,6 +153,10 @@ def test_seeds_run_again_where_a_better_rate_is_found_later():
     assert "| head | - |" in tables(plan, tried + done, "full")
     assert plan.next_run([*tried, *done, record(0, -3, 81.0)]) is None
     assert "| head | 81.0 (1) |" in tables(plan, [*tried, *done, record(0, -3, 81.0)], "full")
+    other = replace(plan, rates={"head": -4})  # one that validation data did not choose
+    assert other.next_run(tried)[1:] == (0, -4, -3)
+    assert other.next_run([*tried, *done]) is None
+    assert "| head | 80.0 (1) |" in tables(other, [*tried, *done, record(0, -3, 81.0)], "full")
 
 
 def test_a_run_that_fails_is_kept_with_its_message(tmp_path):

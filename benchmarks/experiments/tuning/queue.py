@@ -1,7 +1,7 @@
 """Which run is next: first rates, then seeds; the records say what is done."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from benchmarks.experiments.tuning.methods import METHODS, Method
@@ -47,6 +47,7 @@ class Plan:
         budgets: Names.
         seeds: Those that count.
         most: Rates that are tried at most for each method.
+        rates: Of methods that shall not have the best one: their numbers.
     """
 
     task: Task
@@ -54,6 +55,7 @@ class Plan:
     budgets: Sequence[str]
     seeds: Sequence[int]
     most: int = MOST
+    rates: Mapping[str, int] = field(default_factory=dict)
 
     def next_run(self, records: Records) -> Run | None:
         """Return the next one, or ``None`` when all is done."""
@@ -69,9 +71,9 @@ class Plan:
                     return Run(cell, TUNING_SEED, exponent, head_exponent)
             for seed in self.seeds:
                 for cell in cells:
-                    best = best_of(self.tried(cell, records))
-                    if not any(run["exponent"] == best for run in self._runs(cell, records, seed)):
-                        return Run(cell, seed, best, head_exponent)
+                    taken = self.rate_of(cell, records)
+                    if not any(run["exponent"] == taken for run in self._runs(cell, records, seed)):
+                        return Run(cell, seed, taken, head_exponent)
         return None
 
     def tried(self, cell: Cell, records: Records) -> dict[int, float]:
@@ -81,6 +83,10 @@ class Plan:
             accuracy = record["accuracy"]
             found[record["exponent"]] = float("-inf") if accuracy is None else accuracy
         return found
+
+    def rate_of(self, cell: Cell, records: Records) -> int:
+        """Return the number of the rate that runs which count have, once rates have been tried."""
+        return self.rates.get(cell.method.name, best_of(self.tried(cell, records)))
 
     def epochs_of(self, seed: int) -> int:
         """Return how long runs of that seed train."""

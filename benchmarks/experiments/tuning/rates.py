@@ -20,6 +20,21 @@ def rate(exponent: int) -> float:
     return float(f"{3 if exponent % 2 else 1}e{exponent // 2}")
 
 
+def number_of(text: str) -> int:
+    """Return the number of a rate.
+
+    >>> number_of("0.003")
+    -5
+
+    Raises:
+        ValueError: If it is not on the grid.
+    """
+    found = next((number for number in range(-20, 5) if rate(number) == float(text)), None)
+    if found is None:
+        raise ValueError(f"a rate must be 1 or 3 times a power of ten, got {text}.")
+    return found
+
+
 def best_of(tried: Mapping[int, float]) -> int:
     """Return which did best, of equals the smaller."""
     return max(tried, key=lambda exponent: (tried[exponent], -exponent))

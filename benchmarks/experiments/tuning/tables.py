@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.experiments.tuning.methods import METHODS
 from benchmarks.experiments.tuning.queue import Cell, Plan, Records
-from benchmarks.experiments.tuning.rates import best_of, rate
+from benchmarks.experiments.tuning.rates import rate
 from benchmarks.experiments.tuning.task import TUNING_SEED
 from benchmarks.harness import series
 
@@ -30,10 +30,10 @@ def tables(plan: Plan, records: Records, against: str) -> list[str]:
 
 
 def runs_of(plan: Plan, cell: Cell, records: Records) -> dict[int, dict[str, Any]]:
-    """Return the records of a cell that count, by seed: with the best rate, and without those that failed."""
+    """Return the records of a cell that count, by seed: with the rate taken, without those that failed."""
     key = {"task": plan.task.name, **cell.key, "epochs": plan.task.epochs}
-    if tried := plan.tried(cell, records):
-        key["exponent"] = best_of(tried)
+    if plan.tried(cell, records):
+        key["exponent"] = plan.rate_of(cell, records)
     found = [record for record in series.matching(records, key) if record["seed"] != TUNING_SEED]
     return {record["seed"]: record for record in found if record["accuracy"] is not None}
 
@@ -82,7 +82,7 @@ def _rates(plan: Plan, cell: Cell, records: Records) -> str:
     if not tried:
         return "-"
     each = ", ".join(f"{rate(number):g}: {tried[number]:.1f}" for number in sorted(tried))
-    return f"**{rate(best_of(tried)):g}** ({each})"
+    return f"**{rate(plan.rate_of(cell, records)):g}** ({each})"
 
 
 def _failures(plan: Plan, records: Records) -> list[str]:
