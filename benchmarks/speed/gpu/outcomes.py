@@ -1,6 +1,6 @@
 """A plugin of pytest: writes down what becomes of each test as it comes, and says at once why one failed.
 
-A report at the end is lost where a machine is lent for minutes and the run is cut off.
+A report at the end is lost where there is a GPU for minutes only, and the run is cut off.
 """
 
 import json
