@@ -11,12 +11,12 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.harness.report import file_of_run
 from benchmarks.harness.runner import parse
 from benchmarks.harness.tables import table
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(__doc__, argv, rounds=9, add_own=add_options)
     folder, failed = options.show, []
     if folder is None:
-        folder = options.results / f"bars-{time.strftime('%Y%m%d-%H%M%S')}"
+        folder = file_of_run("bars", options.results).with_suffix("")
         failed = [name for name in BENCHMARKS if not run(name, folder, options)]
     print("\n".join(["", *table([("benchmark", "case", "figure", "at most", "verdict"), *rows(folder)])]))
     print(f"\nWritten to {folder}")

@@ -106,7 +106,7 @@ def reinitialise_(
 def _centroids(survivors: Tensor) -> Tensor:
     values = survivors.cpu().double()  # some devices have no float64
     if values.isnan().any():
-        return torch.full((2,), torch.nan, dtype=survivors.dtype)
+        return values.new_full((2,), torch.nan, dtype=survivors.dtype)
     means = [
         part.mean() if part.numel() else values.new_zeros(())
         for part in (values[values > 0], values[values < 0])

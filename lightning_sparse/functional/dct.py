@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_sparse.checks import SparsityError
+from lightning_sparse.functional.dct_factors import makhoul_order
 
 __all__ = [
     "DCTPlan",
@@ -189,8 +190,8 @@ class DCTPlan:
 def dct_plan(size: int, dtype: torch.dtype, device: torch.device) -> DCTPlan:
     """Return the one plan of this size, for float32 or float64 rows on ``device``."""
     half = size // 2 + 1
-    index = torch.arange(size, device="cpu")
-    order = torch.cat([index[::2], index[1::2].flip(0)])[-index % size]
+    index = torch.arange(size)
+    order = makhoul_order(size)[-index % size]
     frequencies = torch.where(index < half, 2 * index, 2 * (size - index) + 1)
     mirrored = -index[:half] % size
     angle = index[:half].double() * (math.pi / (2 * size))
@@ -210,7 +211,7 @@ def _build_matrix(rows: int, columns: int, dtype: torch.dtype, device: torch.dev
     matrix = torch.empty(rows, columns, dtype=dtype, device=device)
     if matrix.is_meta:
         return matrix
-    angles = torch.arange(4 * size, dtype=torch.float64, device="cpu") * (math.pi / 2 / size)
+    angles = torch.arange(4 * size, dtype=torch.float64) * (math.pi / 2 / size)
     cosine = (math.sqrt(2 / size) * torch.cos(angles)).to(device, dtype)  # cosines of the CPU, everywhere
     odd = 2 * torch.arange(columns, device=device) + 1
     for part in torch.split(matrix, max(1, _CHUNK // columns)):

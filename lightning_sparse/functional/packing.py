@@ -61,9 +61,7 @@ def weigh_bits(mask: Tensor) -> Tensor:
     flat = mask.detach().reshape(-1)
     padded = torch.zeros(-(-len(flat) // 8) * 8, dtype=torch.bool, device=flat.device)
     padded[: len(flat)] = flat
-    eights = padded.view(
-        torch.int64
-    )  # entry i of eight is byte i, and comes to bit 7 - i of the highest byte
+    eights = padded.view(torch.int64)  # of which entry i is byte i: it comes to bit 7 - i of the highest one
     return (eights * _EVERY_NINTH_BIT).view(torch.uint8)[7::8].contiguous()
 
 

@@ -82,7 +82,7 @@ class _BuildWeight(Function):
     ) -> Tensor:
         ctx.save_for_backward(values, alpha)
         ctx.product, ctx.dense = product, dense
-        return product.weight(values, alpha)
+        return product.weight(values, alpha).to(values.dtype)
 
     @staticmethod
     def backward(ctx: _Context, *grads: Tensor) -> _AllGradients:

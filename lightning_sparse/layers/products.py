@@ -18,8 +18,6 @@ from lightning_sparse.layers.geometry import Convolution
 
 __all__ = ["DenseGradient", "Gradients", "Materialized", "Product"]
 
-_LARGE = 2**25  # entries of a weight from which on a pass over it takes longer than a few more calls
-
 Gradients: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]
 """With respect to x, the values and alpha."""
 
@@ -116,7 +114,7 @@ class Materialized(Product):
 
     def forward(self, x: Tensor, values: Tensor, alpha: Tensor | None, bias: Tensor | None) -> Tensor:
         """Multiply by the weight."""
-        return self.multiply_by(self.weight(values, alpha, x.dtype), x, bias)
+        return self.multiply_by(self.weight(values, alpha).to(x.dtype), x, bias)
 
     def backward(
         self,
@@ -136,33 +134,16 @@ class Materialized(Product):
             dense.add(d_weight)
         return d_x, *self.weight_adjoint(d_weight, values, alpha)
 
-    def weight(self, values: Tensor, alpha: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
-        """Return ``alpha C + S``, summed up in float32 or float64, in ``dtype``, by default theirs."""
-        exact, dtype = accumulation_dtype(values.dtype), dtype or values.dtype
-        values, alpha = values.to(exact), None if alpha is None else alpha.to(exact)
-        if dtype != exact and self.matrix is not None and self.matrix.numel() >= _LARGE:
-            return self._rounded_weight(self.matrix, values, alpha, dtype)
+    def weight(self, values: Tensor, alpha: Tensor | None) -> Tensor:
+        """Return ``alpha C + S``, in float64 for float64, else float32."""
+        dtype = accumulation_dtype(values.dtype)
         if self.matrix is None:
-            weight = values.new_zeros(self.shape)
+            weight = values.new_zeros(self.shape, dtype=dtype)
         elif alpha is None:
-            weight = self.matrix.to(exact, copy=True, memory_format=torch.contiguous_format)
+            weight = self.matrix.to(dtype, copy=True, memory_format=torch.contiguous_format)
         else:
-            weight = self.matrix * alpha
-        weight.view(-1).index_add_(0, self.indices, values)
-        return weight.to(dtype)
-
-    def _rounded_weight(
-        self, matrix: Tensor, values: Tensor, alpha: Tensor | None, dtype: torch.dtype
-    ) -> Tensor:
-        """Go through the weight once: only what is on the support is summed up before it is rounded."""
-        weight = torch.empty(self.shape, dtype=dtype, device=values.device)
-        sums = matrix.view(-1).index_select(0, self.indices).to(values.dtype)
-        if alpha is None:
-            weight.copy_(matrix)
-        else:
-            torch.mul(matrix, alpha, out=weight)
-            sums.mul_(alpha)
-        weight.view(-1).index_copy_(0, self.indices.long(), sums.add_(values).to(dtype))
+            weight = self.matrix * alpha.to(dtype)
+        weight.view(-1).index_add_(0, self.indices, values.to(dtype))
         return weight
 
     def weight_adjoint(
@@ -181,4 +162,4 @@ class Materialized(Product):
         """Return the gradients of x and of the weight."""
         if not needs[0]:
             return None, self.weight_gradient(grad, x) if needs[1] else None
-        return self.gradients_by(self.weight(values, alpha, grad.dtype), grad, x, needs)
+        return self.gradients_by(self.weight(values, alpha).to(grad.dtype), grad, x, needs)

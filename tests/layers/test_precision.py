@@ -5,10 +5,6 @@ import torch
 from layers_toy import BACKENDS, CONVOLUTIONS, OFFSETS, convolution, dense_twin, inputs_of, linear, results
 from torch import Tensor
 
-from lightning_sparse.layers import products
-from lightning_sparse.layers.products import Materialized
-from lightning_sparse.layers.support import draw_support
-
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
@@ -90,19 +86,3 @@ def test_bfloat16_layers(backend: str) -> None:
     rough = results(layer.bfloat16(), x)
     assert {tensor.dtype for tensor in rough.values()} == {torch.bfloat16}
     compare_roughly(rough, exact, 0.03)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("alpha", [None, 0.7])
-def test_large_weights_are_rounded_once_as_small_ones_are(
-    alpha: float | None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    generator, shape = torch.Generator().manual_seed(0), torch.Size((40, 30))
-    matrix, values = torch.randn(shape, generator=generator), torch.randn(200, generator=generator)
-    product = Materialized(shape, None, draw_support(1200, 200, generator).int(), matrix)
-    scale = None if alpha is None else torch.tensor(alpha)
-    small = product.weight(values, scale, dtype)
-    monkeypatch.setattr(products, "_LARGE", 1)
-    large = product.weight(values, scale, dtype)
-    assert large.dtype == dtype
-    assert torch.equal(large, small)
