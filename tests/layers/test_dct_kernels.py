@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from devices import KERNEL_DEVICES
+from kernels_toy import AT_MOST, check_splits, error, on_devices
 from layers_toy import dense_twin, results
 from torch import Tensor
 
@@ -18,15 +18,10 @@ from lightning_sparse.layers.geometry import Convolution
 from lightning_sparse.layers.kernels import dct as dct_module
 from lightning_sparse.layers.kernels.dct import KernelDCT, dct_rows
 from lightning_sparse.layers.kernels.dct_factored import HALF_SHAPES, SHAPES, Factored, factored_shape
-from lightning_sparse.layers.kernels.launching import Epilogue
 from lightning_sparse.layers.offsets import DCTOffset, SignedDCTOffset
 from lightning_sparse.layers.offsets import dct as offset_module
 from lightning_sparse.layers.support import draw_support
 
-AT_MOST = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 1e-3}
-if torch.cuda.is_available():
-    AT_MOST[torch.float32] = 3e-6  # three products in TF32 leave out that of the last digits
-on_devices = pytest.mark.parametrize("device", KERNEL_DEVICES)
 in_precisions = pytest.mark.parametrize("dtype", AT_MOST)
 
 FORMS = [
@@ -44,12 +39,6 @@ FORMS = [
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
-
-
-def error(found: Tensor, exact: Tensor) -> float:
-    """The norm of the difference over that of what is exact."""
-    assert found.shape == exact.shape
-    return float((found.double() - exact).norm() / exact.norm())
 
 
 def matrix(size: int, device: str) -> Tensor:
@@ -109,20 +98,13 @@ def test_no_rows_one_and_many(form: Any, device: str) -> None:
 
 
 @on_devices
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize(
-    "form", [KernelDCT(256, "factored"), KernelDCT(256, "fused"), KernelDCT(15, "fused")]
-)
-def test_the_epilogue_scales_and_adds(form: KernelDCT, dtype: torch.dtype, device: str) -> None:
-    half = form.size // 2
-    alpha = torch.tensor(-1.5, device=device)
-    for found, taken, made in ((form.forward, form.size, half), (form.adjoint, half, form.size)):
-        x = torch.randn(5, taken, device=device).to(dtype)
-        plus = torch.randn(5, 2 * form.size, device=device, dtype=torch.float64).float()[:, 1 : made + 1]
-        y = found(x, made, Epilogue(alpha, plus, torch.float32))
-        assert y.dtype == torch.float32
-        expected = -1.5 * found(x.double(), made) + plus
-        assert error(y, expected) < (1e-2 if dtype == torch.bfloat16 else 1e-6)
+@pytest.mark.parametrize("form", [KernelDCT(256, "factored"), KernelDCT(15, "fused")], ids=str)
+def test_float64_goes_by_a_plan(form: KernelDCT, device: str) -> None:
+    x, exact = torch.randn(5, form.size, device=device).double(), matrix(form.size, device)
+    for found, expected in ((form.forward, exact.t()), (form.adjoint, exact)):
+        y = found(x, form.size)
+        assert y.dtype == torch.float64
+        assert error(y, x @ expected) < 1e-13
 
 
 @on_devices
@@ -148,12 +130,7 @@ def test_the_factors_make_the_matrix(left: int, right: int) -> None:
 
 
 def test_splits_are_of_their_size_and_as_kernels_can() -> None:
-    for shapes in (SHAPES, HALF_SHAPES):
-        for size, shape in shapes.items():
-            assert shape.size == size
-            assert min(shape.left, shape.right) >= 16
-            for number in (shape.left, shape.right, shape.block, shape.warps):
-                assert number & (number - 1) == 0
+    check_splits(SHAPES, HALF_SHAPES)
     assert factored_shape(16384, torch.float32) is None
     assert factored_shape(300, torch.bfloat16) is None
     assert factored_shape(256, torch.float64) is None

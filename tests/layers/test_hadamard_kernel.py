@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from devices import KERNEL_DEVICES
+from kernels_toy import AT_MOST, check_splits, error, on_devices
 from torch import Tensor
 
 pytest.importorskip("triton")
@@ -10,14 +10,9 @@ pytest.importorskip("triton")
 from lightning_sparse.layers.kernels import hadamard as hadamard_module
 from lightning_sparse.layers.kernels.dct_factored import Factored
 from lightning_sparse.layers.kernels.hadamard import HALF_SHAPES, SHAPES, hadamard_rows, runs_hadamard
-from lightning_sparse.layers.kernels.launching import Epilogue
 from lightning_sparse.layers.offsets import HadamardOffset
 from lightning_sparse.layers.offsets.signs import SignedMap, random_signs
 
-AT_MOST = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 1e-3}
-if torch.cuda.is_available():
-    AT_MOST[torch.float32] = 3e-6  # three products in TF32 leave out that of the last digits
-on_devices = pytest.mark.parametrize("device", KERNEL_DEVICES)
 CROPS = [
     (256, 256, None),
     (100, 256, None),
@@ -30,11 +25,6 @@ CROPS = [
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
-
-
-def error(found: Tensor, exact: Tensor) -> float:
-    assert found.shape == exact.shape
-    return float((found.double() - exact).norm() / exact.norm())
 
 
 def matrix_and_signs(outputs: int, inputs: int, device: str) -> tuple[Tensor, Tensor]:
@@ -50,19 +40,14 @@ def test_rows_are_those_of_the_matrix(
     outputs: int, inputs: int, shape: Factored | None, dtype: torch.dtype, device: str
 ) -> None:
     exact, signs = matrix_and_signs(outputs, inputs, device)
-    size, wide = (
-        256 if max(outputs, inputs) <= 256 else 512,
-        torch.full((11, 600), torch.nan, device=device),
-    )
+    size = 256 if max(outputs, inputs) <= 256 else 512
+    wide = torch.full((11, 600), torch.nan, device=device)
     for adjoint, expected in ((False, exact.t()), (True, exact)):
         taken, made = expected.shape
         x = wide.to(dtype)[:, 5 : taken + 5].copy_(torch.randn(11, taken))
         y = hadamard_rows(x, signs, made, size, adjoint, shape=shape)
         assert y.dtype == dtype
         assert error(y, x.double() @ expected) < AT_MOST[dtype]
-        plus, alpha = torch.randn(11, made, device=device), torch.tensor(0.5, device=device)
-        z = hadamard_rows(x, signs, made, size, adjoint, Epilogue(alpha, plus, torch.float32), shape)
-        assert error(z, 0.5 * (x.double() @ expected) + plus) < AT_MOST[dtype]
 
 
 @on_devices
@@ -92,9 +77,4 @@ def test_the_offset_takes_it_where_it_is_told_to(device: str, monkeypatch: pytes
 
 
 def test_splits_are_of_their_size_and_as_the_kernel_can() -> None:
-    for shapes in (SHAPES, HALF_SHAPES):
-        for size, shape in shapes.items():
-            assert shape.size == size
-            assert min(shape.left, shape.right) >= 16
-            for number in (shape.left, shape.right, shape.block, shape.warps):
-                assert number & (number - 1) == 0
+    check_splits(SHAPES, HALF_SHAPES)

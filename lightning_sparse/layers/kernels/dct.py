@@ -10,7 +10,6 @@ from lightning_sparse.functional.dct import DCTPlan, dct_plan
 from lightning_sparse.layers.kernels.dct_factored import Factored, dct_by_products, factored_shape
 from lightning_sparse.layers.kernels.dct_fused import dct_by_fft
 from lightning_sparse.layers.kernels.language import runs_on
-from lightning_sparse.layers.kernels.launching import AS_IT_IS, Epilogue
 
 __all__ = ["ON_CUDA", "DCTForm", "KernelDCT", "dct_rows"]
 
@@ -36,25 +35,23 @@ class KernelDCT:
     form: Literal["fused", "factored"]
     shape: Factored | None = None
 
-    def forward(self, x: Tensor, out_features: int, epilogue: Epilogue = AS_IT_IS) -> Tensor:
+    def forward(self, x: Tensor, out_features: int) -> Tensor:
         """Return the lowest frequencies of every row, ``(rows, out)``, in the dtype of x."""
         if x.dtype == torch.float64:
-            plan = dct_plan(self.size, x.dtype, x.device)
-            return _finished(plan.forward(x, out_features), epilogue)
-        return self._by_kernels(x, out_features, False, epilogue)
+            return dct_plan(self.size, x.dtype, x.device).forward(x, out_features)
+        return self._by_kernels(x, out_features, adjoint=False)
 
-    def adjoint(self, y: Tensor, in_features: int, epilogue: Epilogue = AS_IT_IS) -> Tensor:
+    def adjoint(self, y: Tensor, in_features: int) -> Tensor:
         """Return the transposed matrix's product with every row, ``(rows, in)``, in the dtype of y."""
         if y.dtype == torch.float64:
-            plan = dct_plan(self.size, y.dtype, y.device)
-            return _finished(plan.adjoint(y, in_features), epilogue)
-        return self._by_kernels(y, in_features, True, epilogue)
+            return dct_plan(self.size, y.dtype, y.device).adjoint(y, in_features)
+        return self._by_kernels(y, in_features, adjoint=True)
 
-    def _by_kernels(self, x: Tensor, features: int, adjoint: bool, epilogue: Epilogue) -> Tensor:
+    def _by_kernels(self, x: Tensor, features: int, adjoint: bool) -> Tensor:
         shape = self.shape or factored_shape(self.size, x.dtype)
         if self.form == "fused" or shape is None:
-            return dct_by_fft(x, features, self.size, adjoint, epilogue)
-        return dct_by_products(x, features, shape, adjoint, epilogue)
+            return dct_by_fft(x, features, self.size, adjoint)
+        return dct_by_products(x, features, shape, adjoint)
 
 
 def dct_rows(
@@ -72,10 +69,3 @@ def dct_rows(
     if form == "plain" or dtype == torch.float64 or not runs_on(device):
         return dct_plan(size, dtype, device)
     return KernelDCT(size, form)
-
-
-def _finished(result: Tensor, epilogue: Epilogue) -> Tensor:
-    """Do what the kernels' epilogue does."""
-    result = result if epilogue.alpha is None else result * epilogue.alpha
-    result = result if epilogue.plus is None else result + epilogue.plus
-    return result if epilogue.dtype is None else result.to(epilogue.dtype)

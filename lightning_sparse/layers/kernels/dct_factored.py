@@ -7,6 +7,7 @@ floating-point operations, 2.1 million for q = 4096, where the dense product tak
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,14 +15,7 @@ from torch import Tensor
 from lightning_sparse.functional.dct import for_good
 from lightning_sparse.functional.dct_factors import DCTFactors, dct_factors
 from lightning_sparse.layers.kernels import dct_factored_code as code
-from lightning_sparse.layers.kernels.launching import (
-    AS_IT_IS,
-    Epilogue,
-    dot_options,
-    launch,
-    output_of,
-    rows_of,
-)
+from lightning_sparse.layers.kernels.launching import dot_options, launch, rows_of
 
 __all__ = ["HALF_SHAPES", "SHAPES", "Factored", "dct_by_products", "factored_shape"]
 
@@ -48,6 +42,12 @@ class Factored:
     def size(self) -> int:
         """Return q, as which a Hadamard transform of two factors is scaled, too."""
         return self.left * self.right
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return what a kernel is compiled with."""
+        split = {"q1": self.left, "q2": self.right, "block": self.block}
+        return {**split, "num_warps": self.warps, "num_stages": 1, "maxnreg": self.registers}
 
 
 # Chosen by what Triton's compiler makes of them for compute capability 9.0, and timed nowhere yet.
@@ -79,14 +79,11 @@ def factored_shape(size: int, dtype: torch.dtype) -> Factored | None:
     >>> factored_shape(4096, torch.bfloat16)
     Factored(left=64, right=64, block=1, warps=4, registers=None)
     """
-    return {torch.float32: SHAPES, torch.bfloat16: HALF_SHAPES, torch.float16: HALF_SHAPES}.get(
-        dtype, {}
-    ).get(size)
+    tables = {torch.float32: SHAPES, torch.bfloat16: HALF_SHAPES, torch.float16: HALF_SHAPES}
+    return tables.get(dtype, {}).get(size)
 
 
-def dct_by_products(
-    x: Tensor, features: int, shape: Factored, adjoint: bool, epilogue: Epilogue = AS_IT_IS
-) -> Tensor:
+def dct_by_products(x: Tensor, features: int, shape: Factored, adjoint: bool) -> Tensor:
     """Return the transform of each row, cropped, in the dtype of x: float32, bfloat16 or float16.
 
     Args:
@@ -94,26 +91,18 @@ def dct_by_products(
         features: Number of frequencies to return; of inputs for the adjoint.
         shape: How the size is split.
         adjoint: Whether to multiply by the transposed matrix.
-        epilogue: What becomes of it.
     """
-    x, (y, plus) = rows_of(x), output_of(x, features, epilogue)
+    x, y = rows_of(x), x.new_empty(len(x), features)
     launch(
         code.dct_adjoint_kernel if adjoint else code.dct_kernel,
         (math.ceil(len(x) / shape.block),),
         x,
         y,
         *_tables(shape.left, shape.right, x.dtype, x.device),
-        epilogue.alpha,
-        plus,
         *(len(x), x.shape[1], features),
-        *(x.stride(0), y.stride(0), 0 if plus is None else plus.stride(0)),
-        q1=shape.left,
-        q2=shape.right,
-        block=shape.block,
+        *(x.stride(0), y.stride(0)),
+        **shape.options,
         **dot_options(x.dtype),
-        num_warps=shape.warps,
-        num_stages=1,
-        maxnreg=shape.registers,
     )
     return y
 

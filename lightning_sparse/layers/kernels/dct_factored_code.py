@@ -46,11 +46,10 @@ def _twiddled(re, im, t_re, t_im, q1: tl.constexpr, q2: tl.constexpr, block: tl.
 
 @jit
 def dct_kernel(
-    x, y, f_re, f_im, t_re, t_im, m_re, m_im, alpha, plus,
-    rows, inputs, outputs, x_stride, y_stride, plus_stride,
+    x, y, f_re, f_im, t_re, t_im, m_re, m_im, rows, inputs, outputs, x_stride, y_stride,
     q1: tl.constexpr, q2: tl.constexpr, block: tl.constexpr, precision: tl.constexpr, widen: tl.constexpr,
 ):  # fmt: skip
-    """Write ``alpha C x + plus``, cropped to the lowest frequencies."""
+    """Write ``C x``, cropped to the lowest frequencies."""
     start = tl.program_id(0).to(tl.int64) * block
     source, row = _order(q1, q2, block), start + tl.arange(0, block * q2) // q2
     there = (row < rows)[None, :] & (source < inputs)
@@ -67,26 +66,20 @@ def dct_kernel(
     k, row = tl.arange(0, q1 * q2)[None, :], start + tl.arange(0, block)[:, None]
     sums = tl.where(k == 0, sums * 0.7071067811865476, sums)
     there = (row < rows) & (k < outputs)
-    if alpha is not None:
-        sums *= tl.load(alpha).to(tl.float32)
-    if plus is not None:
-        sums += tl.load(plus + row * plus_stride + k, mask=there, other=0.0).to(tl.float32)
     tl.store(y + row * y_stride + k, sums.to(y.dtype.element_ty), mask=there)
 
 
 @jit
 def dct_adjoint_kernel(
-    g, x, f_re, f_im, t_re, t_im, m_re, m_im, alpha, plus,
-    rows, outputs, inputs, g_stride, x_stride, plus_stride,
+    g, x, f_re, f_im, t_re, t_im, m_re, m_im, rows, outputs, inputs, g_stride, x_stride,
     q1: tl.constexpr, q2: tl.constexpr, block: tl.constexpr, precision: tl.constexpr, widen: tl.constexpr,
 ):  # fmt: skip
-    """Write ``alpha C' g + plus``: the steps of ``dct_kernel``, each transposed, in reverse."""
+    """Write ``C' g``: the steps of ``dct_kernel``, each transposed, in reverse."""
     start = tl.program_id(0).to(tl.int64) * block
     k, row = tl.arange(0, q1 * q2)[None, :], start + tl.arange(0, block)[:, None]
     grad = tl.load(g + row * g_stride + k, mask=(row < rows) & (k < outputs), other=0.0)
-    grad = tl.where(k == 0, grad.to(tl.float32) * 0.7071067811865476, grad.to(tl.float32)).to(
-        g.dtype.element_ty
-    )
+    exact = grad.to(tl.float32)
+    grad = tl.where(k == 0, exact * 0.7071067811865476, exact).to(g.dtype.element_ty)
     grad = tl.reshape(tl.permute(tl.reshape(grad, [block, q2, q1]), [2, 0, 1]), [q1 * block, q2])
 
     re = tl.reshape(dot(grad, tl.trans(_table(m_re, q2, q2)), precision, widen), [q1, block * q2])
@@ -99,8 +92,4 @@ def dct_adjoint_kernel(
 
     target, row = _order(q1, q2, block), start + tl.arange(0, block * q2) // q2
     there = (row < rows)[None, :] & (target < inputs)
-    if alpha is not None:
-        sums *= tl.load(alpha).to(tl.float32)
-    if plus is not None:
-        sums += tl.load(plus + (row * plus_stride)[None, :] + target, mask=there, other=0.0).to(tl.float32)
     tl.store(x + (row * x_stride)[None, :] + target, sums.to(x.dtype.element_ty), mask=there)

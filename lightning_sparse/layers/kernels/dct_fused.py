@@ -12,14 +12,14 @@ from torch import Tensor
 from lightning_sparse.functional.dct import for_good
 from lightning_sparse.functional.dct_factors import dct_twiddles
 from lightning_sparse.layers.kernels import dct_fused_code as code
-from lightning_sparse.layers.kernels.launching import AS_IT_IS, Epilogue, launch, output_of, rows_of
+from lightning_sparse.layers.kernels.launching import launch, rows_of
 
 __all__ = ["dct_by_fft"]
 
 ROWS, WIDEST = 4, 1024  # of a program: rows, and pairs of numbers
 
 
-def dct_by_fft(x: Tensor, features: int, size: int, adjoint: bool, epilogue: Epilogue = AS_IT_IS) -> Tensor:
+def dct_by_fft(x: Tensor, features: int, size: int, adjoint: bool) -> Tensor:
     """Return the transform of each row, cropped, in the dtype of x: float32, bfloat16 or float16.
 
     Args:
@@ -27,16 +27,13 @@ def dct_by_fft(x: Tensor, features: int, size: int, adjoint: bool, epilogue: Epi
         features: Number of frequencies to return; of inputs for the adjoint.
         size: Of the DCT.
         adjoint: Whether to multiply by the transposed matrix.
-        epilogue: What becomes of it.
     """
-    x, (y, plus) = rows_of(x), output_of(x, features, epilogue)
+    x, y = rows_of(x), x.new_empty(len(x), features)
     if not len(x):
         return y
     width = min(WIDEST, max(16, 1 << (size // 2).bit_length()))
-    grid, parts = (
-        (math.ceil(len(x) / ROWS), math.ceil((size // 2 + 1) / width)),
-        {"block": ROWS, "width": width},
-    )
+    grid = math.ceil(len(x) / ROWS), math.ceil((size // 2 + 1) / width)
+    parts = {"block": ROWS, "width": width}
     ordered = torch.empty(len(x), size, dtype=torch.float32, device=x.device)
     twiddles, sizes = _twiddles(size, x.device), (len(x), x.shape[1], size)
     if adjoint:
@@ -45,7 +42,7 @@ def dct_by_fft(x: Tensor, features: int, size: int, adjoint: bool, epilogue: Epi
     else:
         launch(code.before_kernel, grid, x, ordered, *sizes, x.stride(0), **parts)
     spectrum = torch.view_as_real(torch.fft.rfft(ordered))
-    rest = (epilogue.alpha, plus, len(x), features, size, y.stride(0), 0 if plus is None else plus.stride(0))
+    rest = len(x), features, size, y.stride(0)
     if adjoint:
         launch(code.after_adjoint_kernel, grid, spectrum, y, *rest, **parts)
     else:

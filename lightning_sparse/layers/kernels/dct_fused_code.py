@@ -18,16 +18,6 @@ __all__ = ["after_adjoint_kernel", "after_kernel", "before_adjoint_kernel", "bef
 
 
 @jit
-def _finished(value, alpha, plus, place, there):
-    """Return ``alpha value + plus``."""
-    if alpha is not None:
-        value *= tl.load(alpha).to(tl.float32)
-    if plus is not None:
-        value += tl.load(plus + place, mask=there, other=0.0).to(tl.float32)
-    return value
-
-
-@jit
 def before_kernel(x, v, rows, inputs, size, x_stride, block: tl.constexpr, width: tl.constexpr):
     """Write inputs in Makhoul's order, filled up with zeros, in float32: ``(rows, size)``."""
     first = tl.program_id(1) * width
@@ -45,10 +35,9 @@ def before_kernel(x, v, rows, inputs, size, x_stride, block: tl.constexpr, width
 
 @jit
 def after_kernel(
-    spectrum, y, cosine, sine, alpha, plus, rows, outputs, size, y_stride, plus_stride, scale,
-    block: tl.constexpr, width: tl.constexpr,
+    spectrum, y, cosine, sine, rows, outputs, size, y_stride, scale, block: tl.constexpr, width: tl.constexpr
 ):  # fmt: skip
-    """Write ``alpha C x + plus`` from the spectrum: ``(rows, size // 2 + 1)`` complex numbers as pairs."""
+    """Write ``C x`` from the spectrum: ``(rows, size // 2 + 1)`` complex numbers as pairs."""
     first, half = tl.program_id(1) * width, size // 2 + 1
     k = first + tl.arange(0, width)
     c, s = tl.load(cosine + k, mask=k < half, other=0.0), tl.load(sine + k, mask=k < half, other=0.0)
@@ -62,11 +51,9 @@ def after_kernel(
             tl.reshape(tl.load(spectrum + row * (2 * half) + part, mask=there, other=0.0), [width, 2])
         )
         there = (row < rows) & (k < half) & (k < outputs)
-        low = _finished(c * re + s * im, alpha, plus, row * plus_stride + k, there)
-        tl.store(y + row * y_stride + k, low.to(y.dtype.element_ty), mask=there)
+        tl.store(y + row * y_stride + k, (c * re + s * im).to(y.dtype.element_ty), mask=there)
         there = (row < rows) & (k > 0) & (k < mirrored) & (mirrored < outputs)
-        high = _finished(s * re - c * im, alpha, plus, row * plus_stride + mirrored, there)
-        tl.store(y + row * y_stride + mirrored, high.to(y.dtype.element_ty), mask=there)
+        tl.store(y + row * y_stride + mirrored, (s * re - c * im).to(y.dtype.element_ty), mask=there)
         row += 1
 
 
@@ -93,11 +80,8 @@ def before_adjoint_kernel(
 
 
 @jit
-def after_adjoint_kernel(
-    spectrum, x, alpha, plus, rows, inputs, size, x_stride, plus_stride,
-    block: tl.constexpr, width: tl.constexpr,
-):  # fmt: skip
-    """Write ``alpha C' g + plus``: inputs 2n - 1 and 2n come from number n of the spectrum."""
+def after_adjoint_kernel(spectrum, x, rows, inputs, size, x_stride, block: tl.constexpr, width: tl.constexpr):
+    """Write ``C' g``: inputs 2n - 1 and 2n come from number n of the spectrum."""
     first, half = tl.program_id(1) * width, size // 2 + 1
     part = 2 * first + tl.arange(0, 2 * width)
     target = part - 1
@@ -109,6 +93,5 @@ def after_adjoint_kernel(
         )
         value = tl.reshape(tl.join(re + im, re - im), [2 * width])
         there = (row < rows) & (target >= 0) & (target < inputs)
-        value = _finished(value, alpha, plus, row * plus_stride + target, there)
         tl.store(x + row * x_stride + target, value.to(x.dtype.element_ty), mask=there)
         row += 1

@@ -9,17 +9,11 @@ from torch import Tensor
 
 from lightning_sparse.functional.dct import for_good
 from lightning_sparse.functional.hadamard import sylvester
+from lightning_sparse.layers.kernels import dct_factored
 from lightning_sparse.layers.kernels import hadamard_code as code
 from lightning_sparse.layers.kernels.dct_factored import Factored
 from lightning_sparse.layers.kernels.language import runs_on
-from lightning_sparse.layers.kernels.launching import (
-    AS_IT_IS,
-    Epilogue,
-    dot_options,
-    launch,
-    output_of,
-    rows_of,
-)
+from lightning_sparse.layers.kernels.launching import dot_options, launch, rows_of
 
 __all__ = ["HALF_SHAPES", "ON_CUDA", "SHAPES", "HadamardForm", "hadamard_rows", "runs_hadamard"]
 
@@ -30,26 +24,10 @@ ON_CUDA: HadamardForm = "plain"
 """What layers take on CUDA devices."""
 
 # Chosen by what Triton's compiler makes of them for compute capability 9.0, and timed nowhere yet.
-HALF_SHAPES = {
-    256: Factored(16, 16, 8, 4),
-    512: Factored(32, 16, 4, 4),
-    1024: Factored(64, 16, 4, 4),
-    2048: Factored(64, 32, 2, 4),
-    4096: Factored(64, 64, 1, 4),
-    8192: Factored(128, 64, 1, 8),
-    16384: Factored(128, 128, 1, 8),
-}
+HALF_SHAPES = dct_factored.HALF_SHAPES | {1024: Factored(64, 16, 4, 4), 2048: Factored(64, 32, 2, 4)}
 """For bfloat16 and float16, by size."""
 
-SHAPES = {
-    256: Factored(16, 16, 4, 4),
-    512: Factored(32, 16, 4, 4),
-    1024: Factored(32, 32, 2, 4),
-    2048: Factored(64, 32, 1, 4),
-    4096: Factored(64, 64, 1, 4),
-    8192: Factored(128, 64, 1, 8),
-    16384: Factored(128, 128, 1, 8),  # spills 152 to 312 bytes a thread
-}
+SHAPES = dct_factored.SHAPES | {16384: Factored(128, 128, 1, 8)}  # which spills 152 to 312 bytes a thread
 """For float32."""
 
 
@@ -74,7 +52,6 @@ def hadamard_rows(
     features: int,
     size: int,
     adjoint: bool = False,
-    epilogue: Epilogue = AS_IT_IS,
     shape: Factored | None = None,
 ) -> Tensor:
     """Return ``H diag(signs) x`` of each row, cropped, in the dtype of x: float32, bfloat16 or float16.
@@ -85,12 +62,11 @@ def hadamard_rows(
         features: Number of outputs; of inputs for the adjoint.
         size: Of H: a power of two from 256 to 16384, not less than inputs and outputs.
         adjoint: Whether to multiply by the transposed matrix, ``diag(signs) H``.
-        epilogue: What becomes of it.
         shape: How the kernel splits the size; ``None``: as the tables say.
     """
     shape = shape or (SHAPES if x.dtype == torch.float32 else HALF_SHAPES)[size]
     longer = max(shape.left, shape.right)
-    x, (y, plus) = rows_of(x), output_of(x, features, epilogue)
+    x, y = rows_of(x), x.new_empty(len(x), features)
     launch(
         code.hadamard_kernel,
         (math.ceil(len(x) / shape.block),),
@@ -98,20 +74,13 @@ def hadamard_rows(
         y,
         _matrix(longer, x.dtype, x.device),
         signs,
-        epilogue.alpha,
-        plus,
         *(len(x), x.shape[1], features),
-        *(x.stride(0), y.stride(0), 0 if plus is None else plus.stride(0)),
+        *(x.stride(0), y.stride(0)),
         *(1 / math.sqrt(shape.left), 1 / math.sqrt(shape.right)),
-        q1=shape.left,
-        q2=shape.right,
         longer=longer,
-        block=shape.block,
         signs_first=not adjoint,
+        **shape.options,
         **dot_options(x.dtype),
-        num_warps=shape.warps,
-        num_stages=1,
-        maxnreg=shape.registers,
     )
     return y
 

@@ -20,12 +20,11 @@ def _corner(matrix, size: tl.constexpr, longer: tl.constexpr):
 
 @jit
 def hadamard_kernel(
-    x, y, matrix, signs, alpha, plus,
-    rows, inputs, outputs, x_stride, y_stride, plus_stride, scale1, scale2,
+    x, y, matrix, signs, rows, inputs, outputs, x_stride, y_stride, scale1, scale2,
     q1: tl.constexpr, q2: tl.constexpr, longer: tl.constexpr, block: tl.constexpr,
     signs_first: tl.constexpr, precision: tl.constexpr, widen: tl.constexpr,
 ):  # fmt: skip
-    """Write ``alpha H diag(signs) x + plus``, or ``alpha diag(signs) H x + plus``, which is the adjoint."""
+    """Write ``H diag(signs) x``, or ``diag(signs) H x``, which is the adjoint."""
     start = tl.program_id(0).to(tl.int64) * block
     lanes = tl.arange(0, block * q2)
     source, row = tl.arange(0, q1)[:, None] * q2 + (lanes % q2)[None, :], start + lanes // q2
@@ -42,8 +41,4 @@ def hadamard_kernel(
     there = (row < rows) & (target < outputs)
     if not signs_first:
         sums *= tl.load(signs + target, mask=target < outputs, other=0.0)
-    if alpha is not None:
-        sums *= tl.load(alpha).to(tl.float32)
-    if plus is not None:
-        sums += tl.load(plus + row * plus_stride + target, mask=there, other=0.0).to(tl.float32)
     tl.store(y + row * y_stride + target, sums.to(y.dtype.element_ty), mask=there)
