@@ -1,7 +1,7 @@
 """The console script ``lightning-sparse``: LightningCLI that knows our callbacks, nets and data by name.
 
-``fit``, ``validate``, ``test`` and ``predict`` are Lightning's own; ``plan`` shows what a recipe would do;
-``plot``, which takes no recipe, draws what finished runs have left in their folders.
+``fit``, ``validate``, ``test`` and ``predict`` are Lightning's own; ``plan`` shows what a recipe would do.
+What takes no recipe has a file of its own in ``commands/``.
 """
 
 import argparse
@@ -15,15 +15,14 @@ from typing import Any
 from lightning_sparse.callbacks.company import refuse_company
 from lightning_sparse.callbacks.sparsifier import sparsifiers
 from lightning_sparse.checks import SparsityError
+from lightning_sparse.cli.commands import COMMANDS, run_command
 from lightning_sparse.cli.errors import mistake_in, stop
 from lightning_sparse.cli.names import meant
 from lightning_sparse.cli.places import check_ckpt_path, check_folders
 from lightning_sparse.cli.plan import LEGEND, FlopsAtInput, plan_of
-from lightning_sparse.cli.plot import plot
 from lightning_sparse.cli.recipes import check_recipes, replaced, without_model
 from lightning_sparse.cli.wording import shorten, unknown_argument
 from lightning_sparse.extras import import_extra
-from lightning_sparse.reporting import REPORT_PAGES
 from lightning_sparse.trainer.packages import (
     LightningDataModule,
     LightningModule,
@@ -35,8 +34,7 @@ from lightning_sparse.trainer.packages import (
 __all__ = ["PlanTrainer", "main"]
 
 DESCRIPTION = """\
-Trains, tests and plans what recipes say. `lightning-sparse plot {pages} RUN...` draws finished runs; see
-`lightning-sparse plot --help`."""
+Trains, tests and plans what recipes say. Commands that take no recipe, each with a `--help`: {commands}"""
 
 PLUGINS = "lightning_sparse"
 """Entry points of other packages: their modules are imported first, and register what they bring."""
@@ -80,15 +78,15 @@ def main(args: list[str] | None = None) -> None:
     """Run the command line; a mistake in it ends with one or two lines and exit status 2."""
     words = sys.argv[1:] if args is None else args
     _load_plugins()
-    if words[:1] == ["plot"]:
-        return plot(words[1:])
+    if words and words[0] in COMMANDS:
+        return run_command(words[0], words[1:])
     try:
         import_extra("jsonargparse", "the command line")
     except ModuleNotFoundError as error:
         sys.exit(f"error: {error}")
     session = _Session()
     sparse_cli = _make_cli(cli_module().LightningCLI, session)
-    _refuse_unknown(words, [*sparse_cli.subcommands(), "plot"])
+    _refuse_unknown(words, [*sparse_cli.subcommands(), *COMMANDS])
     try:
         check_recipes(words)
         for overlay, recipe in replaced(words):
@@ -132,9 +130,13 @@ def _parser_options(commands: Iterable[str]) -> dict[str, Any]:
     return {
         "exit_on_error": False,
         "allow_abbrev": False,
-        "description": DESCRIPTION.format(pages="|".join(REPORT_PAGES)),
+        "description": DESCRIPTION.format(commands=_commands_in_words()),
         **{command: {"allow_abbrev": False} for command in commands},
     }
+
+
+def _commands_in_words() -> str:
+    return " ".join(f"`lightning-sparse {c.name} {c.usage}`: {c.summary}" for c in COMMANDS.values())
 
 
 def _missing(message: str, words: list[str]) -> str:
@@ -160,7 +162,7 @@ def _load_plugins() -> None:
 
 
 def _refuse_unknown(words: list[str], commands: list[str]) -> None:
-    """Stop at a command that is none; LightningCLI would not name ``plot`` among those that there are."""
+    """Stop at a command that is none; LightningCLI would not name those of ours among them."""
     rule = f"the command must be one of {', '.join(commands)}, got"
     if not words:
         stop(f"{rule} none (see `lightning-sparse --help`)")

@@ -19,7 +19,7 @@ from lightning_sparse.layers.signal import ABOUT_SIGNAL
 from lightning_sparse.selection import plain_name
 from lightning_sparse.trainer.packages import LightningModule
 
-__all__ = ["load_from_checkpoint"]
+__all__ = ["load_from_checkpoint", "restore_"]
 
 Module = TypeVar("Module", bound=LightningModule)
 
@@ -53,16 +53,39 @@ def load_from_checkpoint(module_class: type[Module], path: str | Path | IO[bytes
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found keys that are")
         module = _load(module_class, path, {**kwargs, "strict": False})
+    _fill_(module, supports, checkpoint, kwargs.get("strict"))
+    return module
+
+
+def restore_(module: LightningModule, path: str | Path | IO[bytes]) -> None:
+    """Give a module that was built anew the weights of a checkpoint; what is compact there becomes so here.
+
+    Args:
+        module: The net as its class makes it; changed in place.
+        path: A checkpoint of tensors and plain values, with or without the states of callbacks.
+
+    Raises:
+        SparsityError: If the file is damaged, is no checkpoint, or lacks something that it says it holds.
+        RuntimeError: If it is of another net.
+    """
+    checkpoint = _read(type(module), path, {"weights_only": True})
+    if next(module.parameters(), None) is None:
+        module.configure_model()
+    _fill_(module, _supports(checkpoint["state_dict"], shown_source(path)), checkpoint, None)
+
+
+def _fill_(
+    module: LightningModule, supports: Mapping[str, Tensor], checkpoint: dict[str, Any], strict: bool | None
+) -> None:
+    """Replace the layers that have these supports, and load the weights."""
     with warnings.catch_warnings():
         for about in ("Frozen copies of layers", ABOUT_SIGNAL):  # weights are loaded right after
             warnings.filterwarnings("ignore", message=about)
         _convert_(module, supports, checkpoint)
-    module.on_load_checkpoint(checkpoint)  # once more: it may change what is to be loaded
-    strict = kwargs.get("strict")
+    module.on_load_checkpoint(checkpoint)  # it may change what is to be loaded
     module.load_state_dict(
         checkpoint["state_dict"], strict=module.strict_loading if strict is None else strict
     )
-    return module
 
 
 def _load(module_class: type[Module], path: str | Path | IO[bytes], options: Mapping[str, Any]) -> Module:

@@ -71,7 +71,7 @@ def test_general_help_mentions_plot(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
     assert stopped.value.code == 0
-    assert "lightning-sparse plot asni RUN..." in " ".join(capsys.readouterr().out.split())
+    assert "`lightning-sparse plot KIND RUN...`: Draws" in " ".join(capsys.readouterr().out.split())
 
 
 def test_no_command_or_an_unknown_one_names_them_all(capsys):

@@ -1,0 +1,89 @@
+"""Trained nets out of the folders of finished runs: built by the recipe there, with saved weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_sparse.checks import SparsityError, first_line
+from lightning_sparse.extras import import_extra
+from lightning_sparse.files.checkpoints import restore_
+from lightning_sparse.reporting.runs import read_run
+from lightning_sparse.trainer.packages import LightningDataModule, LightningModule
+
+__all__ = ["TrainedNet", "trained_net"]
+
+CONFIG = "config.yaml"  # what LightningCLI writes beside the logs of a run
+
+
+@dataclass(frozen=True)
+class TrainedNet:
+    """A net as a run has left it.
+
+    Args:
+        module: The net, in eval mode on the CPU.
+        checkpoint: The file that its weights are from.
+        config: The recipe that it was trained by, as plain dicts and lists.
+    """
+
+    module: LightningModule
+    checkpoint: Path
+    config: dict[str, Any]
+
+    def data(self) -> LightningDataModule | None:
+        """Return the run's data module, built anew; ``None`` if the recipe names none."""
+        return _built(LightningDataModule, "data", self.config) if self.config.get("data") else None
+
+
+def trained_net(path: str | Path, argument: str = "RUN") -> TrainedNet:
+    """Build the net of a run, and give it the weights of a checkpoint.
+
+    Args:
+        path: A folder of one run (its last checkpoint is taken), or a checkpoint in one.
+        argument: What the path is called in errors.
+
+    Raises:
+        SparsityError: If there is no such file or folder, no recipe beside it, or another net in it.
+        ModuleNotFoundError: If jsonargparse is not installed.
+    """
+    checkpoint = Path(path) if Path(path).is_file() else read_run(path).checkpoints[-1].path
+    config = _config_beside(checkpoint, argument)
+    module = _built(LightningModule, "model", config)
+    try:
+        restore_(module, checkpoint)
+    except RuntimeError as error:
+        said = first_line(error)
+        raise SparsityError(
+            f"`{argument}` must have a {CONFIG} of its own net, got {str(checkpoint)!r}, whose weights are "
+            f"of another net than the recipe's: {said}"
+        ) from error
+    return TrainedNet(module.eval(), checkpoint, config)
+
+
+def _config_beside(checkpoint: Path, argument: str) -> dict[str, Any]:
+    """Return the recipe of a run: ``<run>/config.yaml`` of ``<run>/checkpoints/*.ckpt``."""
+    import_extra("jsonargparse", "building a net from the recipe of its run")
+    import yaml
+
+    folders = (checkpoint.absolute().parent, checkpoint.absolute().parent.parent)
+    found = [folder / CONFIG for folder in folders if (folder / CONFIG).is_file()]
+    if not found:
+        raise SparsityError(
+            f"`{argument}` must lie in the folder of a run with the {CONFIG} that LightningCLI writes, got "
+            f"{str(checkpoint)!r}, which does not. In Python, pass the module itself."
+        )
+    config = yaml.safe_load(found[0].read_text(encoding="utf-8"))
+    if not isinstance(config, dict) or "class_path" not in (config.get("model") or {}):
+        raise SparsityError(
+            f"`{argument}` must have a {CONFIG} that names the class of its model, got {str(found[0])!r}, "
+            "which does not. In Python, pass the module itself."
+        )
+    return config
+
+
+def _built(base: type, key: str, config: dict[str, Any]) -> Any:
+    """Return the object that one part of a recipe describes."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(base, key)
+    return parser.instantiate_classes(parser.parse_object({key: config[key]}))[key]

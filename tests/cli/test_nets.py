@@ -1,0 +1,65 @@
+"""Nets out of the folders of finished runs."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import lightning_sparse
+from lightning_sparse.checks import SparsityError
+from lightning_sparse.cli.main import main
+from lightning_sparse.cli.nets import trained_net
+from lightning_sparse.layers import DensePlusSparse
+
+RECIPE = str(Path(lightning_sparse.__file__).parent.parent / "recipes" / "quickstart.yaml")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Return a folder with two short runs: masked weights, and layers of DCTpS."""
+    folder = tmp_path_factory.mktemp("runs")
+    common = ["fit", "--config", RECIPE, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
+    for name, callback in {"masked": "PruneAtInit", "dctps": "DCTpSConversion"}.items():
+        where = [f"--trainer.logger.save_dir={folder}", f"--trainer.logger.name={name}"]
+        method = ["--trainer.callbacks.method=erk"] if name == "masked" else []
+        words = [f"--trainer.callbacks={callback}", *method, "--trainer.callbacks.density=0.05"]
+        main([*common, *where, *words, "--trainer.callbacks+=ModelCheckpoint"])
+    return folder
+
+
+def saved(net):
+    return torch.load(net.checkpoint, weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("name", ["masked", "dctps"])
+def test_a_net_is_built_with_its_weights(runs, name):
+    net = trained_net(runs / name)
+    state = net.module.state_dict()
+    assert state.keys() == saved(net).keys()
+    assert all(torch.equal(state[key], value) for key, value in saved(net).items())
+    assert not net.module.training
+    converted = [m for m in net.module.modules() if isinstance(m, DensePlusSparse)]
+    assert len(converted) == (3 if name == "dctps" else 0)
+    assert net.data().batch_size == 32
+
+
+def test_a_checkpoint_stands_for_its_run(runs):
+    (checkpoint,) = (runs / "masked").rglob("*.ckpt")
+    assert trained_net(checkpoint).checkpoint == checkpoint
+
+
+def test_what_cannot_be_built_is_refused(runs, tmp_path):
+    (checkpoint,) = (runs / "masked").rglob("*.ckpt")
+    alone = shutil.copy(checkpoint, tmp_path / "alone.ckpt")
+    with pytest.raises(SparsityError, match=r"`RUN` must lie in the folder of a run with the config\.yaml"):
+        trained_net(alone)
+    (tmp_path / "config.yaml").write_text("model: {lr: 0.1}")
+    with pytest.raises(SparsityError, match=r"`RUN` must have a config\.yaml that names the class"):
+        trained_net(alone)
+    other = (runs / "masked" / "version_0" / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(other.replace("in_features: 64", "in_features: 63"))
+    with pytest.raises(SparsityError, match="weights are of another net than the recipe's"):
+        trained_net(alone)
+    with pytest.raises(SparsityError, match="`RUN` must be a folder of one run"):
+        trained_net(tmp_path / "nothing")
