@@ -16,6 +16,7 @@ from lightning_sparse.callbacks import (
     SparsityCallback,
     SparsityMonitor,
 )
+from lightning_sparse.export.loading import load_exported
 from lightning_sparse.files.adapters import load_adapter, save_adapter
 from lightning_sparse.files.checkpoints import load_from_checkpoint
 from lightning_sparse.files.from_file import FromFile
@@ -70,6 +71,7 @@ __all__ = [
     "convert_",
     "keep_sparse_",
     "load_adapter",
+    "load_exported",
     "load_from_checkpoint",
     "load_masks",
     "load_ticket",

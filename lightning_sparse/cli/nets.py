@@ -10,7 +10,7 @@ from lightning_sparse.files.checkpoints import restore_
 from lightning_sparse.reporting.runs import read_run
 from lightning_sparse.trainer.packages import LightningDataModule, LightningModule
 
-__all__ = ["TrainedNet", "trained_net"]
+__all__ = ["TrainedNet", "checkpoint_at", "trained_net"]
 
 CONFIG = "config.yaml"  # what LightningCLI writes beside the logs of a run
 
@@ -34,6 +34,15 @@ class TrainedNet:
         return _built(LightningDataModule, "data", self.config) if self.config.get("data") else None
 
 
+def checkpoint_at(path: str | Path) -> Path:
+    """Return a checkpoint itself, or the last one of a run.
+
+    Raises:
+        SparsityError: If there is no such file or folder, or no checkpoint in it.
+    """
+    return Path(path) if Path(path).is_file() else read_run(path).checkpoints[-1].path
+
+
 def trained_net(path: str | Path, argument: str = "RUN") -> TrainedNet:
     """Build the net of a run, and give it the weights of a checkpoint.
 
@@ -45,7 +54,7 @@ def trained_net(path: str | Path, argument: str = "RUN") -> TrainedNet:
         SparsityError: If there is no such file or folder, no recipe beside it, or another net in it.
         ModuleNotFoundError: If jsonargparse is not installed.
     """
-    checkpoint = Path(path) if Path(path).is_file() else read_run(path).checkpoints[-1].path
+    checkpoint = checkpoint_at(path)
     config = _config_beside(checkpoint, argument)
     module = _built(LightningModule, "model", config)
     try:

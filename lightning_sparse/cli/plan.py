@@ -8,11 +8,11 @@ from torch import nn
 from lightning_sparse.callbacks.converting.base import Conversion
 from lightning_sparse.callbacks.sparsifier import Sparsifier
 from lightning_sparse.checks import SparsityError
-from lightning_sparse.data.images import ImageDataModule
+from lightning_sparse.cli.inputs import example_input
 from lightning_sparse.layers.offsets import NoOffset, Offset
 from lightning_sparse.layers.work import offset_work
 from lightning_sparse.reporting.cost import LayerCost, cost_table, planned_bytes, planned_storage
-from lightning_sparse.reporting.flops import count_flops, input_of_size
+from lightning_sparse.reporting.flops import count_flops
 from lightning_sparse.selection import layer_name, select_weights
 from lightning_sparse.trainer.packages import LightningDataModule, LightningModule
 from lightning_sparse.types import Budgets
@@ -46,12 +46,7 @@ class FlopsAtInput:
         cls, model: LightningModule, data: LightningDataModule | None, size: list[int] | None
     ) -> "FlopsAtInput":
         """Take the size that was asked for, else the module's own example, else one image of the data."""
-        if size is not None:
-            return cls(model, input_of_size(model, size), "input_size")
-        if model.example_input_array is not None:
-            return cls(model, model.example_input_array, "example_input_array")
-        image = input_of_size(model, (1, *data.input_shape)) if isinstance(data, ImageDataModule) else None
-        return cls(model, image, "data")
+        return cls(model, *example_input(model, data, size))
 
     def in_words(
         self, weights: dict[str, nn.Parameter], budgets: Budgets | None, offset: Offset | None

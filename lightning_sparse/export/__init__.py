@@ -1,8 +1,24 @@
 """Trained nets as files for other programs. A format is a file of its own here; it is found by itself."""
 
-from lightning_sparse.export.base import EXPORT_FORMATS, ExportFormat, export, register_format
+from lightning_sparse.export.base import (
+    EXPORT_FORMATS,
+    EXPORT_LOG,
+    ExportFormat,
+    export,
+    register_format,
+    takes_input,
+)
+from lightning_sparse.export.loading import load_exported
 from lightning_sparse.registry import modules_in
 
-__all__ = ["EXPORT_FORMATS", "ExportFormat", "export", "register_format"]
+__all__ = [
+    "EXPORT_FORMATS",
+    "EXPORT_LOG",
+    "ExportFormat",
+    "export",
+    "load_exported",
+    "register_format",
+    "takes_input",
+]
 
 modules_in(__name__, __path__)

@@ -1,27 +1,33 @@
 """What an export format is, and the function that writes one."""
 
+import logging
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from os import PathLike
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 
-from lightning_sparse.checks import check_choice, check_kind
+from lightning_sparse.checks import SparsityError, check_choice, check_kind, shown
 from lightning_sparse.extras import import_extra
 from lightning_sparse.files.writing import whole_file
 from lightning_sparse.registry import add_row
 
-__all__ = ["EXPORT_FORMATS", "ExportFormat", "export", "register_format"]
+__all__ = ["EXPORT_FORMATS", "EXPORT_LOG", "ExportFormat", "export", "register_format", "takes_input"]
+
+EXPORT_LOG = logging.getLogger("lightning_sparse.export")
+"""Where formats say what they did and could not do, as information; the command prints it."""
 
 
 @dataclass(frozen=True)
 class ExportFormat(ABC):
     """A kind of file that a trained net can be written to.
 
-    A format is a frozen dataclass; its fields are its options, each with a default. The formats in this
-    package are found by themselves; `register_format` adds one of your own.
+    A format is a frozen dataclass; its fields are its options, each with a default. On the command line they
+    are texts, numbers and flags; ``help`` in the metadata of a field says there what it is. A field
+    ``example_input`` is filled with what the net is called with. The first line of the docstring describes
+    the format. The formats in this package are found by themselves; `register_format` adds one of your own.
 
     Examples:
         >>> import io, json
@@ -43,6 +49,10 @@ class ExportFormat(ABC):
     """Ending of its files, with the dot; a path without one gets it."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Packages that must be installed, by the names that pip knows and Python imports."""
+    calls_net: ClassVar[bool] = True
+    """Whether the net must be one that can be called; if not, the command needs no more than a checkpoint."""
+    loading: ClassVar[str] = ""
+    """How its files are loaded: lines of Python, with ``{path}`` for the file."""
 
     @abstractmethod
     def write(self, module: nn.Module, path: Path) -> None:
@@ -74,6 +84,8 @@ def export(
     module: nn.Module,
     path: str | PathLike[str],
     format: str | ExportFormat = "dense",  # noqa: A002 - the word for it
+    *,
+    example_input: Any = None,
 ) -> Path:
     """Write a trained net to a file that does without this package; whole, or not at all.
 
@@ -81,6 +93,8 @@ def export(
         module: Any net, masked or with Dense-plus-Sparse layers; not changed.
         path: Where to; its folder is made if it is not there, an older file is replaced.
         format: Name of a format, with its default options, or a format.
+        example_input: What the net is called with, for formats that call it: a tensor, a tuple of arguments
+            or a dict of them by name. Without it, a LightningModule's ``example_input_array`` is taken.
 
     Returns:
         The path of the file: ``path``, with the ending of the format if it had none.
@@ -104,8 +118,25 @@ def export(
     if not isinstance(format, ExportFormat):
         check_choice("format", format, EXPORT_FORMATS)
         format = EXPORT_FORMATS[format]()  # noqa: A001
+    if example_input is not None:
+        format = _with_input(format, example_input)  # noqa: A001
     for package in format.needs:
         import_extra(package, f"export as {format.name!r}", f"pip install {package}")
     with whole_file(path, format.suffix) as (unfinished, finished):
         format.write(module, unfinished)
     return finished
+
+
+def takes_input(kind: type[ExportFormat]) -> bool:
+    """Tell whether a format has to know what the net is called with."""
+    return any(field.name == "example_input" for field in fields(kind))
+
+
+def _with_input(format: ExportFormat, example_input: Any) -> ExportFormat:  # noqa: A002
+    if not takes_input(type(format)):
+        raise SparsityError(
+            f"`example_input` has no effect with the format {format.name!r}, which calls no net, got "
+            f"{shown(example_input)}. Leave it out."
+        )
+    changes: Any = {"example_input": example_input}
+    return replace(format, **changes)

@@ -24,6 +24,8 @@ class Dense(ExportFormat):
 
     name = "dense"
     suffix = ".pt"
+    calls_net = False
+    loading = "net.load_state_dict(torch.load({path!r}))"
 
     def write(self, module: nn.Module, path: Path) -> None:
         """Write the state dict with ``torch.save``; ``torch.load(weights_only=True)`` reads it."""

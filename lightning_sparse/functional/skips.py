@@ -1,7 +1,7 @@
 """Sorted positions in few bits, in a code that is read back in four lines of NumPy.
 
-Where flat positions are random, k of N take ``H(k / N) / (k / N)`` bits each: 4.69, 8.08 or 11.41 at a density
-of 0.1, 0.01 or 0.001. `functional.positions` comes as close to that as can be, and takes a page to read back.
+k random positions out of N take ``H(k / N) / (k / N)`` bits each: 4.69, 8.08 or 11.41 at a density of 0.1,
+0.01 or 0.001. `functional.positions` comes as close to that as can be, and takes a page of code to read back.
 This code takes 5.04, 8.67 and 12.20, and is for files that are read without this package.
 
 It is a list of steps of w bits each. A step s > 0 goes s places on, where there is a position; a step of 0

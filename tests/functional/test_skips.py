@@ -21,7 +21,7 @@ def entropy(density):
 
 
 def test_a_hand_worked_code():
-    """Positions 2, 3, 8 and 20 in steps of two bits, which reach 3 places: 11 places between are 0, 0, 0, 3."""
+    """Positions 2, 3, 8 and 20 in steps of two bits, which reach 3 places: 12 places are 0, 0, 0, 3."""
     packed = pack_skips(torch.tensor([2, 3, 8, 20]), 21)
     bits = "".join(f"{byte:08b}"[::-1] for byte in packed[0].tolist())
     steps = [int(bits[i : i + 2][::-1], 2) for i in range(0, 16, 2)]

@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from lightning_sparse.cli.commands.base import Command, register_command
+from lightning_sparse.cli.options import add_option
 from lightning_sparse.reporting import REPORT_PAGES, ReportPage
 
 __all__ = ["Plot"]
@@ -38,10 +39,4 @@ def _add_arguments(parser: argparse.ArgumentParser, page: type[ReportPage]) -> N
     parser.add_argument("runs", metavar="RUN", nargs="+", help="folder of one run: runs/<name>/version_0")
     parser.add_argument("--out", metavar="FOLDER", help=f"default: {page.usual_folder}")
     for option in fields(page):
-        parser.add_argument(
-            f"--{option.name.replace('_', '-')}",
-            dest=option.name,
-            type=type(option.default),
-            default=option.default,
-            help=f"{option.metadata['help']}; default: %(default)s",
-        )
+        add_option(parser, option)
