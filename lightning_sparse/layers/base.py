@@ -20,6 +20,7 @@ from lightning_sparse.layers.offsets import Offset, OffsetName, offset_from_name
 from lightning_sparse.layers.offsets.state import OFFSET_KEY, offset_state, refuse_other_offset
 from lightning_sparse.layers.products import DenseGradient, Materialized, Product
 from lightning_sparse.layers.support import check_indices, index_dtype
+from lightning_sparse.layers.traced import is_tracing, traced_weight, untraced
 from lightning_sparse.selection import plain_name
 
 __all__ = ["DensePlusSparse", "compact_layers"]
@@ -166,6 +167,8 @@ class DensePlusSparse(nn.Module, ABC):
         """Multiply ``(rows, in)`` or ``(batch, channels, *sides)``."""
         if torch.compiler.is_compiling():
             return cast(Tensor, compiled.multiply(x, self.values, self.alpha, self.bias, self._handle))
+        if is_tracing():
+            return self._product("materialize").multiply_by(self.weight.to(x.dtype), x, self.bias)
         return multiply(x, self.values, self.alpha, self.bias, self.product_for(x), self.dense_gradient)
 
     def product_for(self, x: Tensor) -> Product:
@@ -206,7 +209,7 @@ class DensePlusSparse(nn.Module, ABC):
         key = (backend, accumulation_dtype(self.values.dtype))
         product = self._products.get(key)
         if product is None:
-            with torch.inference_mode(False):
+            with torch.inference_mode(False), untraced():
                 product = self._build(backend, key[1])
             if keep:
                 self._products[key] = product
@@ -284,9 +287,11 @@ def compact_layers(module: nn.Module) -> dict[str, DensePlusSparse]:
 
 
 def _build_weight(layer: DensePlusSparse) -> Tensor:
-    product = layer._product("materialize", keep=layer.backend in ("auto", "materialize"))
-    weight = build_weight(layer.values, layer.alpha, cast(Materialized, product), layer.dense_gradient)
-    return weight.to(layer._dtype)
+    product = cast(Materialized, layer._product("materialize", layer.backend in ("auto", "materialize")))
+    matrix = product.matrix if layer.base is None else layer.base
+    if is_tracing():
+        return traced_weight(layer.shape, layer.values, layer.indices, matrix, layer.alpha).to(layer._dtype)
+    return build_weight(layer.values, layer.alpha, product, layer.dense_gradient).to(layer._dtype)
 
 
 # The compiler is kept out, since what it traced of the shared constants would be shared, too.
