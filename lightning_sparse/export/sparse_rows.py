@@ -43,7 +43,7 @@ class SparseRows(ExportFormat):
     suffix = ".csr.pt"
     loading = (
         "net.load_state_dict(torch.load({path!r}), assign=True)\n"
-        "net.eval()  # and call it under torch.inference_mode()"
+        "net.eval()  # and call it under torch.no_grad(): inference_mode cannot multiply CSR"
     )
 
     rounds: int = field(default=7, metadata={"help": "how often each layer is timed"})
