@@ -4,8 +4,8 @@
     python -m benchmarks.speed.export_sizes --threads 1 codes layers    # some: sizes, codes, layers
 
 ``sizes`` trains LeNet-300-100 and ResNet-18 on scikit-learn's digits, a few epochs at each density, and
-exports them. "gzip" is the dense file, packed as well as gzip can. "least" are the bytes that values and random
-positions take by entropy.
+exports them. "gzip" is the dense file, packed as well as gzip can. "least" are the bytes that values and
+random positions take by entropy.
 
 ``codes`` compares ways to write down positions: bits for each, and what reading them back takes.
 
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     options = parse(__doc__, argv, rounds=7, add_own=partial(add_sections, names=list(SECTIONS)))
     report = Report("export_sizes", options)
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     for name in options.sections:
         print(f"{name}:\n{SECTIONS[name](report, options)}\n", flush=True)

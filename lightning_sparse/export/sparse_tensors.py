@@ -62,8 +62,8 @@ class SparseTensors(ExportFormat):
         parts = _offset_layers(module)
         if parts and self.offsets == "dense":
             EXPORT_LOG.info(
-                f"{len(parts)} layers with a dense part, such as {next(iter(parts))!r}, are written densely; "
-                "--offsets small keeps them small, and needs lightning_sparse to load."
+                f"{len(parts)} layers with a dense part, such as {next(iter(parts))!r}, are written as dense "
+                "weights; the option `offsets` small keeps them small, and needs lightning_sparse to load."
             )
             parts = {}
         write_tensors(*_content(state, parts), path, KIND, VERSION)
