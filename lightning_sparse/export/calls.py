@@ -1,9 +1,11 @@
 """Nets that are called while they are exported: dense copies, inputs, and the comparison of outputs."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any, cast
 
 import torch
@@ -87,7 +89,13 @@ def _eval_copy(module: nn.Module, dense: bool = True) -> nn.Module:
         for trainer in (vars(part).get("_trainer"), vars(part).get("_fabric")):
             if trainer is not None:
                 memo[id(trainer)] = None
-    holder = nn.ModuleList([deepcopy(module, memo)])  # a bare compact layer has to be held by something
+    try:
+        holder = nn.ModuleList([deepcopy(module, memo)])  # a bare compact layer has to be held by something
+    except Exception as error:  # whatever copying an attribute raises
+        raise SparsityError(
+            f"`module` must be one that can be copied, got {type(module).__name__}, which ends in "
+            f"{type(error).__name__}: {first_line(error)}. Export a child, or load the checkpoint anew."
+        ) from error
     if dense:
         to_dense_(holder)
     return holder[0].cpu().requires_grad_(False).eval()
@@ -187,16 +195,32 @@ def check_outputs(
                 f"`module` must run as {name!r}, and ends in {type(error).__name__}: {first_line(error)}; no "
                 f"file was written. {_WAY_OUT}"
             ) from error
-        for one, other in zip(expected, got, strict=True):
-            limit = max(_TOLERANCE, 4 * torch.finfo(one.dtype).eps) if one.is_floating_point() else 0.0
-            scale = max(1.0, float(one.abs().max())) if one.numel() else 1.0
-            same = one.shape == other.shape
-            off = float((one.double() - other.double()).abs().max()) if same and one.numel() else 0.0
-            if not same or not off <= limit * scale:
-                raise SparsityError(
-                    f"`module` must have the same outputs as {name!r}, got some that differ by {off:.2g} at "
-                    f"an input of {_in_words(call)}; no file was written. {_WAY_OUT}"
-                )
+        if not all(_is_close(*pair) for pair in zip_longest(expected, got)):
+            off = max(
+                (_difference(one, other) for one, other in zip(expected, got, strict=False)), default=math.inf
+            )
+            raise SparsityError(
+                f"`module` must have the same outputs as {name!r}, got some that differ by {off:.2g} at an "
+                f"input of {_in_words(call)}; no file was written. {_WAY_OUT}"
+            )
+
+
+def _is_close(one: Tensor | None, other: Tensor | None) -> bool:
+    """Tell whether outputs are the same but for rounding."""
+    if one is None or other is None:
+        return False
+    limit = max(_TOLERANCE, 4 * torch.finfo(one.dtype).eps) if one.is_floating_point() else 0.0
+    finite = one[one.isfinite()].double().abs()
+    return _difference(one, other) <= limit * max(1.0, float(finite.max()) if finite.numel() else 1.0)
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    """Return the largest difference of two tensors; none where both are NaN or the same infinity."""
+    if one.shape != other.shape:
+        return math.inf
+    same = (one == other) | (one.isnan() & other.isnan())
+    off = (one.double() - other.double()).abs().nan_to_num(math.inf).masked_fill(same, 0)
+    return float(off.max()) if off.numel() else 0.0
 
 
 def _traced(call: Call, batch: int | None) -> torch.export.ExportedProgram:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_sparse.checks import SparsityError
+from lightning_sparse.checks import SparsityError, shown
 from lightning_sparse.files.reading import read_dict, shown_source
 from lightning_sparse.layers import (
     DensePlusSparse,
@@ -32,7 +32,7 @@ class _Held(nn.Module):
     """A part of a net without a forward pass."""
 
 
-class _HeldWithState(_Held):
+class _HeldWithState(nn.Module):
     """One whose own class put something else into the state dict."""
 
     extra: Any = None
@@ -71,7 +71,8 @@ def held_state(state: Mapping[str, Any], argument: str = "path") -> nn.Module:
         argument: What errors call the place that it comes from.
 
     Raises:
-        SparsityError: If a compact layer is incomplete, or its offset is not registered here.
+        SparsityError: If something in it is no tensor, a compact layer is incomplete, or its offset is not
+            registered here.
 
     Examples:
         >>> from lightning_sparse.layers import convert_
@@ -81,6 +82,12 @@ def held_state(state: Mapping[str, Any], argument: str = "path") -> nn.Module:
         True
     """
     plain = {plain_name(name): value for name, value in state.items()}
+    for name, value in plain.items():
+        if not isinstance(value, Tensor) and name.rpartition(".")[2] != OFFSET_KEY:
+            raise SparsityError(
+                f"`{argument}` must hold a state dict of tensors, got {name!r}: {shown(value)}. Save what "
+                "else there is elsewhere."
+            )
     offsets = offsets_in(plain)
     inside = {
         f"{path}.{key}" for path in offsets for key in ("values", "indices", "alpha", "base", OFFSET_KEY)
@@ -116,7 +123,7 @@ def _put(part: nn.Module, name: str, value: Any, shared: dict[tuple[Any, ...], n
     """Give a part a tensor, under whatever name: past `register_buffer`, which refuses some."""
     if name == OFFSET_KEY:
         vars(part)["extra"] = value
-    elif isinstance(value, Tensor) and value.is_floating_point():
+    elif value.is_floating_point():
         place = (value.data_ptr(), value.shape, value.stride(), value.dtype)
         one = shared.setdefault(place, nn.Parameter(value, requires_grad=False)) if value.numel() else value
         part._parameters[name] = one if isinstance(one, nn.Parameter) else nn.Parameter(one, False)

@@ -27,6 +27,9 @@ def is_tracing() -> bool:
 def untraced() -> Iterator[None]:
     """Keep operations from being written down: what comes of them is a constant."""
     state = _C._get_tracing_state()
+    if state is None:  # also under `torch.compile`, where it may not be set
+        yield
+        return
     _C._set_tracing_state(None)
     try:
         yield

@@ -91,7 +91,7 @@ def test_a_checkpoint_alone_is_enough_for_a_state_dict(run, name, tmp_path, caps
     share = size / dense_bytes
     assert f"net.safetensors: {size:,} bytes, {share:.1%} of the {dense_bytes:,} bytes of the dense" in said
     assert f"lightning_sparse.load_exported({str(tmp_path / 'new' / 'net.safetensors')!r})" in said
-    assert ("3 layers with a dense part, such as 'net.fcs.0', are written densely" in said) == (
+    assert ("3 layers with a dense part, such as 'net.fcs.0', are written as dense" in said) == (
         name == "dctps"
     )
 
@@ -127,7 +127,7 @@ def test_an_input_size_of_ones_own(run, tmp_path, capsys):
     assert not EXPORT_LOG.handlers
     line = stopped_with(capsys, *words[1:], "--input-size", "7", "1", "8", "9")
     assert line.startswith(
-        "error: `example_input` must be what the net takes, got 7 x 1 x 8 x 9, which ends in"
+        "error: `--input-size` must be what the net takes, got 7 x 1 x 8 x 9, which ends in"
     )
 
 
@@ -135,7 +135,10 @@ def test_mistakes(run, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "half.ckpt").write_bytes(checkpoint_of(run / "masked").read_bytes()[:5000])
     torch.save({"epoch": 3}, tmp_path / "other.ckpt")
-    torch.save({"state_dict": {"a.values": torch.ones(2)}}, tmp_path / "part.ckpt")
+    torch.save({"epoch": 3, "weight": torch.ones(2)}, tmp_path / "more.ckpt")
+    state = torch.load(checkpoint_of(run / "dctps"), weights_only=True)["state_dict"]
+    part = {f"a.{key}": state[f"net.fcs.0.{key}"] for key in ("values", "alpha", "_extra_state")}
+    torch.save({"state_dict": part}, tmp_path / "part.ckpt")
     masked, alone = run / "masked", shutil.copy(checkpoint_of(run / "masked"), tmp_path / "alone.ckpt")
     dense = ("--format", "dense")
     for words, message in (
@@ -157,6 +160,11 @@ def test_mistakes(run, tmp_path, capsys):
         ((tmp_path / "empty", *dense), "`RUN` must be a folder of one run, with logs and checkpoints"),
         ((tmp_path / "half.ckpt", *dense), "`RUN` '"),
         ((tmp_path / "other.ckpt", *dense), "`RUN` must be a checkpoint or a saved state dict, got"),
+        ((tmp_path / "more.ckpt", *dense), "`RUN` must hold a state dict of tensors, got 'epoch': 3."),
+        (
+            (tmp_path / "part.ckpt", *dense),
+            "`RUN` must hold values, positions, shape and offset of the layer 'a'",
+        ),
         ((alone, "--format", "torch-export"), "`RUN` must lie in the folder of a run with the config.yaml"),
     ):
         assert stopped_with(capsys, *words).startswith(f"error: {message}"), words

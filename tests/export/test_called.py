@@ -1,6 +1,7 @@
 """Formats that call the net: what their files compute is what the net computes."""
 
 import logging
+import threading
 
 import pytest
 import torch
@@ -115,6 +116,23 @@ def test_a_wrong_file_is_an_error_and_is_not_left_there(kind, tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
+class Odd(nn.Module):
+    """NaN and infinity among the outputs, and an output that is an input."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        y = self.fc(x)
+        return y.log(), y / 0.0, x, x > 0
+
+
+@pytest.mark.parametrize("format_", ["torch-export", "csr"])
+def test_outputs_that_are_no_numbers(format_, tmp_path):
+    assert export(Odd(), tmp_path / "net", format_, example_input=torch.zeros(2, 4)).is_file()
+
+
 class OnlyTwo(nn.Module):
     """A net for a batch of two."""
 
@@ -152,6 +170,12 @@ def test_what_cannot_be_exported(tmp_path):
     for format_ in ("torch-export", "onnx"):
         with pytest.raises(SparsityError, match=f"can trace, for the format '{format_}', got Looks"):
             export(Looks(), tmp_path / "net", format_, example_input=torch.zeros(1, 5))
+    locked = nn.Linear(4, 3)
+    locked.lock = threading.Lock()
+    with pytest.raises(
+        SparsityError, match="must be one that can be copied, got Linear, which ends in TypeErr"
+    ):
+        export(locked, tmp_path / "net", "csr", example_input=torch.zeros(1, 4))
     with pytest.raises(SparsityError, match="`opset` must be an integer of at least 18, got 3"):
         ONNX(opset=3)
     assert not list(tmp_path.iterdir())

@@ -63,7 +63,7 @@ class Export(Command):
         check_writable("--out", arguments.out)
         checkpoint, module, inputs = _net_at(arguments.path, kind, arguments.input_size)
         out = arguments.out or checkpoint.with_name(checkpoint.stem + kind.suffix)
-        with _printed():
+        with _printed(), _as_input_size(arguments.input_size):
             path = export(module, out, format_, example_input=inputs)
         size, dense = path.stat().st_size, _dense_bytes(module)
         print(
@@ -126,6 +126,17 @@ def _dense_bytes(module: nn.Module) -> int:
 def _times(dense: int, size: int) -> str:
     share = size / max(1, dense)
     return f"{share:.1%} of" if share < 10 else f"{share:.0f} times"
+
+
+@contextmanager
+def _as_input_size(size: list[int] | None) -> Iterator[None]:
+    """Let errors name the input as the user has."""
+    try:
+        yield
+    except SparsityError as error:
+        if size is None:
+            raise
+        raise SparsityError(str(error).replace("`example_input`", "`--input-size`")) from error
 
 
 @contextmanager
