@@ -11,6 +11,7 @@ from lightning_sparse.layers.offsets import Offset
 from lightning_sparse.layers.work import offset_work
 from lightning_sparse.reporting.cost import LayerCost, cost_table, planned_bytes, planned_storage
 from lightning_sparse.reporting.flops import FlopCount, NetFlops, count_flops
+from lightning_sparse.reporting.products import Flops
 from lightning_sparse.selection import layer_name
 from lightning_sparse.types import Budgets
 
@@ -120,22 +121,23 @@ def plan_layers(
         on_cpu: Whether it will be trained there, where masks take more memory.
     """
     count, note = at.count(module, weights)
+    shares = {name: weight.numel() for name, weight in weights.items()} if budgets is None else budgets
     costs = []
     for name, weight in weights.items():
-        share, size = (weight.numel() if budgets is None else budgets.get(name)), weight.numel()
+        share, size = shares.get(name), weight.numel()
         stored = weight.nbytes if budgets is None else planned_bytes(weight, share, offset, on_cpu)
         storage = "dense" if budgets is None else planned_storage(offset)
         times = count.weights[name].forward / (2 * size) if count and name in count.weights else 1.0
         costs.append(LayerCost(layer_name(name), tuple(weight.shape), share, storage, stored, times))
-    flops = count.net(_in_theory(count, weights, budgets, offset)) if count else None
+    flops = count.net(_in_theory(count, weights, shares, offset)) if count else None
     return CallbackPlan(callback, tuple(costs), kept, flops, note)
 
 
 def _in_theory(
-    count: FlopCount, weights: Mapping[str, Tensor], budgets: Budgets | None, offset: Offset | None
-) -> dict[str, Any] | None:
-    """Return the FLOPs of the sparse weights; ``None`` if nothing is sparse, or scores will decide."""
-    if budgets is None or budgets.keys() != weights.keys():
+    count: FlopCount, weights: Mapping[str, Tensor], budgets: Budgets, offset: Offset | None
+) -> dict[str, Flops] | None:
+    """Return the FLOPs of the sparse weights; ``None`` if scores will decide."""
+    if budgets.keys() != weights.keys():
         return None
     found = {}
     for name, flops in count.weights.items():

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 from textwrap import wrap
 
 from lightning_sparse.checks import SparsityError
@@ -66,7 +67,7 @@ def _copy(recipe: Recipe, folder: Path, force: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     target.write_text(recipe.text, encoding="utf-8")
     before = "RECIPE --config " if recipe.is_overlay else ""
-    print(f"Wrote {target}. Next: lightning-sparse fit --config {before}{target}")
+    print(f"Wrote {target}. Next: lightning-sparse fit --config {before}{quote(str(target))}")
 
 
 def _listed(recipes: list[Recipe]) -> Iterator[str]:
