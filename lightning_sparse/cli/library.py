@@ -13,7 +13,7 @@ from typing import Any
 
 from lightning_sparse.checks import SparsityError
 
-__all__ = ["Recipe", "find_recipe", "library", "meant_recipes", "recipe_file", "short_path"]
+__all__ = ["Recipe", "find_recipe", "library", "meant_recipes", "recipe_file"]
 
 ENDINGS = (".yaml", ".yml")
 FIRST = "quickstart"  # of all recipes the first to try; where it is, the others are
@@ -146,12 +146,6 @@ def meant_recipes(word: str) -> str:
     inside = [one for one in known if len(name) > 2 and name.lower() in one]
     found = [name] if name in known else list(dict.fromkeys(close)) or inside
     return f"; did you mean {' or '.join(found[:3])}?" if found else ""
-
-
-def short_path(file: str) -> str:
-    """Return the name of a recipe of the package whose file this is; any other file as it is."""
-    names = (recipe.name for recipe in library().values() if str(recipe.path) == file)
-    return next(names, file)
 
 
 def _folder() -> Path | None:

@@ -133,6 +133,8 @@ def _refuse_unknown(words: list[str], commands: list[str]) -> None:
     rule = f"the command must be one of {', '.join(commands)}, got"
     if not words:
         stop(f"{rule} none (see `lightning-sparse --help`)")
+    if words[0].startswith("-") and (close := meant(words[0], ABOUT)):
+        stop(f"There is no argument {words[0]} without a command{close}")
     if not words[0].startswith("-") and words[0] not in commands:
         stop(f"{rule} {words[0]!r}" + (meant(words[0], commands) or "."))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,8 +18,9 @@ from lightning_sparse.types import Budgets
 
 __all__ = ["CallbackPlan", "NetPlan", "PlannedInput", "plan_layers"]
 
+WIDTH = 110
 _AT_AN_INPUT = """\
-of one forward pass at that input, in theory (a convolution at every position of its output): mn, pmn, and
+of one forward pass at that input, in theory (of a convolution: at every position of its output): mn, pmn, and
 q log2 q + pmn with q = max(m, n), times how often the m x n matrix is applied"""
 _OF_ONE_PRODUCT = """\
 of one matrix-vector product in theory (of a convolution: at one position, as no input is known): mn, pmn, and
@@ -26,9 +28,8 @@ q log2 q + pmn with q = max(m, n)"""
 _LEGEND = """\
 The tables follow from shapes alone; nothing here is measured. Bytes: values and positions, and a pretrained
 weight beside them; of a masked weight all values, and its mask. Dense, sparse and DCTpS are multiply-adds
-{counted}. Below the floor
-log2(q) / min(m, n), DCTpS hardly gets cheaper. Masks save no time: PyTorch multiplies masked weights as dense
-ones."""
+{counted}. Below the floor log2(q) / min(m, n), DCTpS hardly gets cheaper. Masks save no time: PyTorch
+multiplies masked weights as dense ones."""
 _STAYS_DENSE = "No sparsity callback: the net stays dense."
 
 
@@ -94,7 +95,7 @@ class NetPlan:
     def __str__(self) -> str:
         is_counted = any(part.flops for part in self.parts)
         legend = _LEGEND.format(counted=_AT_AN_INPUT if is_counted else _OF_ONE_PRODUCT)
-        return "\n\n".join([*map(str, self.parts), legend])
+        return "\n\n".join([*map(str, self.parts), fill(legend, WIDTH)])
 
 
 def plan_layers(

@@ -107,6 +107,18 @@ def test_overlays_are_named_as_they_were_given(capsys):
     assert error_of(capsys, "fit").endswith("lightning-sparse fit --config quickstart")
 
 
+def test_a_command_line_of_its_own_process_names_files_for_those_that_lightning_starts(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lightning-sparse", "plan", "--config", "quickstart"])
+    main()
+    assert sys.argv[1:] == ["plan", "--config", str(FOLDER / "quickstart.yaml")]
+    assert "2,510" in capsys.readouterr().out
+
+
+def test_a_misspelt_word_about_the_whole(capsys):
+    assert error_of(capsys, "--versoin").endswith("without a command; did you mean --version?")
+    assert "argument [copy|show NAME]: invalid choice: 'lsit'" in error_of(capsys, "recipes", "lsit")
+
+
 def test_the_list(capsys):
     main(["recipes"])
     lines = capsys.readouterr().out.splitlines()

@@ -20,7 +20,7 @@ Overlays change one thing of a recipe, and go behind it: --config RECIPE --confi
 HOW_TO = """\
 Train one: lightning-sparse fit --config NAME    Look at what it would do: lightning-sparse plan --config NAME
 Change one: lightning-sparse recipes copy NAME   Read one: lightning-sparse recipes show NAME
-Of mnist/lenet300_erk the last part, lenet300_erk, is name enough. Times were measured on one core."""
+Of mnist/lenet300_erk the last part, lenet300_erk, is name enough. Times are CPU time, measured on one core."""
 LEAST_WIDTH = 40
 
 
@@ -34,7 +34,7 @@ class Recipes(Command):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add what may be done with one; with none of it, all are listed."""
-        what = parser.add_subparsers(title="with one of them", metavar="", dest="what")
+        what = parser.add_subparsers(title="with one of them", metavar="[copy|show NAME]", dest="what")
         copy = what.add_parser("copy", help="write it into a folder, to be changed", allow_abbrev=False)
         show = what.add_parser("show", help="print it", allow_abbrev=False)
         for one in (copy, show):
