@@ -34,7 +34,7 @@ beside twin "$ours|^(pytorch_lightning|lightning_fabric)"
 mkdir "$work/empty"
 cd "$work/empty"
 PATH="$work/user/bin:$PATH"
-says "$work/user/" python -c 'import lightning_sparse; print(lightning_sparse.__file__)'
+says "$work/user/" python -c 'import importlib.util as u; print(u.find_spec("lightning_sparse").origin)'
 says 'lightning-sparse 0.' lightning-sparse --version
 says 'recipes [copy|show NAME]' python -m lightning_sparse --help
 says 'overlays/dense' lightning-sparse recipes
