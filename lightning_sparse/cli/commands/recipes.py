@@ -20,7 +20,7 @@ Overlays change one thing of a recipe, and go behind it: --config RECIPE --confi
 HOW_TO = """\
 Train one: lightning-sparse fit --config NAME    Look at what it would do: lightning-sparse plan --config NAME
 Change one: lightning-sparse recipes copy NAME   Read one: lightning-sparse recipes show NAME
-Of mnist/lenet300_erk the last part, lenet300_erk, is name enough. Times are CPU time, measured on one core."""
+Of mnist/lenet300_erk the last part, lenet300_erk, is name enough. Times: of CPU, measured on one core."""
 LEAST_WIDTH = 40
 
 
