@@ -54,7 +54,7 @@ def plan(
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 10))
         >>> (part,) = plan(net, PruneAtInit("erk", density=0.1), (1, 3, 8, 8)).parts
         >>> part.kept, part.layers[0].kept, part.layers[0].dense  # 216 weights at 36 positions
-        (310, 40, 7776.0)
+        (310, 17, 7776.0)
     """
     check_kind("module", module, nn.Module)
     given = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
