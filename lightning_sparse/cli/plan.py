@@ -2,8 +2,7 @@
 
 from lightning_sparse.callbacks.planning import plan_at
 from lightning_sparse.callbacks.sparsifier import sparsifiers
-from lightning_sparse.data.images import ImageDataModule
-from lightning_sparse.reporting.flops import input_of_size
+from lightning_sparse.cli.inputs import example_input
 from lightning_sparse.reporting.plan import PlannedInput
 from lightning_sparse.trainer.packages import LightningDataModule, LightningModule, Trainer
 
@@ -35,14 +34,6 @@ class PlanTrainer(Trainer):
         for callback in found:
             callback.read_trainer(self)
         on_cpu = self.strategy.root_device.type == "cpu"
-        print(plan_at(model, found, _input(model, datamodule, input_size), on_cpu))
-
-
-def _input(model: LightningModule, data: LightningDataModule | None, size: list[int] | None) -> PlannedInput:
-    """Take the size that was asked for, else the module's own example, else one image of the data."""
-    if size is not None:
-        return PlannedInput(input_of_size(model, size), "input_size", True, WAY)
-    if model.example_input_array is not None:
-        return PlannedInput(model.example_input_array, "example_input_array", False, WAY)
-    image = input_of_size(model, (1, *data.input_shape)) if isinstance(data, ImageDataModule) else None
-    return PlannedInput(image, "data", False, WAY)
+        value, source = example_input(model, datamodule, input_size)
+        at = PlannedInput(value, source, must_fit=source == "input_size", way=WAY)
+        print(plan_at(model, found, at, on_cpu))
