@@ -121,7 +121,7 @@ def export(
     if example_input is not None:
         format = _with_input(format, example_input)  # noqa: A001
     for package in format.needs:
-        import_extra(package, f"export as {format.name!r}", f"pip install {package}")
+        import_extra(package, f"export as {format.name!r}")
     with whole_file(path, format.suffix) as (unfinished, finished):
         format.write(module, unfinished)
     return finished
