@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError
@@ -19,7 +20,8 @@ def dense_state_dict(module: nn.Module) -> dict[str, Any]:
 
     Returns:
         A plain dict that the module loaded before conversion. Tensors that are on the CPU already are the
-        module's own; the new weights are dense.
+        module's own; the new weights are dense, as are those that the module holds in a sparse layout. Tied
+        ones are one tensor.
 
     Raises:
         SparsityError: If a parameter or buffer is on the meta device and has no values yet.
@@ -42,7 +44,18 @@ def dense_state_dict(module: nn.Module) -> dict[str, Any]:
             if layer not in weights:
                 weights[layer] = layer.weight.detach()
             state[f"{prefix}weight"] = weights[layer]
-    return {plain_name(n): value.cpu() if isinstance(value, Tensor) else value for n, value in state.items()}
+    moved: dict[Any, Tensor] = {}
+    return {plain_name(n): _on_cpu(v, moved) if isinstance(v, Tensor) else v for n, v in state.items()}
+
+
+def _on_cpu(value: Tensor, moved: dict[Any, Tensor]) -> Tensor:
+    """Return a tensor on the CPU, dense; one that is there under two names is so there, too."""
+    if value.layout != torch.strided:
+        return value.to_dense().cpu()
+    place = (value.device, value.data_ptr(), value.shape, value.stride(), value.dtype)
+    if place not in moved:
+        moved[place] = value.cpu()
+    return moved[place]
 
 
 def _check_values(state: dict[str, Any]) -> None:

@@ -54,7 +54,7 @@ def outputs(format_, file, x, fresh=None):
 
 @pytest.mark.parametrize(
     ("name", "format_"),  # onnx takes seconds
-    [("masked", f) for f in CALLED] + [("dctps", f) for f in CALLED] + [("compact", "csr")],
+    [("masked", "torch-export"), ("masked", "csr"), ("compact", "csr")] + [("dctps", f) for f in CALLED],
 )
 def test_trained_nets(nets, name, format_, tmp_path):
     """Modules of Lightning without a forward pass of their own: the net in them is exported."""

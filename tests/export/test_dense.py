@@ -6,7 +6,7 @@ import pytest
 import torch
 from toy import assert_equal, loader, make_toy, trainer
 
-from lightning_sparse import DCTpSConversion, PruneAtInit, RigLCallback
+from lightning_sparse import DCTpSConversion, PruneAtInit, RigLCallback, load_exported
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.export import export
 from lightning_sparse.layers import convert_, to_dense_
@@ -104,6 +104,26 @@ def test_a_layer_by_itself():
     net = torch.nn.Sequential(torch.nn.Linear(4, 3))
     convert_(net, density=0.5)
     assert sorted(dense_state_dict(net[0])) == ["bias", "weight"]
+
+
+def test_tied_weights_stay_one_wherever_the_net_is(monkeypatch):
+    net = torch.nn.ModuleList([torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)])
+    net[1].weight = net[0].weight
+    monkeypatch.setattr(torch.Tensor, "cpu", torch.Tensor.clone)  # as from a GPU
+    state = dense_state_dict(net)
+    assert state["1.weight"] is state["0.weight"]
+    assert state["1.bias"] is not state["0.bias"]
+
+
+def test_weights_in_a_sparse_layout_are_dense_again(tmp_path):
+    net = torch.nn.Linear(40, 30)
+    torch.nn.init.zeros_(net.weight)
+    net.weight.data[3, 4] = 2.0
+    net.load_state_dict({"weight": net.weight.data.to_sparse_csr(), "bias": net.bias.data}, assign=True)
+    for format_ in ("dense", "safetensors"):
+        file = export(net, tmp_path / "net", format_)
+        state = torch.load(file) if format_ == "dense" else load_exported(file)
+        assert torch.equal(state["weight"], net.weight.to_dense())
 
 
 def test_a_net_without_values_is_refused(tmp_path):
