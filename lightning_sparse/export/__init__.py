@@ -2,7 +2,6 @@
 
 from lightning_sparse.export.base import (
     EXPORT_FORMATS,
-    EXPORT_LOG,
     ExportFormat,
     export,
     register_format,
@@ -13,7 +12,6 @@ from lightning_sparse.registry import modules_in
 
 __all__ = [
     "EXPORT_FORMATS",
-    "EXPORT_LOG",
     "ExportFormat",
     "export",
     "load_exported",

@@ -1,7 +1,7 @@
 """What an export format is, and the function that writes one."""
 
-import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from os import PathLike
 from pathlib import Path
@@ -9,15 +9,12 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 
-from lightning_sparse.checks import SparsityError, check_choice, check_kind, shown
+from lightning_sparse.checks import SparsityError, check_callable, check_choice, check_kind, shown
 from lightning_sparse.extras import import_extra
 from lightning_sparse.files.writing import whole_file
 from lightning_sparse.registry import add_row
 
-__all__ = ["EXPORT_FORMATS", "EXPORT_LOG", "ExportFormat", "export", "register_format", "takes_input"]
-
-EXPORT_LOG = logging.getLogger("lightning_sparse.export")
-"""Where formats say what they did and could not do, as information; the command prints it."""
+__all__ = ["EXPORT_FORMATS", "ExportFormat", "export", "register_format", "takes_input"]
 
 
 @dataclass(frozen=True)
@@ -55,12 +52,15 @@ class ExportFormat(ABC):
     """How its files are loaded: lines of Python, with ``{path}`` for the file."""
 
     @abstractmethod
-    def write(self, module: nn.Module, path: Path) -> None:
+    def write(self, module: nn.Module, path: Path) -> Sequence[str] | None:
         """Write a net to a file.
 
         Args:
             module: The net; not to be changed.
             path: A file that is not there yet, in a folder that is, with the right ending.
+
+        Returns:
+            Lines to print about what was written; ``None`` if there is nothing to say.
         """
 
 
@@ -84,6 +84,7 @@ def export(
     module: nn.Module,
     path: str | PathLike[str],
     format: str | ExportFormat = "dense",  # noqa: A002 - the word for it
+    tell: Callable[[str], object] | None = None,
     *,
     example_input: Any = None,
 ) -> Path:
@@ -93,6 +94,8 @@ def export(
         module: Any net, masked or with Dense-plus-Sparse layers; not changed.
         path: Where to; its folder is made if it is not there, an older file is replaced.
         format: Name of a format, with its default options, or a format.
+        tell: Is called with each line that the format has to say, once the file is there: ``print``, or a
+            list's ``append``.
         example_input: What the net is called with, for formats that call it: a tensor, a tuple of arguments
             or a dict of them by name. Without it, a LightningModule's ``example_input_array`` is taken.
 
@@ -122,8 +125,13 @@ def export(
         format = _with_input(format, example_input)  # noqa: A001
     for package in format.needs:
         import_extra(package, f"export as {format.name!r}")
+    if tell is not None:
+        check_callable("tell", tell)
     with whole_file(path, format.suffix) as (unfinished, finished):
-        format.write(module, unfinished)
+        lines = format.write(module, unfinished)
+    for line in lines or ():
+        if tell is not None:
+            tell(line)
     return finished
 
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_sparse.checks import SparsityError, first_line
-from lightning_sparse.export.base import EXPORT_LOG
 from lightning_sparse.layers import to_dense_
 from lightning_sparse.trainer.packages import LightningModule, is_lightning
 from lightning_sparse.trainer.parts import callable_net
@@ -22,6 +21,7 @@ __all__ = ["Call", "call_of", "check_outputs", "program_of"]
 
 _TOLERANCE = 1e-5
 _OTHER_BATCH = 3
+_FIXED = "The batch size is part of the net: the file takes {} items at a time."
 _WAY_OUT = "Export a child that can be, or use the format 'safetensors' or 'dense'."
 
 
@@ -141,7 +141,7 @@ def call_of(module: nn.Module, example_input: Any, dense: bool = True) -> Call:
     return call
 
 
-def program_of(call: Call, name: str) -> tuple[torch.export.ExportedProgram, list[Call]]:
+def program_of(call: Call, name: str) -> tuple[torch.export.ExportedProgram, list[Call], list[str]]:
     """Trace a net, with a batch of any size where the net allows it.
 
     Args:
@@ -149,7 +149,7 @@ def program_of(call: Call, name: str) -> tuple[torch.export.ExportedProgram, lis
         name: Of the format, for errors.
 
     Returns:
-        The program, and calls to compare its outputs at.
+        The program, calls to compare its outputs at, and what there is to say.
 
     Raises:
         SparsityError: If the net cannot be traced.
@@ -160,9 +160,9 @@ def program_of(call: Call, name: str) -> tuple[torch.export.ExportedProgram, lis
             # Of one item it would be traced as for one item.
             program = _traced(call.of_batch(max(2, batch)), batch)
             if program.range_constraints:  # a size is free: no other than that of the batch was to be
-                return program, [call.of_batch(size).random() for size in (batch, _OTHER_BATCH)]
-            EXPORT_LOG.info(f"The batch size is part of the net: the file takes {batch} items at a time.")
-        return _traced(call, None), [call.random()]
+                return program, [call.of_batch(size).random() for size in (batch, _OTHER_BATCH)], []
+        said = [] if batch is None else [_FIXED.format(batch)]
+        return _traced(call, None), [call.random()], said
     except Exception as error:  # whatever tracing stumbles over
         raise SparsityError(
             f"`module` must be a net that torch.export can trace, for the format {name!r}, got "

@@ -43,7 +43,7 @@ class ONNX(ExportFormat):
     def __post_init__(self) -> None:
         check_count("opset", self.opset, 18, "The exporter writes no older ones.")
 
-    def write(self, module: nn.Module, path: Path) -> None:
+    def write(self, module: nn.Module, path: Path) -> list[str]:
         """Trace a dense copy, write it, run it in onnxruntime, and compare outputs with those of the net."""
         call = call_of(module, self.example_input)
         size = sum(tensor.nbytes for tensor in call.net.state_dict().values() if isinstance(tensor, Tensor))
@@ -53,7 +53,7 @@ class ONNX(ExportFormat):
                 "Use the format 'torch-export', or export parts."
             )
         reference = call_of(module, self.example_input, dense=False).net
-        program, calls = program_of(call, self.name)
+        program, calls, said = program_of(call, self.name)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of how the exporter works, which nobody can change
@@ -73,6 +73,7 @@ class ONNX(ExportFormat):
             ) from error
         names = list(program.graph_signature.user_inputs)
         check_outputs(calls, reference, lambda one: _run(path, names, one), self.name)
+        return said
 
 
 def _run(path: Path, names: list[Any], call: Call) -> list[Tensor]:

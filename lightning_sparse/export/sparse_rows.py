@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparse.checks import check_count
-from lightning_sparse.export.base import EXPORT_LOG, ExportFormat, register_format
+from lightning_sparse.export.base import ExportFormat, register_format
 from lightning_sparse.export.calls import Call, call_of, check_outputs
 from lightning_sparse.export.timing import ratio_of_times
 from lightning_sparse.layers.dense_state import dense_state_dict
@@ -52,18 +52,18 @@ class SparseRows(ExportFormat):
     def __post_init__(self) -> None:
         check_count("rounds", self.rounds)
 
-    def write(self, module: nn.Module, path: Path) -> None:
+    def write(self, module: nn.Module, path: Path) -> list[str]:
         """Time the layers, save the state dict, load it, and compare outputs with those of the net."""
         call = call_of(module, self.example_input).random()
         state = dense_state_dict(call.whole)
         threads = torch.get_num_threads()
-        EXPORT_LOG.info(f"Time of linear layers as CSR, as a share of dense, measured on {threads} threads:")
+        said = [f"Time of linear layers as CSR, as a share of dense, measured on {threads} threads:"]
         sparse, taken = copy.deepcopy(call.whole), 0
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch calls CSR a beta, and says how it reads such files
             for name, layer, rows in _timed_layers(call):
                 weight = _as_csr(layer.weight.detach())
-                if self._pays(name, layer, weight, rows) and _takes_(sparse, call, name, weight):
+                if self._pays(name, layer, weight, rows, said) and _takes_(sparse, call, name, weight, said):
                     state[f"{name}.weight" if name else "weight"] = weight
                     taken += 1
             torch.save(state, path)
@@ -73,12 +73,13 @@ class SparseRows(ExportFormat):
         reference = call_of(module, self.example_input, dense=False).net
         check_outputs([call, call.of_batch(3)], reference, lambda one: one(net), self.name)
         if not taken:
-            EXPORT_LOG.info("  No layer is faster as CSR: all weights are written densely.")
+            said.append("  No layer is faster as CSR: all weights are written densely.")
         else:
             ratio = ratio_of_times(lambda: call(net), call, self.rounds)
-            EXPORT_LOG.info(f"  the whole net: {ratio:.2f}")
+            said.append(f"  the whole net: {ratio:.2f}")
+        return said
 
-    def _pays(self, name: str, layer: nn.Linear, weight: Tensor, rows: Tensor) -> bool:
+    def _pays(self, name: str, layer: nn.Linear, weight: Tensor, rows: Tensor, said: list[str]) -> bool:
         """Time a layer with a sparse weight beside the dense one."""
         sparse = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
         sparse.weight, sparse.bias = nn.Parameter(weight, requires_grad=False), layer.bias
@@ -87,10 +88,10 @@ class SparseRows(ExportFormat):
         try:
             ratio = ratio_of_times(lambda: sparse(rows), lambda: layer(rows), self.rounds)
         except RuntimeError as error:  # some builds of PyTorch and some shapes of inputs have no such product
-            EXPORT_LOG.info(f"{what}: dense; PyTorch has no such product here ({type(error).__name__})")
+            said.append(f"{what}: dense; PyTorch has no such product here ({type(error).__name__})")
             return False
         pays = ratio < _FASTER
-        EXPORT_LOG.info(f"{what}, {rows[..., 0].numel()} rows: {ratio:.2f}{'' if pays else ', stays dense'}")
+        said.append(f"{what}, {rows[..., 0].numel()} rows: {ratio:.2f}{'' if pays else ', stays dense'}")
         return pays
 
 
@@ -117,7 +118,7 @@ def _timed_layers(call: Call) -> Iterator[tuple[str, nn.Linear, Tensor]]:
             yield name, layer, inputs[name]
 
 
-def _takes_(sparse: nn.Module, call: Call, name: str, weight: Tensor) -> bool:
+def _takes_(sparse: nn.Module, call: Call, name: str, weight: Tensor, said: list[str]) -> bool:
     """Give a layer of a copy a sparse weight, unless the net does more with it than to call the layer."""
     layer = next(part for path, part in sparse.named_modules() if plain_name(path) == name)
     before, layer.weight = layer.weight, nn.Parameter(weight, requires_grad=False)
@@ -125,7 +126,7 @@ def _takes_(sparse: nn.Module, call: Call, name: str, weight: Tensor) -> bool:
         call(_counterpart(call, sparse))
     except RuntimeError:
         layer.weight = before
-        EXPORT_LOG.info(f"  {name} stays dense all the same: the net has another use for its weight")
+        said.append(f"  {name} stays dense all the same: the net has another use for its weight")
         return False
     return True
 

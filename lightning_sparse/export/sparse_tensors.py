@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError, check_choice
-from lightning_sparse.export.base import EXPORT_LOG, ExportFormat, register_format
+from lightning_sparse.export.base import ExportFormat, register_format
 from lightning_sparse.export.loading import KIND, VERSION
 from lightning_sparse.files.tensors import write_tensors
 from lightning_sparse.functional.skips import pack_skips
@@ -56,17 +56,19 @@ class SparseTensors(ExportFormat):
     def __post_init__(self) -> None:
         check_choice("offsets", self.offsets, _OFFSETS)
 
-    def write(self, module: nn.Module, path: Path) -> None:
+    def write(self, module: nn.Module, path: Path) -> list[str]:
         """Write the tensors, each once, with checksums."""
         state = dense_state_dict(module)
         parts = _offset_layers(module)
+        said = []
         if parts and self.offsets == "dense":
-            EXPORT_LOG.info(
+            said.append(
                 f"{len(parts)} layers with a dense part, such as {next(iter(parts))!r}, are written as dense "
                 "weights; the option `offsets` small keeps them small, and needs lightning_sparse to load."
             )
             parts = {}
         write_tensors(*_content(state, parts), path, KIND, VERSION)
+        return said
 
 
 def _content(

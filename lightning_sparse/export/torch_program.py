@@ -28,11 +28,12 @@ class TorchProgram(ExportFormat):
 
     example_input: Any = field(default=None, compare=False, repr=False)
 
-    def write(self, module: nn.Module, path: Path) -> None:
+    def write(self, module: nn.Module, path: Path) -> list[str]:
         """Trace a dense copy, save it, load it, and compare its outputs with those of the net."""
         call = call_of(module, self.example_input)
         reference = call_of(module, self.example_input, dense=False).net
-        program, calls = program_of(call, self.name)
+        program, calls, said = program_of(call, self.name)
         torch.export.save(program, path)
         loaded = torch.export.load(path).module()
         check_outputs(calls, reference, lambda one: one(loaded), self.name)
+        return said

@@ -1,6 +1,5 @@
 """Formats that call the net: what their files compute is what the net computes."""
 
-import logging
 import threading
 
 import pytest
@@ -10,7 +9,7 @@ from toy import loader, make_toy, trainer
 
 from lightning_sparse import DCTpSConversion, PruneAtInit, convert_, sparsify_
 from lightning_sparse.checks import SparsityError
-from lightning_sparse.export import EXPORT_LOG, export
+from lightning_sparse.export import export
 from lightning_sparse.export.calls import call_of
 from lightning_sparse.export.onnx_file import ONNX
 from lightning_sparse.export.sparse_rows import SparseRows
@@ -144,10 +143,12 @@ class OnlyTwo(nn.Module):
         return self.fc(x.reshape(2, 4))
 
 
-def test_a_net_for_one_size_of_the_batch(tmp_path, caplog):
-    with caplog.at_level(logging.INFO, EXPORT_LOG.name):
-        file = export(OnlyTwo(), tmp_path / "net", "torch-export", example_input=torch.zeros(2, 4))
-    assert "The batch size is part of the net: the file takes 2 items at a time." in caplog.text
+def test_a_net_for_one_size_of_the_batch(tmp_path):
+    said = []
+    file = export(
+        OnlyTwo(), tmp_path / "net", "torch-export", example_input=torch.zeros(2, 4), tell=said.append
+    )
+    assert "The batch size is part of the net: the file takes 2 items at a time." in "\n".join(said)
     assert outputs("torch-export", file, torch.ones(2, 4)).shape == (2, 3)
 
 
@@ -223,7 +224,7 @@ def wide():
     return net.eval()
 
 
-def test_layers_are_sparse_where_that_was_faster(wide, tmp_path, caplog, monkeypatch):
+def test_layers_are_sparse_where_that_was_faster(wide, tmp_path, monkeypatch):
     times = {(400, 1000): 0.3, (10, 400): 1.2, (400, 400): 0.2}
     timed = []
 
@@ -235,8 +236,8 @@ def test_layers_are_sparse_where_that_was_faster(wide, tmp_path, caplog, monkeyp
         return times.get(shape, 0.5)
 
     monkeypatch.setattr("lightning_sparse.export.sparse_rows.ratio_of_times", ratio)
-    with caplog.at_level(logging.INFO, EXPORT_LOG.name):
-        file = export(wide, tmp_path / "net", "csr", example_input=torch.zeros(16, 1000))
+    said = []
+    file = export(wide, tmp_path / "net", "csr", example_input=torch.zeros(16, 1000), tell=said.append)
     assert file.name == "net.csr.pt"
     state = torch.load(file, weights_only=True)
     sparse = [name for name, value in state.items() if value.layout == torch.sparse_csr]
@@ -249,17 +250,17 @@ def test_layers_are_sparse_where_that_was_faster(wide, tmp_path, caplog, monkeyp
         "by_weight stays dense all the same: the net has another use for its weight",
         "the whole net: 0.50",
     ):
-        assert line in caplog.text
+        assert line in "\n".join(said)
     x = torch.randn(3, 1000)
     with torch.no_grad():
         torch.testing.assert_close(outputs("csr", file, x, Wide()), wide(x), atol=1e-5, rtol=1e-5)
 
 
-def test_a_net_that_is_not_faster_is_written_densely(wide, tmp_path, caplog, monkeypatch):
+def test_a_net_that_is_not_faster_is_written_densely(wide, tmp_path, monkeypatch):
     monkeypatch.setattr("lightning_sparse.export.sparse_rows.ratio_of_times", lambda *_: 0.95)
-    with caplog.at_level(logging.INFO, EXPORT_LOG.name):
-        file = export(wide, tmp_path / "net", SparseRows(example_input=torch.zeros(2, 1000)))
-    assert "No layer is faster as CSR: all weights are written densely." in caplog.text
+    said = []
+    file = export(wide, tmp_path / "net", SparseRows(example_input=torch.zeros(2, 1000)), tell=said.append)
+    assert "No layer is faster as CSR: all weights are written densely." in "\n".join(said)
     assert all(value.layout == torch.strided for value in torch.load(file).values())
 
 

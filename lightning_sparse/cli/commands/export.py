@@ -1,7 +1,6 @@
 """``lightning-sparse export RUN --format FORMAT``: trained nets as files for other programs."""
 
 import argparse
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import Field, fields
@@ -16,7 +15,7 @@ from lightning_sparse.cli.commands.base import Command, register_command
 from lightning_sparse.cli.inputs import example_input
 from lightning_sparse.cli.nets import checkpoint_at, trained_net
 from lightning_sparse.cli.options import add_option, is_option
-from lightning_sparse.export import EXPORT_FORMATS, EXPORT_LOG, ExportFormat, export, takes_input
+from lightning_sparse.export import EXPORT_FORMATS, ExportFormat, export, takes_input
 from lightning_sparse.files.held import held_checkpoint
 from lightning_sparse.layers.dense_state import dense_state_dict
 
@@ -63,8 +62,8 @@ class Export(Command):
         check_writable("--out", arguments.out)
         checkpoint, module, inputs = _net_at(arguments.path, kind, arguments.input_size)
         out = arguments.out or checkpoint.with_name(checkpoint.stem + kind.suffix)
-        with _printed(), _as_input_size(arguments.input_size):
-            path = export(module, out, format_, example_input=inputs)
+        with _as_input_size(arguments.input_size):
+            path = export(module, out, format_, print, example_input=inputs)
         size, dense = path.stat().st_size, _dense_bytes(module)
         print(
             f"wrote {path}: {size:,} bytes, {_times(dense, size)} the {dense:,} bytes of the dense weights."
@@ -137,27 +136,3 @@ def _as_input_size(size: list[int] | None) -> Iterator[None]:
         if size is None:
             raise
         raise SparsityError(str(error).replace("`example_input`", "`--input-size`")) from error
-
-
-@contextmanager
-def _printed() -> Iterator[None]:
-    """Print what formats have to say."""
-    handler = logging.StreamHandler(_Stdout())
-    before = EXPORT_LOG.level
-    EXPORT_LOG.addHandler(handler)
-    EXPORT_LOG.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        EXPORT_LOG.removeHandler(handler)
-        EXPORT_LOG.setLevel(before)
-
-
-class _Stdout:
-    """Where `print` prints."""
-
-    def write(self, text: str) -> None:
-        print(text, end="")
-
-    def flush(self) -> None:
-        print(end="", flush=True)
