@@ -2,7 +2,9 @@
 
 import re
 import shlex
+from pathlib import Path
 
+import forked
 import pytest
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
@@ -164,3 +166,17 @@ def test_the_monitor_alone_counts_what_others_prune(tmp_path, capsys):
 
     lines = printed(capsys, tmp_path, SparsityMonitor(), Cuts())
     assert lines[:2] == ["Weights kept:", "Weights kept at the end of fit:"]
+
+
+def test_two_processes_speak_with_one_voice(tmp_path):
+    """And a switch that only one of them has is an error, rather than a wait for ever."""
+    script = Path(__file__).parents[1] / "scripts" / "tell.py"
+    said = forked.run(script, tmp_path, output=tmp_path / "output.txt", ranks=2)
+    first, _, second = said.partition(" says: ")
+    titles = [line for line in ours(first) if line.startswith("Weights")]
+    assert titles == ["Weights kept:", "Weights kept after the last pruning:"]
+    assert len(ends(ours(first))) == 2
+    logged = re.findall(r"rank \d logged (.*)", said)
+    assert len(logged) == 2
+    assert len(set(logged)) == 1
+    assert "per_layer" in second
