@@ -1,6 +1,6 @@
 """How sparse the net in a file is, from the file alone: masks, compact layers, or zeros of the weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from lightning_sparse.checks import SparsityError
 from lightning_sparse.files.masks import packed_in, unpacked
 from lightning_sparse.files.reading import read_dict
 from lightning_sparse.layers.offsets.state import OFFSET_KEY, offsets_in, shape_from_state
+from lightning_sparse.reporting.layers import not_counted
 from lightning_sparse.reporting.summary import BytesInFile, LayerSummary, NetSummary
 from lightning_sparse.selection import layer_name, plain_name
 from lightning_sparse.types import Masks
@@ -30,7 +31,9 @@ class StoredNet:
     Attributes:
         path: The file.
         kind: What it is.
-        net: Its weights, in the order of the file; bytes are those in the file.
+        net: Its sparse weights, in the order of the file, or all if none is known to be sparse; bytes are
+            those in the file.
+        dense: The other weights of two or more dimensions: the file does not say which are of layers.
         epoch: Epoch of a checkpoint, from 0; ``None`` of other files.
         step: Optimizer steps until then.
         made_by: The callbacks that made the net sparse, each with its arguments.
@@ -40,6 +43,7 @@ class StoredNet:
     path: Path
     kind: Kind
     net: NetSummary
+    dense: tuple[LayerSummary, ...] = ()
     epoch: int | None = None
     step: int | None = None
     made_by: tuple[str, ...] = ()
@@ -47,13 +51,15 @@ class StoredNet:
 
     def with_flops_of(self, built: NetSummary) -> NetSummary:
         """Return a summary of the net itself, with the bytes in the file in the place of those in memory."""
-        there = {layer.name: layer for layer in self.net.layers}
+        there = {layer.name: layer for layer in (*self.net.layers, *self.dense)}
         layers = [
             replace(layer, stored=found.stored, values=found.values, base=found.base)
             for layer in built.layers
             if (found := there.get(layer.name)) is not None
         ]
-        return replace(built, layers=tuple(layers), file=self.net.file)
+        file, more = self.net.file, _weight_bytes(self.net.layers) - _weight_bytes(layers)
+        file = file and replace(file, others=file.others + more)
+        return replace(built, layers=tuple(layers), file=file)
 
     def __str__(self) -> str:
         when = "" if self.epoch is None else f", epoch {self.epoch} (from 0), step {self.step:,}"
@@ -82,29 +88,39 @@ def read_net(path: str | Path, argument: str = "path") -> StoredNet:
     of_masks = {name: _bytes_of(entry) for name, entry in packed.items()}
     if not weights and not masks and content and all(map(_is_mask, content.values())):
         masks, of_masks = content, {name: _bytes_of(mask) for name, mask in content.items()}
-    layers = [*_with_weights(weights, masks, of_masks), *_masks_alone(weights, masks, of_masks, content)]
-    if not layers:
+    found = [*_with_weights(weights, masks, of_masks), *_masks_alone(weights, masks, of_masks, content)]
+    sparse = tuple(layer for layer in found if layer.storage != "dense")
+    dense = tuple(layer for layer in found if layer.storage == "dense")
+    if not found:
         raise SparsityError(
             f"`{argument}` must be a checkpoint, a ticket, a file of masks or a state dict, got "
             f"{str(path)!r}, which has no weights of two or more dimensions and no masks."
         )
     is_checkpoint = "state_dict" in content
     states = _states(content) if is_checkpoint else []
-    inside = sum(layer.stored if "compact" in layer.storage else layer.values for layer in layers)
-    file = BytesInFile(
-        whole=Path(path).stat().st_size,
-        others=sum(map(_bytes_of, weights.values())) - inside if weights else 0,
-        optimizers=_bytes_of(content.get("optimizer_states")) if is_checkpoint else 0,
-    )
+    others = sum(map(_bytes_of, weights.values())) - _weight_bytes(sparse or dense) if weights else 0
+    optimizers = _bytes_of(content.get("optimizer_states")) if is_checkpoint else 0
+    file = BytesInFile(Path(path).stat().st_size, others, optimizers)
     return StoredNet(
         Path(path),
         _kind(content, is_checkpoint, bool(weights)),
-        NetSummary(tuple(layers), file=file),
+        NetSummary(sparse or dense, note=_not_counted(sparse, dense), file=file),
+        dense if sparse else (),
         content.get("epoch", 0) if is_checkpoint else None,
         content.get("global_step", 0) if is_checkpoint else None,
         tuple(_makers(states, content)),
         next(_prunings(states), None),
     )
+
+
+def _weight_bytes(layers: Iterable[LayerSummary]) -> int:
+    """Return the bytes of layers that are in the state dict; masks are elsewhere."""
+    return sum(layer.stored if "compact" in layer.storage else layer.values for layer in layers)
+
+
+def _not_counted(sparse: Collection[LayerSummary], dense: Collection[LayerSummary]) -> str:
+    sizes = {layer.name: layer.weights for layer in dense} if sparse else {}
+    return not_counted(sizes, sum(layer.weights for layer in sparse)).strip()
 
 
 def _kind(content: Mapping[str, Any], is_checkpoint: bool, has_weights: bool) -> Kind:

@@ -132,6 +132,22 @@ def test_state_dicts_by_their_zeros(tmp_path):
     assert rows(read_net(tmp_path / "compact.pt"))["0"][1:3] == (4, "dct + compact")
 
 
+def test_what_is_dense_beside_masks_is_named_and_not_counted(runs, tmp_path):
+    """As in the table that the fit prints: what an embedding is, and what a layer, the file does not say."""
+    content = torch.load(runs / "masked" / "net.ckpt", weights_only=True)
+    content["state_dict"]["embed.weight"] = torch.ones(100, 4)
+    torch.save(content, tmp_path / "more.ckpt")
+    stored = read_net(tmp_path / "more.ckpt")
+    assert rows(stored) == rows(read_net(runs / "masked" / "net.ckpt"))
+    assert "Dense and not counted: 400 of 1,416 weights (28.2%): embed (400)." in str(stored.net)
+    assert stored.net.file.others == OTHERS + 1600
+    toy = make_toy()
+    toy.embed = nn.Linear(4, 100)  # a net that was built knows: it is a layer
+    built = stored.with_flops_of(summary(toy))
+    assert [(layer.name, layer.stored) for layer in built.layers][-1] == ("embed", 1600)
+    assert built.file.others == OTHERS
+
+
 def test_a_net_on_its_way_says_so(runs):
     said = "It is on its way: 1 of 2 prunings are made."
     assert said in str(read_net(runs / "asni" / "epoch=0.ckpt"))

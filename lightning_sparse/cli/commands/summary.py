@@ -71,7 +71,8 @@ def _with_net(stored: StoredNet, size: tuple[int, ...] | None) -> tuple[NetSumma
     except (SparsityError, ModuleNotFoundError) as error:
         if size is not None:
             raise SparsityError(f"`--input-size` needs the net itself to count FLOPs: {error}") from None
-        return replace(stored.net, note=f"FLOPs are not counted: {error}"), False
+        notes = [*([stored.net.note] if stored.net.note else []), f"FLOPs are not counted: {error}"]
+        return replace(stored.net, note="\n".join(notes)), False
     return stored.with_flops_of(_counted(net, size)), True
 
 
