@@ -90,6 +90,16 @@ def test_a_checkpoint_alone(runs, tmp_path, capsys):
     assert error.startswith("error: `--input-size` needs the net itself to count FLOPs: `PATH` must lie")
 
 
+def test_a_run_that_was_killed_while_it_saved(runs, tmp_path, capsys):
+    """What cannot be read is named; the last whole checkpoint is taken."""
+    run = shutil.copytree(runs / "masked" / "version_0", tmp_path / "run")
+    (checkpoint,) = run.rglob("*.ckpt")
+    (checkpoint.parent / "last.ckpt").write_bytes(checkpoint.read_bytes()[:5000])
+    text = said(capsys, run)
+    assert f"Read: {checkpoint} " in text
+    assert "Left out: last.ckpt cannot be read: `RUN`" in text
+
+
 def test_masks_and_state_dicts(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     net = nn.Linear(8, 8)

@@ -47,10 +47,11 @@ class Summary(Command):
     def run(self, arguments: argparse.Namespace) -> None:
         """Print the table, and below it what was read and what comes next."""
         path = Path(arguments.path)
-        file = read_run(path).checkpoints[-1].path if path.is_dir() else path
-        stored = read_net(file, _ARGUMENT)
+        run = read_run(path) if path.is_dir() else None
+        stored = read_net(run.checkpoints[-1].path if run else path, _ARGUMENT)
         report, built = _with_net(stored, arguments.input_size)
-        print(f"{report}\n{stored}\nNext: {_next(stored, built)}")
+        left_out = [f"Left out: {line}" for line in run.skipped] if run else []
+        print(*[report, stored, *left_out, f"Next: {_next(stored, built)}"], sep="\n")
 
 
 def _size(text: str) -> tuple[int, ...]:
