@@ -76,11 +76,12 @@ def test_general_help_mentions_plot(capsys):
 
 def test_no_command_or_an_unknown_one_names_them_all(capsys):
     line = stopped_with(capsys)
-    assert line.startswith(
-        "error: the command must be one of fit, validate, test, predict, plan, plot, summary, got none"
+    named = (
+        "error: the command must be one of fit, validate, test, predict, plan, plot, recipes, summary, got"
     )
+    assert line.startswith(f"{named} none")
     line = stopped_with(capsys, "plto", "asni")
-    assert line.startswith("error: the command must be one of fit, validate, test, predict, plan, plot, summ")
+    assert line.startswith(named)
     assert line.endswith("got 'plto'; did you mean plot?")
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.cli.commands.base import Command, register_command
+from lightning_sparse.cli.inputs import example_input
 from lightning_sparse.cli.nets import TrainedNet, config_beside, trained_net
-from lightning_sparse.cli.plan import FlopsAtInput
 from lightning_sparse.files.reading import short_path
 from lightning_sparse.reporting.runs import read_run
 from lightning_sparse.reporting.stored import StoredNet, read_net
@@ -82,11 +82,11 @@ def _counted(net: TrainedNet, size: tuple[int, ...] | None) -> NetSummary:
     if size is not None:
         return summary(net.module, size)
     try:
-        flops = FlopsAtInput.of(net.module, net.data(), None)
-        report = summary(net.module, example_input=flops.inputs)
+        value, _ = example_input(net.module, net.data(), None)
+        report = summary(net.module, example_input=value)
     except SparsityError as error:
         return replace(summary(net.module), note=f"FLOPs are not counted: {error} Or name --input-size.")
-    if flops.inputs is None:
+    if value is None:
         return replace(report, note="FLOPs: name an input, --input-size 1,3,224,224 (the batch first).")
     return report
 
