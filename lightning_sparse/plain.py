@@ -39,24 +39,12 @@ from lightning_sparse.weights.multiplied import news_of_dense_products
 from lightning_sparse.weights.optimizers import parameters_of
 from lightning_sparse.weights.saving import mask_when_saved
 from lightning_sparse.weights.state import state_of
+from lightning_sparse.weights.unmoved import NOBODY
 
 __all__ = ["keep_sparse_", "masks_of", "release_", "sparsify_"]
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
 """Returns the mean loss of a batch: ``loss_fn(module, batch)``."""
-
-
-class _Plain:
-    """The owner of masks that nobody moves."""
-
-    def move_(self, trainer: Any, module: Any, optimizer: Optimizer) -> None:
-        """Leave them."""
-
-    def after_step(self, trainer: Any, module: Any, optimizer: Optimizer) -> None:
-        """Count nothing."""
-
-
-_NOBODY = _Plain()
 
 
 def sparsify_(
@@ -141,7 +129,7 @@ def sparsify_(
         supports = {name: positions_of(masks[name]) for name in layers}
         store_compactly_(module, layers, supports, torch.Generator(), exclude or ())
         return masks
-    state_of(module).install_(module, masks, _NOBODY)
+    state_of(module).install_(module, masks, NOBODY)
     if news := news_of_dense_products(module):
         warnings.warn(news, stacklevel=2)
     return masks

@@ -234,6 +234,11 @@ class Sparsifier(OurCallback, ABC):
             together.end_epoch(trainer, pl_module, sparsifiers(trainer))
         self.log_more(pl_module)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what has become of the net, and where it is saved."""
+        if self._leads:
+            together.finish(trainer, pl_module, sparsifiers(trainer))
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare ranks, or take up what came with the weights to validate."""
         if not self._fitting:

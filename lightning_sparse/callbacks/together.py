@@ -11,7 +11,13 @@ from torch.optim import Optimizer
 from lightning_sparse.callbacks.company import Member, is_among, refuse_missing_owner
 from lightning_sparse.callbacks.converting.converted import refuse_moved_originals, refuse_unoptimized_values
 from lightning_sparse.callbacks.looking import warn_of_dense_products
-from lightning_sparse.callbacks.monitor import log_sparsity, monitored, print_table_after_summary
+from lightning_sparse.callbacks.monitor import (
+    expect_changes,
+    log_sparsity,
+    monitored,
+    print_end,
+    print_table_after_summary,
+)
 from lightning_sparse.trainer.clipping import before_clipping
 from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.parts import callbacks_of, scales_losses
@@ -20,7 +26,16 @@ from lightning_sparse.weights.saving import mask_when_saved
 from lightning_sparse.weights.state import Owner, SparseState, state_of
 from lightning_sparse.weights.verify import verify_forwards, verify_step
 
-__all__ = ["after_backward", "attach", "before_batch", "before_looking", "before_step", "end_epoch", "start"]
+__all__ = [
+    "after_backward",
+    "attach",
+    "before_batch",
+    "before_looking",
+    "before_step",
+    "end_epoch",
+    "finish",
+    "start",
+]
 
 
 def attach(trainer: Trainer, module: LightningModule, members: Sequence[Member]) -> None:
@@ -38,6 +53,7 @@ def attach(trainer: Trainer, module: LightningModule, members: Sequence[Member])
 def start(trainer: Trainer, module: LightningModule, members: Sequence[Member]) -> None:
     """Let every member start; who moves masks comes last, to take them over."""
     state = state_of(module)
+    expect_changes(trainer, False)  # of what each layer keeps, unless a member says so
     if trainer.ckpt_path is not None and state.enforced:  # masks came with it, and were there before
         state.find_mixed_state_(trainer.optimizers)
     for member in sorted(members, key=lambda member: member.role == "moves"):
@@ -51,7 +67,7 @@ def start(trainer: Trainer, module: LightningModule, members: Sequence[Member]) 
         state.until_detached(verify_forwards(module))
     warn_of_dense_products(trainer, module)
     if not monitored(trainer):
-        log_sparsity(module, zeros=_have_masks(members))
+        log_sparsity(module, zeros=_have_masks(members), first=True)
         print_table_after_summary(trainer, module, zeros=_have_masks(members))
 
 
@@ -95,6 +111,12 @@ def end_epoch(trainer: Trainer, module: LightningModule, members: Sequence[Membe
     assert_ranks_agree(trainer, module)
     if not monitored(trainer):
         log_sparsity(module, zeros=_have_masks(members))
+
+
+def finish(trainer: Trainer, module: LightningModule, members: Sequence[Member]) -> None:
+    """Say what has become of the net, and where it is saved."""
+    if not monitored(trainer):
+        print_end(trainer, module, zeros=_have_masks(members))
 
 
 def _verify(members: Sequence[Member]) -> bool:

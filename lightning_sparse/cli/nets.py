@@ -1,16 +1,18 @@
 """Trained nets out of the folders of finished runs: built by the recipe there, with saved weights."""
 
+from argparse import ArgumentError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning_sparse.checks import SparsityError, first_line
+from lightning_sparse.cli.wording import shorten
 from lightning_sparse.extras import import_extra
 from lightning_sparse.files.checkpoints import restore_
 from lightning_sparse.reporting.runs import read_run
 from lightning_sparse.trainer.packages import LightningDataModule, LightningModule
 
-__all__ = ["TrainedNet", "checkpoint_at", "trained_net"]
+__all__ = ["TrainedNet", "checkpoint_at", "config_beside", "trained_net"]
 
 CONFIG = "config.yaml"  # what LightningCLI writes beside the logs of a run
 
@@ -55,8 +57,8 @@ def trained_net(path: str | Path, argument: str = "RUN") -> TrainedNet:
         ModuleNotFoundError: If jsonargparse is not installed.
     """
     checkpoint = checkpoint_at(path)
-    config = _config_beside(checkpoint, argument)
-    module = _built(LightningModule, "model", config)
+    config = _read_config(checkpoint, argument)
+    module = _built(LightningModule, "model", config, argument)
     try:
         restore_(module, checkpoint)
     except RuntimeError as error:
@@ -68,31 +70,41 @@ def trained_net(path: str | Path, argument: str = "RUN") -> TrainedNet:
     return TrainedNet(module.eval(), checkpoint, config)
 
 
-def _config_beside(checkpoint: Path, argument: str) -> dict[str, Any]:
-    """Return the recipe of a run: ``<run>/config.yaml`` of ``<run>/checkpoints/*.ckpt``."""
+def config_beside(checkpoint: Path) -> Path | None:
+    """Return the recipe of a run: ``<run>/config.yaml`` of ``<run>/checkpoints/*.ckpt``; None without one."""
+    folder = checkpoint.absolute().parent
+    return next((there / CONFIG for there in (folder, folder.parent) if (there / CONFIG).is_file()), None)
+
+
+def _read_config(checkpoint: Path, argument: str) -> dict[str, Any]:
+    """Return what the recipe of a checkpoint's run says."""
     import_extra("jsonargparse", "building a net from the recipe of its run")
     import yaml
 
-    folders = (checkpoint.absolute().parent, checkpoint.absolute().parent.parent)
-    found = [folder / CONFIG for folder in folders if (folder / CONFIG).is_file()]
-    if not found:
+    found = config_beside(checkpoint)
+    if found is None:
         raise SparsityError(
             f"`{argument}` must lie in the folder of a run with the {CONFIG} that LightningCLI writes, got "
             f"{str(checkpoint)!r}, which does not. In Python, pass the module itself."
         )
-    config = yaml.safe_load(found[0].read_text(encoding="utf-8"))
+    config = yaml.safe_load(found.read_text(encoding="utf-8"))
     if not isinstance(config, dict) or "class_path" not in (config.get("model") or {}):
         raise SparsityError(
-            f"`{argument}` must have a {CONFIG} that names the class of its model, got {str(found[0])!r}, "
+            f"`{argument}` must have a {CONFIG} that names the class of its model, got {str(found)!r}, "
             "which does not. In Python, pass the module itself."
         )
     return config
 
 
-def _built(base: type, key: str, config: dict[str, Any]) -> Any:
+def _built(base: type, key: str, config: dict[str, Any], argument: str = "RUN") -> Any:
     """Return the object that one part of a recipe describes."""
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(base, key)
-    return parser.instantiate_classes(parser.parse_object({key: config[key]}))[key]
+    try:
+        return parser.instantiate_classes(parser.parse_object({key: config[key]}))[key]
+    except ArgumentError as error:  # its class cannot be imported here, or takes other arguments by now
+        raise SparsityError(
+            f"`{argument}` must have a {CONFIG} whose `{key}` can be built here: {shorten(str(error))}"
+        ) from error

@@ -11,6 +11,7 @@ from typing import IO, Any, TypeVar
 from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError
+from lightning_sparse.files.masks import packed_in, unpacked
 from lightning_sparse.files.reading import foreign_class, opened, read_file, shown_source
 from lightning_sparse.layers import convert_
 from lightning_sparse.layers.convertible import convertible_layers, unconverted_layers
@@ -18,6 +19,8 @@ from lightning_sparse.layers.offsets.state import OFFSET_KEY, describes_offset, 
 from lightning_sparse.layers.signal import ABOUT_SIGNAL
 from lightning_sparse.selection import plain_name
 from lightning_sparse.trainer.packages import LightningModule
+from lightning_sparse.weights.state import state_of
+from lightning_sparse.weights.unmoved import NOBODY
 
 __all__ = ["load_from_checkpoint", "restore_"]
 
@@ -58,7 +61,10 @@ def load_from_checkpoint(module_class: type[Module], path: str | Path | IO[bytes
 
 
 def restore_(module: LightningModule, path: str | Path | IO[bytes]) -> None:
-    """Give a module that was built anew the weights of a checkpoint; what is compact there becomes so here.
+    """Give a module that was built anew the weights of a checkpoint, and its masks.
+
+    What is compact there becomes so here. Masks are known to the module afterwards, as to one that was fitted
+    in this process: kept entries that happen to be zero count as kept.
 
     Args:
         module: The net as its class makes it; changed in place.
@@ -72,6 +78,8 @@ def restore_(module: LightningModule, path: str | Path | IO[bytes]) -> None:
     if next(module.parameters(), None) is None:
         module.configure_model()
     _fill_(module, _supports(checkpoint["state_dict"], shown_source(path)), checkpoint, None)
+    if packed := packed_in(checkpoint):
+        state_of(module).install_(module, unpacked(packed, str(path), "path"), NOBODY)
 
 
 def _fill_(

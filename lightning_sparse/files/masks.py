@@ -18,7 +18,7 @@ from lightning_sparse.selection import plain_name
 from lightning_sparse.types import Masks
 from lightning_sparse.weights.found import sparse_weights
 
-__all__ = ["load_masks", "save_masks", "states_in", "unpacked"]
+__all__ = ["load_masks", "packed_in", "save_masks", "states_in", "unpacked"]
 
 
 def save_masks(module: nn.Module, path: str | Path) -> None:
@@ -84,12 +84,19 @@ def states_in(content: dict[str, Any]) -> list[dict[str, Any]]:
     return [state for state in [*states, content] if isinstance(state, dict)]
 
 
-def _masks_in(content: dict[str, Any], path: str | Path, argument: str) -> Masks:
-    """Return the masks of a checkpoint (its callbacks' states), of a mask file, or of a plain dict."""
+def packed_in(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the packed masks that a checkpoint has in its callbacks' states, or a file by itself; or {}."""
     for state in states_in(content):
         packed = state.get("masks")
         if isinstance(packed, dict) and packed and all(isinstance(mask, dict) for mask in packed.values()):
-            return unpacked(packed, path, argument)
+            return packed
+    return {}
+
+
+def _masks_in(content: dict[str, Any], path: str | Path, argument: str) -> Masks:
+    """Return the masks of a checkpoint (its callbacks' states), of a mask file, or of a plain dict."""
+    if packed := packed_in(content):
+        return unpacked(packed, path, argument)
     if isinstance(weights := content.get("state_dict"), dict) and (
         masks := _of_compact_layers(weights, path, argument)
     ):

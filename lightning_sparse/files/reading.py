@@ -26,6 +26,7 @@ __all__ = [
     "read_checkpoint",
     "read_dict",
     "read_file",
+    "short_path",
     "shown_source",
     "unopened",
 ]
@@ -46,6 +47,16 @@ _PARTS = {
     "lr_schedulers": Sequence,
 }
 """What a Trainer takes up from a checkpoint, and of which kind it is."""
+
+
+def short_path(path: str | os.PathLike[str]) -> str:
+    """Return a path as one would type it: from the current folder if it lies below; URLs stay as they are.
+
+    >>> short_path(Path.cwd() / "runs" / "last.ckpt"), short_path("s3://bucket/last.ckpt")
+    ('runs/last.ckpt', 's3://bucket/last.ckpt')
+    """
+    here = f"{Path.cwd()}{os.sep}"
+    return os.fspath(path).removeprefix(here)
 
 
 def read_file(source: Source, argument: str, tensors: bool = True, **options: Any) -> Any:

@@ -8,7 +8,18 @@ from torch import Tensor
 
 from lightning_sparse.selection import layer_name
 
-__all__ = ["LayerCount", "count_layers", "not_counted", "render_table", "sparsity_metrics", "sparsity_table"]
+__all__ = [
+    "OF_LAYERS",
+    "LayerCount",
+    "count_layers",
+    "not_counted",
+    "render_table",
+    "sparsity_metrics",
+    "sparsity_table",
+]
+
+OF_LAYERS = "_layers"
+"""Ends the name of a group of charts, one for each layer: ``sparsity_layers/<layer>``."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +45,25 @@ def count_layers(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> 
     ]
 
 
-def sparsity_metrics(layers: Sequence[LayerCount], kind: str = "sparsity") -> dict[str, float]:
-    """Return ``sparsity/<layer>`` of every layer and ``sparsity/total``; ``kind`` is another first word.
+def sparsity_metrics(
+    layers: Sequence[LayerCount], kind: str = "sparsity", per_layer: bool = True
+) -> dict[str, float]:
+    """Return ``sparsity/total``, and of every layer ``sparsity_layers/<layer>``.
+
+    TensorBoard groups charts by what stands before the first slash: totals are in a group of their own.
+
+    Args:
+        layers: What is kept of each.
+        kind: Another word than sparsity.
+        per_layer: Whether layers are wanted, or the total alone.
 
     >>> sparsity_metrics([LayerCount("a", (2, 2), 4, 1), LayerCount("b", (2, 3), 6, 3)])
-    {'sparsity/a': 0.75, 'sparsity/b': 0.5, 'sparsity/total': 0.6}
+    {'sparsity/total': 0.6, 'sparsity_layers/a': 0.75, 'sparsity_layers/b': 0.5}
     """
     total = sum(layer.weights for layer in layers)
     kept = sum(layer.kept for layer in layers)
-    metrics = {f"{kind}/{layer.name}": 1 - layer.density for layer in layers}
-    return {**metrics, f"{kind}/total": (total - kept) / total}
+    each = {f"{kind}{OF_LAYERS}/{layer.name}": 1 - layer.density for layer in layers if per_layer}
+    return {f"{kind}/total": (total - kept) / total, **each}
 
 
 def sparsity_table(

@@ -21,7 +21,7 @@ from lightning_sparse.weights.base import SparseWeight
 from lightning_sparse.weights.found import sparse_weights
 from lightning_sparse.weights.masked import weights_by_zeros
 
-__all__ = ["LayerSummary", "NetSummary", "summary"]
+__all__ = ["BytesInFile", "LayerSummary", "NetSummary", "summary"]
 
 _HEADER = ("layer", "shape", "weights", "kept", "density", "stored as", "bytes")
 _OF_FLOPS = ("forward FLOPs", "in theory")
@@ -68,6 +68,26 @@ class LayerSummary:
 
 
 @dataclass(frozen=True)
+class BytesInFile:
+    """What else takes up room in the file that a net was read from.
+
+    Args:
+        whole: Size of the file.
+        others: Of other weights and buffers.
+        optimizers: Of what optimizers keep.
+    """
+
+    whole: int
+    others: int = 0
+    optimizers: int = 0
+
+    def __str__(self) -> str:
+        rest = {"of other weights and buffers": self.others, "of optimizer states": self.optimizers}
+        words = ", ".join(f"{size:,} {what}" for what, size in rest.items() if size)
+        return f"{words}{'; ' if words else ''}{self.whole:,} in all"
+
+
+@dataclass(frozen=True)
 class NetSummary:
     """All linear and convolutional weights of a net, and all that are sparse; prints as a table.
 
@@ -75,11 +95,14 @@ class NetSummary:
         layers: The weights, in the order of the net.
         flops: FLOPs of the whole net; ``None`` without an input.
         note: Why there are none, though the module has an example of its input; mostly "".
+        file: What else is in the file that the net was read from: the layers' bytes are those in it.
+            ``None``: they are those in memory.
     """
 
     layers: tuple[LayerSummary, ...]
     flops: NetFlops | None = None
     note: str = ""
+    file: BytesInFile | None = None
 
     @property
     def total(self) -> LayerSummary:
@@ -96,9 +119,13 @@ class NetSummary:
         if not self.layers:
             return "No linear or convolutional weights."
         with_flops = self.flops is not None
-        header = (*_HEADER, *_OF_FLOPS) if with_flops else _HEADER
+        bytes_where = _HEADER[-1] if self.file is None else "in the file"
+        header = (*_HEADER[:-1], bytes_where, *(_OF_FLOPS if with_flops else ()))
         rows = [_cells(layer, with_flops) for layer in self.layers]
-        lines = [render_table(header, rows, _cells(self.total, with_flops)), _bytes_in_words(self.total)]
+        lines = [
+            render_table(header, rows, _cells(self.total, with_flops)),
+            _bytes_in_words(self.total, self.file),
+        ]
         return "\n".join(
             [*lines, *([str(self.flops)] if with_flops else []), *([self.note] if self.note else [])]
         )
@@ -207,6 +234,8 @@ def _cells(layer: LayerSummary, with_flops: bool) -> tuple[str, ...]:
     return (layer.name, shape, *numbers, *stored, *(flops if with_flops else ()))
 
 
-def _bytes_in_words(total: LayerSummary) -> str:
+def _bytes_in_words(total: LayerSummary, file: BytesInFile | None) -> str:
     base = f", {total.base:,} of fixed dense parts" if total.base else ""
-    return f"Bytes, measured: {total.values:,} of values, {total.positions:,} of positions and masks{base}."
+    where, rest = ("", "") if file is None else (" in the file", f"; {file}")
+    words = f"{total.values:,} of values, {total.positions:,} of positions and masks{base}{rest}"
+    return f"Bytes{where}, measured: {words}."

@@ -138,7 +138,7 @@ def test_the_same_is_logged_as_under_masks(tmp_path, capsys):
     assert compact["rigl/moved"] > 0
     tables = capsys.readouterr().out.split("Weights kept:")[1:]
     assert len(tables) == 2
-    assert tables[0].strip() == tables[1].strip()
+    assert len({table.partition("Checkpoint (")[0] for table in tables}) == 1
     layers = zip(of_masked.layers, of_compact.layers, strict=True)
     assert all(one.stored == 8 * one.weights and two.stored == 8 * two.kept for one, two in layers)
 

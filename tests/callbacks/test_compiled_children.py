@@ -82,7 +82,9 @@ def test_conversion_trains_resumes_and_loads(tmp_path, what):
     trained = {n: layer.values.detach().clone() for n, layer in compact_layers(module).items()}
     assert len(trained) == 2
     assert all(values.any() for values in trained.values())
-    assert {"trainable_sparsity/net.0", "trainable_sparsity/net.6"} <= set(runner.callback_metrics)
+    assert {"trainable_sparsity_layers/net.0", "trainable_sparsity_layers/net.6"} <= set(
+        runner.callback_metrics
+    )
     loaded = load_from_checkpoint(CompiledToy, tmp_path / "last.ckpt", what=what)
     assert all(torch.equal(layer.values, trained[n]) for n, layer in compact_layers(loaded).items())
     again = make(what)
@@ -108,7 +110,7 @@ def test_masks_on_compiled_children(tmp_path, what, callback):
     runner = trainer(tmp_path, callback(), HoldsMasks(), max_epochs=3)
     runner.fit(module, loader())
     assert list(masks_of(module)) == ["net.0.weight", "net.6.weight"]
-    assert {"sparsity/net.0", "sparsity/net.6"} <= set(runner.callback_metrics)
+    assert {"sparsity_layers/net.0", "sparsity_layers/net.6"} <= set(runner.callback_metrics)
 
 
 def test_connections_of_converted_compiled_layers_move(tmp_path):

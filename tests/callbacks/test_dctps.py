@@ -32,7 +32,7 @@ from lightning_sparse.layers import DCTOffset, alpha_groups, compact_layers, con
 from lightning_sparse.models import ImageClassifier, LeNet5
 from lightning_sparse.weights.state import state_of
 
-KEYS = {"trainable_sparsity/net.0", "trainable_sparsity/net.6", "trainable_sparsity/total"}
+KEYS = {"trainable_sparsity_layers/net.0", "trainable_sparsity_layers/net.6", "trainable_sparsity/total"}
 STORED = 2 * 51 + 2 + (8 + 4) + 2 * 8  # values, alphas, biases, batch norm
 
 
@@ -590,11 +590,12 @@ def test_trainable_sparsity_is_logged_once(tmp_path, callbacks, capsys):
     assert [int(row["step"]) for row in logged(logger, "trainable_sparsity/total")] == [3, 7]
     for row in logged(logger, "trainable_sparsity/total"):
         assert float(row["trainable_sparsity/total"]) == pytest.approx(1 - 102 / 1016)
-        assert float(row["trainable_sparsity/net.0"]) == pytest.approx(1 - 51 / 216)
         assert not [key for key in row if key.startswith("sparsity/")]
+    (row,) = logged(logger, "trainable_sparsity_layers/net.0")  # fixed: once
+    assert float(row["trainable_sparsity_layers/net.0"]) == pytest.approx(1 - 51 / 216)
     printed = capsys.readouterr().out
     assert printed.count("Trained values of Dense-plus-Sparse layers (their weights are dense)") == 1
-    assert "10.0394%" in printed
+    assert "10.0394% of the entries trained, as in the table above." in printed
     assert "Weights kept" not in printed
 
 
@@ -606,7 +607,7 @@ def test_what_stays_dense_is_named(tmp_path, capsys):
 def test_the_monitor_counts_both_kinds(tmp_path):
     runner = fit(tmp_path, make_toy(), SparsityMonitor(), convert=converter(exclude=["net.0"]))
     metrics = runner.callback_metrics
-    assert metrics["sparsity/net.0"] == metrics["sparsity/total"] == 0
+    assert metrics["sparsity_layers/net.0"] == metrics["sparsity/total"] == 0
     assert metrics["trainable_sparsity/total"] == pytest.approx(0.9)
 
 

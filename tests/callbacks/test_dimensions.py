@@ -129,7 +129,7 @@ def test_the_callback_trains_and_checkpoints_come_back(tmp_path, kind, precision
     assert list(values) == CONVERTED
     assert all(value.any() and value.isfinite().all() for value in values.values())
     for path in CONVERTED:
-        assert 0 < runner.callback_metrics[f"trainable_sparsity/{path}"] < 1
+        assert 0 < runner.callback_metrics[f"trainable_sparsity_layers/{path}"] < 1
     loaded = load_from_checkpoint(kind, tmp_path / "last.ckpt")
     assert_equal(values_of(loaded), values)
     x = next(iter(batches(kind)))[0]

@@ -722,7 +722,7 @@ def test_set_drops_the_smallest_and_grows_from_zero(tmp_path):
 def test_what_is_logged_and_shown(tmp_path, capsys):
     runner = fit(tmp_path, make_toy(), SparsityMonitor(), tune=tuner(exclude=["net.0"]))
     metrics = runner.callback_metrics
-    assert metrics["trainable_sparsity/net.6"] == metrics["trainable_sparsity/total"]
+    assert metrics["trainable_sparsity_layers/net.6"] == metrics["trainable_sparsity/total"]
     assert metrics["trainable_sparsity/total"] == pytest.approx(0.9)
     printed = capsys.readouterr().out
     assert "net.6.base" not in printed

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import lightning_sparse
+from lightning_sparse import load_masks, masks_of
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.cli.main import main
 from lightning_sparse.cli.nets import trained_net
@@ -44,6 +45,13 @@ def test_a_net_is_built_with_its_weights(runs, name):
     assert net.data().batch_size == 32
 
 
+def test_masks_are_in_force(runs):
+    masks = load_masks(trained_net(runs / "masked").checkpoint)
+    found = masks_of(trained_net(runs / "masked").module)
+    assert found.keys() == masks.keys()
+    assert all(torch.equal(found[name], mask) for name, mask in masks.items())
+
+
 def test_a_checkpoint_stands_for_its_run(runs):
     (checkpoint,) = (runs / "masked").rglob("*.ckpt")
     assert trained_net(checkpoint).checkpoint == checkpoint
@@ -60,6 +68,11 @@ def test_what_cannot_be_built_is_refused(runs, tmp_path):
     other = (runs / "masked" / "version_0" / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(other.replace("in_features: 64", "in_features: 63"))
     with pytest.raises(SparsityError, match="weights are of another net than the recipe's"):
+        trained_net(alone)
+    (tmp_path / "config.yaml").write_text(other.replace("lightning_sparse.models.LeNet", "nowhere.LeNet"))
+    with pytest.raises(
+        SparsityError, match=r"`RUN` must have a config\.yaml whose `model` can be built here: .*No mod"
+    ):
         trained_net(alone)
     with pytest.raises(SparsityError, match="`RUN` must be a folder of one run"):
         trained_net(tmp_path / "nothing")

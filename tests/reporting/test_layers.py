@@ -20,7 +20,9 @@ def test_counts_come_from_masks_where_there_are_any():
 
 
 def test_metrics():
-    assert sparsity_metrics(LAYERS) == {"sparsity/stem": 0.5, "sparsity/head": 0.75, "sparsity/total": 0.6}
+    each = {"sparsity_layers/stem": 0.5, "sparsity_layers/head": 0.75}
+    assert sparsity_metrics(LAYERS) == {"sparsity/total": 0.6, **each}
+    assert sparsity_metrics(LAYERS, per_layer=False) == {"sparsity/total": 0.6}
 
 
 def cells(text):

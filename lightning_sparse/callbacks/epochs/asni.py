@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_sparse.callbacks.epochs.base import EpochPruning
 from lightning_sparse.callbacks.epochs.steepness import warn_of_steep_search
+from lightning_sparse.callbacks.monitor import logs_layers
 from lightning_sparse.callbacks.sparsifier import Config
 from lightning_sparse.checks import SparsityError, check_choice, check_count, check_number, check_writable
 from lightning_sparse.files.tickets import Ticket, save_ticket
@@ -218,7 +219,7 @@ class ASNISigmoidPruner(EpochPruning):
             "asni/target_sparsity": target_sparsity(target, start, total),
             "asni/sparsity": sparsity(state.masks),
         }
-        if self.restarted:
+        if self.restarted or not logs_layers(module):
             return metrics
         for name, pair in centroids(state.weights, state.masks).items():
             for sign, value in zip(("plus", "minus"), pair.tolist(), strict=True):

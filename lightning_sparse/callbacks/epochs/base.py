@@ -8,6 +8,7 @@ import torch
 from lightning_sparse.callbacks.base import SparsityCallback
 from lightning_sparse.callbacks.choosing import SparseCheckpoint, SparseEarlyStopping
 from lightning_sparse.callbacks.company import refuse_finetuning, refuse_other_storage
+from lightning_sparse.callbacks.monitor import expect_changes, print_table_again
 from lightning_sparse.checks import check_count
 from lightning_sparse.functional.masks import count_all, count_kept
 from lightning_sparse.functional.pruning import plan_budgets
@@ -152,16 +153,16 @@ class EpochPruning(SparsityCallback, ABC):
 
     def make_masks(self, module: LightningModule, generator: torch.Generator) -> Masks:
         """Keep everything at first."""
-        return {
-            name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self.select(module).items()
-        }
+        weights = self.select(module)
+        return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
 
     def prune_(self, trainer: Trainer, module: LightningModule) -> None:
         """Go one step down the path."""
-        masks = self._pruned(module, self.path, self.prunings)
-        state_of(module).move_(masks, trainer.optimizers)
+        state_of(module).move_(self._pruned(module, self.path, self.prunings), trainer.optimizers)
         assert_ranks_agree(trainer, module)
         self.prunings += 1
+        if not self.pruning:
+            print_table_again(trainer, module, "after the last pruning")
 
     def restart_(self, trainer: Trainer, module: LightningModule) -> None:
         """Give optimizers and schedulers their first state back, for weights that were set anew."""
@@ -183,6 +184,7 @@ class EpochPruning(SparsityCallback, ABC):
 
     def begin_training(self, trainer: Trainer, module: LightningModule, anew: bool) -> None:
         """Lay down the counts after each pruning, and keep what a new start needs."""
+        expect_changes(trainer)
         if not anew and self.path:
             return
         self.reset()
@@ -198,8 +200,7 @@ class EpochPruning(SparsityCallback, ABC):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the next round, or the retraining, if it is due.
 
-        Here, and not when the last epoch ended: what that one's validation measured has to be what its
-        checkpoint holds.
+        Not when the last epoch ends: what its validation measures has to be what its checkpoint holds.
         """
         self.begin_epoch(trainer, pl_module)
 
@@ -287,10 +288,9 @@ def _warn_of_selection(callback: str, trainer: Trainer) -> None:
         monitor = getattr(other, "monitor", None)
         if monitor is None or isinstance(other, SparseCheckpoint | SparseEarlyStopping):
             continue
-        if is_lightning(other, "callbacks.ModelCheckpoint"):
-            _warn_of_choice(callback, "ModelCheckpoint", monitor, "save", "SparseCheckpoint")
-        if is_lightning(other, "callbacks.EarlyStopping"):
-            _warn_of_choice(callback, "EarlyStopping", monitor, "stop at", "SparseEarlyStopping")
+        for kind, does in {"ModelCheckpoint": "save", "EarlyStopping": "stop at"}.items():
+            if is_lightning(other, f"callbacks.{kind}"):
+                _warn_of_choice(callback, kind, monitor, does, f"Sparse{kind.removeprefix('Model')}")
 
 
 def _warn_of_choice(callback: str, other: str, monitor: str, does: str, instead: str) -> None:

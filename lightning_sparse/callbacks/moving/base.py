@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from lightning_sparse.callbacks.base import SparsityCallback
 from lightning_sparse.callbacks.company import refuse_missing_support, refuse_second_density
 from lightning_sparse.callbacks.converting.compact import RandomDraw
+from lightning_sparse.callbacks.monitor import logs_layers
 from lightning_sparse.callbacks.moving.checks import (
     check_average,
     check_matched,
@@ -54,10 +55,9 @@ class MovingConnections(SparsityCallback, ABC):
     `PruneAtInit`, from the supports of `DCTpSConversion`, whose sparse part then moves, or draws masks of its
     own. Gradients that are not finite put an update off to the next step.
 
-    Beside ``sparsity/...``, the end of an epoch logs ``drop_fraction`` and, per layer and in total,
-    ``moved``, ``churn``, ``survived`` and ``explored`` under the name of the rule
-    (``rigl/churn``). The last is left out for Dense-plus-Sparse layers: it needs a bit for each entry of the
-    weight.
+    The end of an epoch logs ``drop_fraction``, ``moved``, ``churn``, ``survived`` and ``explored`` under the
+    name of the rule (``rigl/churn``; per layer ``rigl_layers/churn/<layer>``). The last is left out for
+    Dense-plus-Sparse layers: it needs a bit for each entry of the weight.
 
     Args:
         rule: Says what is dropped and what grows: a rule, or its name.
@@ -230,7 +230,7 @@ class MovingConnections(SparsityCallback, ABC):
 
     def log_more(self, module: LightningModule) -> None:
         """Log how connections have moved."""
-        metrics = self._history.metrics(self.rule.name, self._weights(module))
+        metrics = self._history.metrics(self.rule.name, self._weights(module), logs_layers(module))
         module.log_dict(metrics, sync_dist=True)  # every rank has the same
         self._history.moved.clear()
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_sparse.callbacks.stateful import Stateful
 from lightning_sparse.functional.packing import count_bits
+from lightning_sparse.reporting.layers import OF_LAYERS
 from lightning_sparse.selection import layer_name
 from lightning_sparse.weights.base import SparseWeight
 
@@ -46,12 +47,14 @@ class History(Stateful):
             self.moved[layer.name] = self.moved.get(layer.name, 0) + moved
             self._explore(layer)
 
-    def metrics(self, kind: str, connections: Iterable[SparseWeight]) -> dict[str, float]:
+    def metrics(
+        self, kind: str, connections: Iterable[SparseWeight], per_layer: bool = True
+    ) -> dict[str, float]:
         """Return what is logged, under names that begin with ``kind``.
 
-        ``drop_fraction`` of the last update; per layer and in total ``moved`` connections, ``churn`` (these
-        over active ones), ``survived`` (share of the first support that is active) and ``explored`` (share
-        of all weights that was ever active; masked weights only).
+        ``drop_fraction`` of the last update; in total, and if asked for per layer, ``moved`` connections,
+        ``churn`` (these over active ones), ``survived`` (share of the first support that is active) and
+        ``explored`` (share of all weights that was ever active; masked weights only).
         """
         names = {layer.name: layer for layer in connections if layer.name in self._initial}
         sizes = {name: layer.shape.numel() for name, layer in names.items()}
@@ -59,13 +62,20 @@ class History(Stateful):
         moved = {name: self.moved.get(name, 0) for name in names}
         survived = {name: layer.count_shared(self._initial[name]) for name, layer in names.items()}
         explored = {name: count_bits(self._ever[name]) for name in names if name in self._ever}
-        return {
-            f"{kind}/drop_fraction": self.fraction,
-            **_by_layer(f"{kind}/moved", moved),
-            **_by_layer(f"{kind}/churn", moved, active),
-            **_by_layer(f"{kind}/survived", survived, active),
-            **_by_layer(f"{kind}/explored", explored, sizes),
+        counted: dict[str, tuple[dict[str, int], dict[str, int] | None]] = {
+            "moved": (moved, None),
+            "churn": (moved, active),
+            "survived": (survived, active),
+            "explored": (explored, sizes),
         }
+        metrics = {f"{kind}/drop_fraction": self.fraction}
+        for what, (counts, out_of) in counted.items():
+            if counts:
+                total, layers = _shares(counts, out_of)
+                metrics[f"{kind}/{what}"] = total
+                each = {f"{kind}{OF_LAYERS}/{what}/{name}": share for name, share in layers.items()}
+                metrics |= each if per_layer else {}
+        return metrics
 
     def settle(self) -> None:
         """Take all tensors to the CPU: an update leaves them where it finds them, and waits for nothing."""
@@ -96,11 +106,8 @@ class History(Stateful):
             self._ever[layer.name] = ever
 
 
-def _by_layer(key: str, counts: dict[str, int], out_of: dict[str, int] | None = None) -> dict[str, float]:
-    """Return counts, or shares of others, per layer and in total."""
-    if not counts:
-        return {}
+def _shares(counts: dict[str, int], out_of: dict[str, int] | None) -> tuple[float, dict[str, float]]:
+    """Return counts, or shares of others, in total and by the names of layers."""
     whole = {name: out_of[name] if out_of else 1 for name in counts}
     total = sum(counts.values()) / (max(1, sum(whole.values())) if out_of else 1)
-    layers = {f"{key}/{layer_name(name)}": count / max(1, whole[name]) for name, count in counts.items()}
-    return {key: total, **layers}
+    return total, {layer_name(name): count / max(1, whole[name]) for name, count in counts.items()}

@@ -31,7 +31,12 @@ RUNS_OF: dict[Variant, str] = {
 }
 WITH_WEIGHTS: tuple[Variant, ...] = ("D", "A", "C")
 PATHS = ("asni/target_sparsity", "asni/sparsity")
-OF_LAYERS = ("sparsity/", "centroids/", "asni/")  # logged names that nobody means by a metric
+OF_LAYERS = (
+    "sparsity/",
+    "sparsity_layers/",
+    "centroids/",
+    "asni/",
+)  # logged names that nobody means by a metric
 KEEP = "ModelCheckpoint(every_n_epochs=<search_epochs>, save_top_k=-1) keeps one of A and one of C"
 
 

@@ -972,11 +972,11 @@ def test_what_is_logged(tmp_path):
     for name in ("net.0", "net.6"):
         masks = [masks[f"{name}.weight"] for masks in every]
         ever = torch.stack(masks).any(0)
-        assert float(rows[-1][f"rigl/explored/{name}"]) == pytest.approx(ever.float().mean().item())
+        assert float(rows[-1][f"rigl_layers/explored/{name}"]) == pytest.approx(ever.float().mean().item())
         survived = (masks[0] & masks[-1]).sum() / masks[0].sum()
-        assert float(rows[-1][f"rigl/survived/{name}"]) == pytest.approx(survived.item())
+        assert float(rows[-1][f"rigl_layers/survived/{name}"]) == pytest.approx(survived.item())
         moved = sum(int((b & ~a).sum()) for a, b in pairwise(masks[4:]))
-        assert float(rows[-1][f"rigl/moved/{name}"]) == moved
+        assert float(rows[-1][f"rigl_layers/moved/{name}"]) == moved
     assert float(rows[-1]["rigl/drop_fraction"]) == pytest.approx(cosine(8, 100, 0.3))
 
 
