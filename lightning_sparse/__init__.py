@@ -15,6 +15,7 @@ from lightning_sparse.callbacks import (
     SparseFineTuning,
     SparsityCallback,
     SparsityMonitor,
+    SparsityReport,
 )
 from lightning_sparse.files.adapters import load_adapter, save_adapter
 from lightning_sparse.files.checkpoints import load_from_checkpoint
@@ -65,6 +66,7 @@ __all__ = [
     "SparseFineTuning",
     "SparsityCallback",
     "SparsityMonitor",
+    "SparsityReport",
     "SynFlow",
     "Ticket",
     "convert_",

@@ -9,10 +9,9 @@ from lightning_sparse.checks import first_line
 from lightning_sparse.cli.commands.base import Command, register_command
 from lightning_sparse.cli.nets import TrainedNet, trained_net
 from lightning_sparse.cli.plan import FlopsAtInput
-from lightning_sparse.reporting.latency import Latency
 from lightning_sparse.reporting.report import Material, build_report, material_of_run
 from lightning_sparse.reporting.report.content import LeftOut
-from lightning_sparse.reporting.report.costs import costs_of_module, latency_of
+from lightning_sparse.reporting.report.materials import with_costs
 from lightning_sparse.reporting.report_files import NAME, write_report
 from lightning_sparse.reporting.runs import find_run
 
@@ -55,21 +54,7 @@ def _with_costs(material: Material, folder: Path) -> Material:
     except Exception as error:  # whatever a class of the user's own raises when it is built
         words = f"the net cannot be built anew: {first_line(error)}."
         return replace(material, left_out=[*material.left_out, LeftOut("FLOPs and latency", words)])
-    inputs, why_none = _input_of(net)
-    costs, left_out = costs_of_module(net.module, material.supports, inputs, why_none)
-    latency: list[Latency] = []
-    if inputs is None:
-        left_out.append(LeftOut("latency", why_none))
-    elif isinstance(found := latency_of(net.module, inputs), LeftOut):
-        left_out.append(found)
-    else:
-        latency = found
-    return replace(
-        material,
-        costs=[*material.costs, *costs],
-        latency=latency,
-        left_out=[*material.left_out, *left_out],
-    )
+    return with_costs(material, net.module, *_input_of(net))
 
 
 def _input_of(net: TrainedNet) -> tuple[Any, str]:

@@ -52,7 +52,9 @@ def _look(chart: Chart, line: Line) -> tuple[str, str, str]:
         return f"line together{width}", "", ""
     if chart.ordered and layers > COLOURS:
         return f"line many{width}", "", ramp(line.group, layers)
-    dashes = "5 4" if line.dashed else DASHES[line.group % COLOURS] if chart.ordered else ""
+    in_pairs = any(one.dashed for one in chart.lines)
+    dashes = "" if in_pairs else DASHES[line.group % COLOURS]
+    dashes = "5 4" if line.dashed else dashes
     return f"line c{line.group % COLOURS}{width}", dashes, ""
 
 

@@ -125,8 +125,8 @@ def _histograms(report: Report) -> str:
             )
         figures.append(_figure(one.layer, histogram(one), "", look))
     about = (
-        "How large the kept weights of each layer are. Pruning by magnitude leaves a gap around "
-        "zero; weights that were grown late fill it. Layers on a fixed dense part show the trained values beside it."
+        "How large the kept weights of each layer are. Pruning by magnitude leaves a gap at zero; weights "
+        "that were grown late fill it. Layers on a fixed dense part show the trained values beside it."
     )
     return _section("Weights that are kept", about, _grid("".join(figures), "small")) if figures else ""
 

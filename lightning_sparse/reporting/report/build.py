@@ -1,11 +1,9 @@
-"""From what runs have left behind to the content of a report."""
+"""From the material of runs to the content of a report."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from lightning_sparse.checks import SparsityError
 from lightning_sparse.reporting.dead_units import count_dead_units
 from lightning_sparse.reporting.latency import Latency
 from lightning_sparse.reporting.names import centroids_in, densities, metrics_in
@@ -19,13 +17,12 @@ from lightning_sparse.reporting.report.content import (
     Report,
     RunRow,
 )
-from lightning_sparse.reporting.report.costs import costs_of_file, costs_of_supports
-from lightning_sparse.reporting.report.facts import callbacks_in, facts_of_run, read_config
+from lightning_sparse.reporting.report.costs import costs_of_supports
 from lightning_sparse.reporting.report.pictures import first_layers, histogram_of, pictures_of
-from lightning_sparse.reporting.report.supports import Support, supports_in_checkpoint
-from lightning_sparse.reporting.runs import Curve, find_run, trained_curves
+from lightning_sparse.reporting.report.supports import Support
+from lightning_sparse.reporting.runs import Curve
 
-__all__ = ["Material", "build_report", "material_of_run"]
+__all__ = ["Material", "build_report"]
 
 HISTOGRAMS = 12
 """So many layers have a histogram at most."""
@@ -64,44 +61,6 @@ class Material:
     costs: Sequence[Cost] = ()
     latency: Sequence[Latency] = ()
     left_out: Sequence[LeftOut] = field(default=())
-
-
-def material_of_run(folder: str | Path) -> Material:
-    """Read the folder of a run: its logs, its recipe, its last checkpoint.
-
-    Raises:
-        SparsityError: If there is no such folder, or it holds several runs, or neither logs nor checkpoints.
-    """
-    run = find_run(folder)
-    left_out = [LeftOut("a checkpoint", reason + ".") for reason in run.skipped]
-    try:
-        curves = trained_curves(run)
-    except ModuleNotFoundError as error:
-        curves = {}
-        left_out.append(LeftOut("all curves", str(error)))
-    if not curves and not run.checkpoints:
-        raise SparsityError(
-            f"`RUN` must be a folder of one run, with logs or checkpoints, got {str(folder)!r}, which has "
-            "neither metrics.csv, nor event files of TensorBoard, nor *.ckpt. Name another folder."
-        )
-    config, why_no_config = read_config(run.folder)
-    if why_no_config:
-        left_out.append(LeftOut("model, data and seed", f"{why_no_config}."))
-    supports: list[Support] = []
-    why, costs = "the folder has no checkpoint (`ModelCheckpoint`, not `save_weights_only`).", list[Cost]()
-    if run.checkpoints:
-        path = run.checkpoints[-1].path
-        costs = costs_of_file(path)
-        why = f"{path.name} holds neither masks nor positions: the net is dense, or saved without callbacks."
-        try:
-            supports = supports_in_checkpoint(path)
-        except SparsityError as error:
-            why = str(error)
-    ours = callbacks_in(run, config).values()
-    words = ", ".join(one for one in ours if not one.startswith(("ModelCheckpoint", "ExactResume")))
-    name = _name(run.folder)
-    facts = facts_of_run(run, config)
-    return Material(name, curves, facts, words, supports, why, costs, (), left_out)
 
 
 def build_report(first: Material, others: Sequence[Material] = ()) -> Report:
@@ -182,16 +141,6 @@ def _row(name: str, one: Material) -> RunRow:
 
 def _last(curve: Curve) -> float | None:
     return curve[max(curve)] if curve else None
-
-
-def _name(folder: Path) -> str:
-    """Return the name of a run: its folder's, with the one above it where that is a version.
-
-    >>> _name(Path("runs/quickstart/version_0"))
-    'quickstart/version_0'
-    """
-    path = folder.absolute()
-    return f"{path.parent.name}/{path.name}" if path.name.startswith("version_") else path.name
 
 
 def _named(runs: Sequence[Material]) -> list[tuple[str, Material]]:
