@@ -14,7 +14,7 @@ from lightning_sparse.files.states import refuse_other_layout
 from lightning_sparse.reporting.layers import count_sparse, sparsity_metrics
 from lightning_sparse.reporting.recorder import Recorder
 from lightning_sparse.reporting.report import build_report, live_material
-from lightning_sparse.reporting.report_files import write_report
+from lightning_sparse.reporting.report_files import NAME, write_report
 from lightning_sparse.trainer.packages import LightningModule, Trainer, rank_zero_warn
 from lightning_sparse.trainer.parts import callbacks_of
 from lightning_sparse.trainer.processes import compare_callbacks
@@ -146,7 +146,7 @@ class SparsityReport(OurCallback):
             inputs=inputs,
             measure=self.latency,
         )
-        page, _ = write_report(build_report(material), folder if self.path is None else self.path)
+        page, _ = write_report(build_report(material), folder / NAME if self.path is None else self.path)
         return page
 
 

@@ -227,8 +227,12 @@ def _kept_figure(kept: dict[str, list[tuple[str, int, int]]]) -> Any:
         label = f"{name}: {sum(counts):,} of {sum(weights for _, weights, _ in layers):,}"
         places = range(1, len(counts) + 1)
         axes.plot(places, counts, color=colour, linestyle=style, marker="o", markersize=3.5, label=label)
-    axes.set_yscale("symlog", linthresh=1)
-    axes.set(title="Weights kept per layer", ylabel="weights kept (0 at the bottom: all pruned)")
+    counts = [count for layers in kept.values() for _, _, count in layers]
+    pruned = min(counts) == 0  # a logarithm has no place for them
+    axes.set_yscale(*(("symlog",) if pruned else ("log",)), **({"linthresh": 1} if pruned else {}))
+    axes.set_ylim(0 if pruned else min(counts) / 3, 3 * max(counts) + 1)
+    words = "weights kept (0 at the bottom: the whole layer is pruned)" if pruned else "weights kept"
+    axes.set(title="Weights kept per layer", ylabel=words)
     first = next(iter(kept.values()))
     if len(kept) == 1 and len(first) <= 30:
         axes.set_xticks(range(1, len(first) + 1), [name for name, _, _ in first], rotation=45, ha="right")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lightning_sparse.reporting.asni.plots import common_prefix
 from lightning_sparse.reporting.page.scales import linear, logarithmic, number
 from lightning_sparse.reporting.page.svg import element, image, shortened, text
 
@@ -46,14 +47,14 @@ def bar_chart(title: str, unit: str, rows: Sequence[Bar], percent: bool = False)
     room = 6.6 * max((len(row.words) for row in shown), default=0) + 10
     wide, top = WIDTH - NAMES - room, 6.0
     bottom = top + high * len(shown)
-    parts = []
+    parts, prefix = list[str](), common_prefix([row.name for row in shown]) if len(shown) > 1 else ""
     for tick in _apart(scale.ticks, wide, percent):
         x = NAMES + wide * scale(tick)
         parts.append(element("line", class_="grid", x1=x, x2=x, y1=top, y2=bottom))
         parts.append(text(number(tick, percent), x, bottom + 16, "middle", class_="tick"))
     for place, row in enumerate(shown):
         y = top + place * high
-        name = shortened(row.name, LETTERS)
+        name = shortened(row.name.removeprefix(prefix), LETTERS)
         parts.append(text(name, NAMES - 6, y + high / 2 + 1, "end", class_="tick label"))
         for number_of, value in enumerate(row.values):
             length = wide * scale(value) if value > 0 else 0.0

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from math import isfinite
 
 from lightning_sparse.reporting.page.bars import MOST, Bar, bar_chart
 from lightning_sparse.reporting.page.histogram import histogram
@@ -25,6 +26,7 @@ def headline(report: Report) -> str:
         if ends and ends[0].points:
             last = ends[0].points[max(ends[0].points)]
             shown = f"{100 * last:.2f}%" if chart.percent else f"{last:.4g}"
+            shown = shown if isfinite(last) else "not finite"
             found.append((shown, f"{chart.key} at the end, {ends[0].label}"))
     cells = "".join(f"<div><b>{escape(value)}</b>{escape(words)}</div>" for value, words in found)
     return f'<div class="headline">{cells}</div>' if cells else ""
@@ -87,9 +89,13 @@ def _movements(report: Report) -> str:
 
 
 def _dead(report: Report) -> str:
-    layers = [one for one in report.layers if one.outputs is not None]
+    known = [one for one in report.layers if one.outputs is not None]
+    layers = [one for one in known if one.without_inputs or one.unread]
     if not layers:
-        return ""
+        words = (
+            f"Every unit of the {len(known)} masked layers has inputs left, and is read by the next layer."
+        )
+        return _section("Dead units", words, "") if known else ""
     rows = [
         Bar(
             one.name,
@@ -101,7 +107,8 @@ def _dead(report: Report) -> str:
         )
         for one in layers
     ]
-    title = "Units without connections, by the masks" + _first_of(layers)
+    some = f", {len(layers)} of {len(known)} layers" if len(layers) < len(known) else ""
+    title = f"Units without connections, by the masks{some}" + _first_of(layers)
     look = (
         "A unit without inputs gives a constant; one that the next layer does not read is computed for "
         "nothing. Both can be cut out of the net without changing what it says."

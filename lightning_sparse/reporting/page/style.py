@@ -18,10 +18,11 @@ h3{font-size:15px;margin:0 0 6px;overflow-wrap:anywhere}
 p{margin:6px 0 12px;max-width:75ch}
 .soft,figcaption{color:var(--soft)}
 .grid-of{display:grid;gap:16px;align-items:start;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr))}
-.grid-of.small{grid-template-columns:repeat(auto-fit,minmax(min(100%,280px),1fr))}
+.grid-of.small{grid-template-columns:repeat(auto-fill,minmax(min(100%,280px),1fr))}
 figure{margin:0;padding:14px;background:var(--card);border:1px solid var(--rule);border-radius:8px;
 min-width:0;max-width:680px}
 figure svg{display:block;width:100%;height:auto;max-width:520px;margin:0 auto}
+.small figure svg{max-width:400px}
 figcaption{font-size:13.5px;margin-top:8px}
 .legend{list-style:none;display:flex;flex-wrap:wrap;gap:2px 16px;margin:6px 0 0;padding:0;font-size:13px}
 .legend li{display:flex;align-items:center;gap:6px;overflow-wrap:anywhere;min-width:0}
