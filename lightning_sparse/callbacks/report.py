@@ -1,6 +1,7 @@
 """Writes what a fit has come to on one page, when it ends."""
 
 import os
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lightning_sparse.reporting.layers import count_sparse, sparsity_metrics
 from lightning_sparse.reporting.recorder import Recorder
 from lightning_sparse.reporting.report import build_report, live_material
 from lightning_sparse.reporting.report_files import NAME, write_report
-from lightning_sparse.trainer.packages import LightningModule, Trainer, rank_zero_warn
+from lightning_sparse.trainer.packages import LightningModule, Trainer, rank_zero_warn, without_module
 from lightning_sparse.trainer.parts import callbacks_of
 from lightning_sparse.trainer.processes import compare_callbacks
 from lightning_sparse.trainer.randomness import left_undisturbed
@@ -46,6 +47,7 @@ class SparsityReport(OurCallback):
         self.path = path
         self.latency = latency
 
+        self._trainer: weakref.ReferenceType[Trainer] | None = None
         self._recorder = Recorder()
         self._epoch: int | None = None  # the one that metrics are of; None before the first
         self._folder: str | None = None
@@ -65,10 +67,16 @@ class SparsityReport(OurCallback):
         if stage == "fit":
             if trainer.current_epoch == 0:
                 self._recorder = Recorder()
+            self._trainer = weakref.ref(trainer)
             self._epoch, self._folder, self._example = None, None, None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was gathered so far, so that a resumed fit has the whole of it."""
+        """Return what was logged so far, so that a resumed fit has the whole of it.
+
+        All ranks are asked, once other callbacks have logged: a checkpoint comes after them.
+        """
+        if (trainer := None if self._trainer is None else self._trainer()) is not None:
+            self._gather(trainer)
         return {"curves": self._recorder.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -95,14 +103,15 @@ class SparsityReport(OurCallback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather what is logged by now, and count what each layer keeps."""
-        self._gather(trainer)
         if self._epoch is not None:
             for metric, layers in count_sparse(pl_module).items():
-                self._recorder.set(self._epoch, sparsity_metrics(layers, metric))
+                self._recorder.count(self._epoch, sparsity_metrics(layers, metric))
+        self._gather(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the rest, and learn where to write: every rank has to ask."""
         self._gather(trainer)
+        self._epoch = None  # what comes after is of a test
         self._recorder.forget_metrics()
         self._folder = trainer.log_dir or trainer.default_root_dir
 
@@ -125,14 +134,16 @@ class SparsityReport(OurCallback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write nothing."""
-        self._folder, self._example = None, None
+        self._epoch, self._folder, self._example = None, None, None
         self._recorder.forget_metrics()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**without_module(self), "_trainer": None}
 
     def _gather(self, trainer: Trainer) -> None:
         """Read the metrics, on every rank: a mean over processes may be due."""
-        metrics = trainer.callback_metrics
         if self._epoch is not None:
-            self._recorder.note(self._epoch, metrics)
+            self._recorder.note(self._epoch, trainer.callback_metrics)
 
     def _write(self, trainer: Trainer, module: LightningModule, folder: Path, example: Any) -> Path:
         own = module.example_input_array

@@ -28,16 +28,19 @@ class Recorder:
     def __init__(self) -> None:
         self.curves: dict[str, Curve] = {}
         self._seen: dict[str, Tensor] = {}
+        self._counted: set[str] = set()
 
     def note(self, epoch: int, metrics: Mapping[str, Any]) -> None:
-        """Take down what is new among the metrics that a Trainer shows."""
+        """Take down what is new among the metrics that a Trainer shows, unless it was counted."""
         for name, value in metrics.items():
             if isinstance(value, Tensor) and value.numel() == 1 and self._seen.get(name) is not value:
                 self._seen[name] = value
-                self.set(epoch, {name: float(value)})
+                if name not in self._counted:
+                    self.curves.setdefault(name, {})[epoch] = float(value)
 
-    def set(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Take down these values."""
+    def count(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Take down what was counted: exactly, where metrics of the same name are rounded to 32 bits."""
+        self._counted.update(values)
         for name, value in values.items():
             self.curves.setdefault(name, {})[epoch] = value
 
@@ -58,4 +61,4 @@ class Recorder:
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"curves": self.curves, "_seen": {}}
+        return {**vars(self), "_seen": {}}

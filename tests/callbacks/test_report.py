@@ -149,7 +149,8 @@ def test_what_callbacks_log_after_it_belongs_to_the_same_epoch(tmp_path, place):
 def test_a_resumed_fit_has_the_whole_of_it(tmp_path):
     def run(folder, epochs, path=None):
         save = ModelCheckpoint(folder / "saved", save_last=True)
-        callbacks = [quick(), ExactResume(), RigLCallback(0.1, every_n_steps=2, seed=0), save]
+        moves = RigLCallback(0.1, every_n_steps=2, stop_at=100, seed=0)
+        callbacks = [quick(), ExactResume(), moves, save]
         runner = trainer(folder, *callbacks, max_epochs=epochs, enable_checkpointing=True)
         torch.manual_seed(0)
         runner.fit(Validated(), loader(), loader(), ckpt_path=path)

@@ -4,6 +4,7 @@ import sys
 import asni_toy
 import pytest
 
+from lightning_sparse.cli.commands import COMMANDS
 from lightning_sparse.cli.main import main
 from lightning_sparse.reporting import REPORT_PAGES
 from lightning_sparse.reporting.asni import report
@@ -75,12 +76,10 @@ def test_general_help_mentions_plot(capsys):
 
 
 def test_no_command_or_an_unknown_one_names_them_all(capsys):
-    line = stopped_with(capsys)
-    assert line.startswith(
-        "error: the command must be one of fit, validate, test, predict, plan, plot, got none"
-    )
+    rule = f"error: the command must be one of fit, validate, test, predict, plan, {', '.join(COMMANDS)}, got"
+    assert stopped_with(capsys).startswith(f"{rule} none")
     line = stopped_with(capsys, "plto", "asni")
-    assert line.startswith("error: the command must be one of fit, validate, test, predict, plan, plot, got")
+    assert line.startswith(rule)
     assert line.endswith("got 'plto'; did you mean plot?")
 
 

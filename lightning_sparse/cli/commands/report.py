@@ -12,7 +12,7 @@ from lightning_sparse.cli.plan import FlopsAtInput
 from lightning_sparse.reporting.report import Material, build_report, material_of_run
 from lightning_sparse.reporting.report.content import LeftOut
 from lightning_sparse.reporting.report.materials import with_costs
-from lightning_sparse.reporting.report_files import NAME, write_report
+from lightning_sparse.reporting.report_files import NAME, page_path, write_report
 from lightning_sparse.reporting.runs import find_run
 
 __all__ = ["Report"]
@@ -37,10 +37,10 @@ class Report(Command):
     def run(self, arguments: argparse.Namespace) -> None:
         """Write page and JSON, and print where they are and what they lack."""
         folder = find_run(arguments.run).folder
+        out = page_path(folder if arguments.out is None else arguments.out, "--out")
         first = _with_costs(material_of_run(folder), folder)
         others = [material_of_run(other) for other in arguments.compare]
         report = build_report(first, others)
-        out = folder / NAME if arguments.out is None else Path(arguments.out)
         for path in write_report(report, out, "--out"):
             print(f"wrote {path}")
         for one in report.left_out:
