@@ -319,9 +319,9 @@ def test_large_masks_are_shown_by_blocks_that_keep_the_mean(tmp_path):
     save(tmp_path / "run", 0, {"fc.weight": mask.float()}, fixed_state({"fc.weight": mask}))
     (picture,) = build_report(material_of_run(tmp_path / "run")).pictures
     pixels = np.array(picture.pixels)
-    assert pixels.shape == (250, 175)
+    assert pixels.shape == (200, 140)
     assert pixels.mean() == pytest.approx(mask.float().mean().item(), rel=1e-3)
-    assert pixels[3, 5] == pytest.approx(mask[12:16, 20:24].float().mean().item(), abs=1e-4)
+    assert pixels[3, 5] == pytest.approx(mask[15:20, 25:30].float().mean().item(), abs=1e-4)
 
 
 def test_the_input_map_counts_the_connections_of_each_pixel(tmp_path):
@@ -347,3 +347,29 @@ def test_a_run_of_tensorboard_reads_the_same(tmp_path, rigl):
     for mine, other in zip(ours.metrics, theirs.metrics, strict=True):
         for a, b in zip(mine.lines, other.lines, strict=True):
             assert a.points == pytest.approx(b.points, rel=1e-6)
+
+
+def test_a_page_of_many_layers_and_epochs_stays_small(tmp_path):
+    """The most that there may be: many layers whose values never repeat, and masks without any pattern."""
+    noise, epochs = np.random.default_rng(0), 300
+    curves = {
+        f"{split}/{name}": noise.random(epochs)
+        for split in ("train", "val")
+        for name in ("acc", "loss", "f1")
+    }
+    for kind in ("sparsity", "rigl/churn", "rigl/survived", "rigl/explored"):
+        curves |= {f"{kind}/blocks.{i}.convolution": noise.random(epochs) for i in range(60)}
+        curves[kind] = noise.random(epochs)
+    run = tmp_path / "run"
+    run.mkdir()
+    with (run / "metrics.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["epoch", "step", *curves])
+        writer.writerows(
+            [epoch, epoch, *(curve[epoch] for curve in curves.values())] for epoch in range(epochs)
+        )
+    masks = {f"blocks.{i}.convolution.weight": torch.rand(700, 700) < 0.3 for i in range(3)}
+    masks |= {f"blocks.{i}.convolution.weight": torch.rand(20, 20) < 0.3 for i in range(3, 60)}
+    save(run, 0, {name: torch.randn(mask.shape) * mask for name, mask in masks.items()}, fixed_state(masks))
+    page = render_page(build_report(material_of_run(run)))
+    assert 100_000 < len(page.encode()) < 300_000

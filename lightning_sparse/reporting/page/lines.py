@@ -13,7 +13,9 @@ __all__ = ["legend", "line_chart"]
 
 WIDTH, HEIGHT = 440.0, 270.0
 DOTTED = 25
-"""Lines of so few points have a dot at each: one point alone would be no line."""
+"""Lines of so few points have a dot at each, if they are few themselves."""
+POINTS = 1200
+"""So many points a chart has at most, or a page of many layers over many epochs would be large."""
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "12 4", "1 2")
 
 
@@ -27,7 +29,9 @@ def line_chart(chart: Chart) -> str:
         y = linear(values)
     frame = Frame(WIDTH, HEIGHT, linear(epochs, 6, whole=True), y)
     order = sorted(chart.lines, key=lambda line: line.strong)
-    lines = [_line(frame, line, *_look(chart, line)) for line in order]
+    most = max(20, POINTS // max(1, len(order)))
+    dotted = len(order) <= COLOURS + 1
+    lines = [_line(frame, line, most, dotted, *_look(chart, line)) for line in order]
     axes = frame.axes("epoch (from 0)", chart.unit, chart.percent)
     return image(WIDTH, HEIGHT, chart.title, [*axes, *lines])
 
@@ -58,15 +62,15 @@ def _look(chart: Chart, line: Line) -> tuple[str, str, str]:
     return f"line c{line.group % COLOURS}{width}", dashes, ""
 
 
-def _line(frame: Frame, line: Line, style: str, dashes: str, colour: str) -> str:
+def _line(frame: Frame, line: Line, most: int, dotted: bool, style: str, dashes: str, colour: str) -> str:
     drawn, parts = {"style": f"stroke:{colour}"} if colour else {}, []
     for piece in _pieces(line.points):
-        points = [frame.at(epoch, value) for epoch, value in piece]
+        points = _thinned([frame.at(epoch, value) for epoch, value in piece], most)
         way = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
         if len(points) > 1:
             dashed = {"stroke_dasharray": dashes} if dashes else {}
             parts.append(element("path", d=way, class_=style, **dashed, **drawn))
-        if len(line.points) <= DOTTED:
+        if len(points) == 1 or (len(line.points) <= DOTTED and (dotted or line.strong)):
             filled = {"style": f"fill:{colour}"} if colour else {}
             dots = style.replace("line", "dot", 1)
             parts += [element("circle", cx=x, cy=y, r=2.2, class_=dots, **filled) for x, y in points]
@@ -82,6 +86,25 @@ def _pieces(points: Curve) -> Sequence[list[tuple[int, float]]]:
         elif pieces[-1]:
             pieces.append([])
     return [piece for piece in pieces if piece]
+
+
+def _thinned(points: list[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+    """Leave out points within flat stretches, and then as many as it takes, but never an end or a peak.
+
+    >>> [x for x, _ in _thinned([(i, 9 if i == 50 else 1) for i in range(100)], 10)]
+    [0, 49, 50, 51, 99]
+    """
+    if len(points) <= DOTTED:
+        return points
+    heights = [round(y, 1) for _, y in points]
+    inner = range(1, len(points) - 1)
+    bends = [i for i in inner if not heights[i - 1] == heights[i] == heights[i + 1]]
+    step = -(-2 * len(bends) // most) or 1
+    kept = [0]
+    for start in range(0, len(bends), max(1, step)):
+        few = bends[start : start + step]
+        kept += sorted({min(few, key=lambda i: points[i][1]), max(few, key=lambda i: points[i][1])})
+    return [points[i] for i in [*kept, len(points) - 1]]
 
 
 def _entry(line: Line, style: str, dashes: str, colour: str) -> str:

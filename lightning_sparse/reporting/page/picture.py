@@ -12,7 +12,7 @@ from lightning_sparse.reporting.report.content import Picture
 
 __all__ = ["picture", "png"]
 
-STEPS = 32
+STEPS = 16
 """Strengths of the colour; the first is none."""
 COLOUR, GAP = (37, 132, 214), (128, 128, 128, 110)
 """Blue that is seen on white and on black; grey between filters."""

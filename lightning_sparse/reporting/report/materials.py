@@ -1,6 +1,6 @@
 """What a report is made of: from the folder of a finished run, or from a net that was trained here."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,12 @@ def live_material(
 
 
 def with_costs(
-    material: Material, module: nn.Module, inputs: Any, why_none: str, measure: bool = True
+    material: Material,
+    module: nn.Module,
+    inputs: Any,
+    why_none: str,
+    measure: bool = True,
+    others: Mapping[str, Callable[..., Any]] | None = None,
 ) -> Material:
     """Return a run's material with what only its net itself can tell.
 
@@ -95,9 +100,10 @@ def with_costs(
         inputs: One input of the net; ``None`` if there is none.
         why_none: Why there is none, in words.
         measure: Whether to measure latency.
+        others: More nets to measure, by name, such as exported ones.
     """
     costs, left_out = costs_of_module(module, material.supports, inputs, why_none)
-    found = latency_of(module, inputs) if measure and inputs is not None else []
+    found = latency_of(module, inputs, others) if measure and inputs is not None else []
     if isinstance(found, LeftOut):
         left_out.append(found)
     elif not found:

@@ -13,7 +13,7 @@ from lightning_sparse.reporting.report.supports import Support
 
 __all__ = ["histogram_of", "pictures_of"]
 
-SIDE = 320
+SIDE = 240
 """A picture has so many pixels to a side at most; a larger mask is shown by the density of its blocks."""
 BINS = (10, 60)
 
