@@ -10,9 +10,6 @@ from lightning_sparse.reporting.runs import Curve
 
 __all__ = ["MOVEMENTS", "centroids_in", "densities", "metrics_in", "movements_in", "series"]
 
-LAYER_GROUPS = ("{kind}/", "{kind}_by_layer/", "{kind}_layers/")
-"""Under which groups the series of single layers may be, the total aside."""
-
 SPARSITIES = ("sparsity", "trainable_sparsity")
 """Groups of one minus the density: of weights that are sparse, and of trained values beside a dense part."""
 
@@ -33,9 +30,12 @@ def series(curves: Mapping[str, Curve], kind: str) -> tuple[Curve, dict[str, Cur
 
     >>> series({"sparsity/total": {0: 0.5}, "sparsity/a": {0: 0.4}, "loss": {0: 1.0}}, "sparsity")
     ({0: 0.5}, {'a': {0: 0.4}})
+    >>> series({"rigl/churn": {0: 0.5}, "rigl_layers/churn/a": {0: 0.4}}, "rigl/churn")
+    ({0: 0.5}, {'a': {0: 0.4}})
     """
     total = curves.get(f"{kind}/total", curves.get(kind, {}))
-    for group in (pattern.format(kind=kind) for pattern in LAYER_GROUPS):
+    first, slash, rest = kind.partition("/")
+    for group in (f"{first}_layers/{rest}{slash}", f"{kind}/"):  # apart from totals, or beside them
         layers = {name.removeprefix(group): c for name, c in curves.items() if name.startswith(group)}
         layers.pop("total", None)
         if layers:
@@ -46,15 +46,21 @@ def series(curves: Mapping[str, Curve], kind: str) -> tuple[Curve, dict[str, Cur
 def densities(curves: Mapping[str, Curve]) -> tuple[dict[str, Curve], dict[str, Curve]]:
     """Return the logged densities: those of all layers together, by what they are of, and those of layers.
 
-    >>> densities({"sparsity/total": {0: 0.75}, "sparsity/a": {0: 0.75}})
-    ({'all layers': {0: 0.25}}, {'a': {0: 0.25}})
+    Layers may be logged only when they change, and the total always: in between a layer stays as it was.
+
+    >>> densities({"sparsity/total": {0: 0.75, 1: 0.75}, "sparsity_layers/a": {0: 0.75}})
+    ({'all layers': {0: 0.25, 1: 0.25}}, {'a': {0: 0.25, 1: 0.25}})
     """
     found = {kind: series(curves, kind) for kind in SPARSITIES}
     words = {"sparsity": "all layers", "trainable_sparsity": "all trained values"}
     totals = {words[kind]: _one_minus(total) for kind, (total, _) in found.items() if total}
     if len(totals) == 1:
         totals = {"all layers": next(iter(totals.values()))}
-    layers = {name: _one_minus(curve) for _, of_kind in found.values() for name, curve in of_kind.items()}
+    layers = {
+        name: _one_minus(_carried(curve, total))
+        for total, of_kind in found.values()
+        for name, curve in of_kind.items()
+    }
     return totals, layers
 
 
@@ -102,7 +108,7 @@ def _metric(name: str) -> tuple[str, str] | None:
     (('f1', 'val'), ('loss', 'train'), None, None)
     """
     words = re.split(r"[/_]", name.removesuffix("_epoch"))
-    if words[-1] == "step" or words[0] in ("test", *SPARSITIES):
+    if words[-1] == "step" or words[0] in ("test", *SPARSITIES) or "_layers/" in name:
         return None
     if len(words) == 1:
         return (_BASES[words[0].lower()], "train") if words[0].lower() in _BASES else None
@@ -112,6 +118,15 @@ def _metric(name: str) -> tuple[str, str] | None:
             base = "_".join(rest)
             return _BASES.get(base.lower(), base), split
     return None
+
+
+def _carried(curve: Curve, total: Curve) -> Curve:
+    """Return a curve with a value in every epoch of the total's from its first one on: the last there was."""
+    filled: Curve = {}
+    for epoch in sorted({*curve, *total}):
+        if epoch in curve or filled:
+            filled[epoch] = curve[epoch] if epoch in curve else filled[max(filled)]
+    return filled
 
 
 def _one_minus(curve: Curve) -> Curve:

@@ -166,9 +166,12 @@ def _read_points(folder: Path) -> list[_Point]:
 def _from_table(path: Path) -> Iterator[_Point]:
     """Yield what CSVLogger wrote."""
     with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
+        lines = file.readlines()
+        rows = csv.DictReader(lines)
         try:
             for row in rows:
+                if None in row.values() and rows.line_num == len(lines) and not lines[-1].endswith("\n"):
+                    return  # the run was killed while it wrote this line
                 cells = {
                     name: float(cell) for name, cell in row.items() if cell and name not in ("step", "epoch")
                 }

@@ -81,6 +81,13 @@ def columns(run):
     return found
 
 
+def of_layer(logged, kind, layer):
+    """Return what was logged of a layer, in a group apart from totals or beside them."""
+    first, slash, rest = kind.partition("/")
+    apart = f"{first}_layers/{rest}{slash}{layer}"
+    return logged[apart] if apart in logged else logged[f"{kind}/{layer}"]
+
+
 def checkpoint(run):
     (path,) = run.rglob("*.ckpt")
     return torch.load(path, weights_only=True)
@@ -104,10 +111,12 @@ def test_metrics_are_those_logged(report, rigl):
 
 def test_density_is_one_minus_the_logged_sparsity(report, rigl):
     logged, drawn = columns(rigl), lines(report["density"])
-    for label, name in (("all layers", "total"), ("net.0", "net.0"), ("net.6", "net.6")):
-        expected = {epoch: 1 - value for epoch, value in logged[f"sparsity/{name}"].items()}
-        assert drawn[label] == pytest.approx(expected), label
-        assert len(expected) == EPOCHS
+    total = {epoch: 1 - value for epoch, value in logged["sparsity/total"].items()}
+    assert drawn["all layers"] == pytest.approx(total)
+    assert len(total) == EPOCHS
+    for layer in ("net.0", "net.6"):  # RigL keeps the number of each layer, which may be logged once
+        (density,) = {1 - value for value in of_layer(logged, "sparsity", layer).values()}
+        assert drawn[layer] == pytest.approx(dict.fromkeys(total, density))
 
 
 def test_movements_are_those_logged(report, rigl):
@@ -116,7 +125,7 @@ def test_movements_are_those_logged(report, rigl):
     for chart in report["movements"]:
         drawn = lines(chart)
         assert drawn["all layers"] == pytest.approx(logged[f"rigl/{chart['key']}"])
-        assert drawn["net.6"] == pytest.approx(logged[f"rigl/{chart['key']}/net.6"])
+        assert drawn["net.6"] == pytest.approx(of_layer(logged, f"rigl/{chart['key']}", "net.6"))
 
 
 def test_layers_are_those_of_the_masks(report, rigl):
@@ -301,6 +310,23 @@ def test_a_half_written_checkpoint_leaves_the_earlier_one(tmp_path):
     report = build_report(material_of_run(run))
     assert report.layers[0].kept == 3
     assert any(one.what == "a checkpoint" and last.name in one.why for one in report.left_out)
+
+
+def test_a_run_that_was_killed_while_it_logged(tmp_path):
+    run = search_and_retrain(tmp_path / "run")
+    whole = build_report(material_of_run(run)).metrics
+    with (run / "metrics.csv").open("a") as file:
+        file.write("0.")
+    assert build_report(material_of_run(run)).metrics == whole
+    with (run / "metrics.csv").open("a") as file:
+        file.write("\n1.0,2,3\n")
+    report = build_report(material_of_run(run))
+    assert (report.metrics, report.layers[0].kept) == ((), 3)
+    assert "cannot be read" in next(one.why for one in report.left_out if one.what == "all curves")
+    for checkpoint in run.rglob("*.ckpt"):
+        checkpoint.unlink()
+    with pytest.raises(SparsityError, match="cannot be read"):
+        material_of_run(run)
 
 
 def test_compact_layers_without_a_dense_part_have_dead_units(tmp_path):

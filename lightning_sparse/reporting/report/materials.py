@@ -25,11 +25,13 @@ def material_of_run(folder: str | Path) -> Material:
         SparsityError: If there is no such folder, or it holds several runs, or neither logs nor checkpoints.
     """
     run = find_run(folder)
-    left_out = [LeftOut("a checkpoint", reason + ".") for reason in run.skipped]
+    left_out = [LeftOut("a checkpoint", f"{reason.rstrip('.')}.") for reason in run.skipped]
+    curves: dict[str, Curve] = {}
     try:
         curves = trained_curves(run)
-    except ModuleNotFoundError as error:
-        curves = {}
+    except (ModuleNotFoundError, SparsityError) as error:
+        if not run.checkpoints:
+            raise
         left_out.append(LeftOut("all curves", str(error)))
     if not curves and not run.checkpoints:
         raise SparsityError(
