@@ -17,6 +17,7 @@ from lightning_sparse.callbacks import (
     SparsityMonitor,
     SparsityReport,
 )
+from lightning_sparse.callbacks.planning import plan
 from lightning_sparse.files.adapters import load_adapter, save_adapter
 from lightning_sparse.files.checkpoints import load_from_checkpoint
 from lightning_sparse.files.from_file import FromFile
@@ -77,6 +78,7 @@ __all__ = [
     "load_ticket",
     "masks_of",
     "merge_",
+    "plan",
     "release_",
     "save_adapter",
     "save_masks",
