@@ -7,8 +7,8 @@ from typing import Any
 
 from lightning_sparse.checks import first_line
 from lightning_sparse.cli.commands.base import Command, register_command
+from lightning_sparse.cli.inputs import example_input
 from lightning_sparse.cli.nets import TrainedNet, trained_net
-from lightning_sparse.cli.plan import FlopsAtInput
 from lightning_sparse.reporting.report import Material, build_report, material_of_run
 from lightning_sparse.reporting.report.content import LeftOut
 from lightning_sparse.reporting.report.materials import with_costs
@@ -63,5 +63,5 @@ def _input_of(net: TrainedNet) -> tuple[Any, str]:
         data = net.data()
     except Exception:  # whatever a data module of the user's own raises
         data = None
-    inputs = FlopsAtInput.of(net.module, data, None).inputs
+    inputs, _ = example_input(net.module, data, None)
     return inputs, "no input is known: give the module an `example_input_array`."
