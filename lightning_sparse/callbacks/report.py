@@ -12,7 +12,6 @@ from lightning_sparse.callbacks.company import OurCallback, announce_to_ranks, c
 from lightning_sparse.callbacks.sparsifier import sparsifiers
 from lightning_sparse.checks import check_flag, check_writable, first_line
 from lightning_sparse.files.states import refuse_other_layout
-from lightning_sparse.reporting.layers import count_sparse, sparsity_metrics
 from lightning_sparse.reporting.recorder import Recorder
 from lightning_sparse.reporting.report import build_report, live_material
 from lightning_sparse.reporting.report_files import NAME, write_report
@@ -104,8 +103,7 @@ class SparsityReport(OurCallback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather what is logged by now, and count what each layer keeps."""
         if self._epoch is not None:
-            for metric, layers in count_sparse(pl_module).items():
-                self._recorder.count(self._epoch, sparsity_metrics(layers, metric))
+            self._recorder.count_layers(self._epoch, pl_module)
         self._gather(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -4,20 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_sparse.selection import layer_name
-from lightning_sparse.weights.found import sparse_weights
 
-__all__ = [
-    "LayerCount",
-    "count_layers",
-    "count_sparse",
-    "not_counted",
-    "render_table",
-    "sparsity_metrics",
-    "sparsity_table",
-]
+__all__ = ["LayerCount", "count_layers", "not_counted", "render_table", "sparsity_metrics", "sparsity_table"]
 
 
 @dataclass(frozen=True)
@@ -41,15 +32,6 @@ def count_layers(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> 
         LayerCount(layer_name(name), tuple(weight.shape), weight.numel(), _count(masks.get(name, weight)))
         for name, weight in weights.items()
     ]
-
-
-def count_sparse(module: nn.Module) -> dict[str, list[LayerCount]]:
-    """Count what every sparse weight of a net keeps, by the group that it is logged under."""
-    groups: dict[str, list[LayerCount]] = {}
-    for weight in sparse_weights(module).values():
-        count = LayerCount(layer_name(weight.name), tuple(weight.shape), weight.shape.numel(), weight.nnz)
-        groups.setdefault(weight.shown.metric, []).append(count)
-    return groups
 
 
 def sparsity_metrics(layers: Sequence[LayerCount], kind: str = "sparsity") -> dict[str, float]:

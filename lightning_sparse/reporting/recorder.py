@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from lightning_sparse.reporting.layers import LayerCount, sparsity_metrics
 from lightning_sparse.reporting.runs import Curve
+from lightning_sparse.selection import layer_name
+from lightning_sparse.weights.found import sparse_weights
 
 __all__ = ["Recorder"]
 
@@ -59,6 +62,16 @@ class Recorder:
         self.curves = {
             name: {int(epoch): float(value) for epoch, value in curve} for name, curve in state.items()
         }
+
+    def count_layers(self, epoch: int, module: nn.Module) -> None:
+        """Take down one minus the density of all sparse weights of a net, by layer and in total."""
+        groups: dict[str, list[LayerCount]] = {}
+        for weight in sparse_weights(module).values():
+            shape = tuple(weight.shape)
+            layer = LayerCount(layer_name(weight.name), shape, weight.shape.numel(), weight.nnz)
+            groups.setdefault(weight.shown.metric, []).append(layer)
+        for metric, layers in groups.items():
+            self.count(epoch, sparsity_metrics(layers, metric))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_seen": {}}
