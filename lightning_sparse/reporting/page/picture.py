@@ -66,5 +66,5 @@ def _palette() -> NDArray[np.uint8]:
 
 def _width(high: int, wide: int) -> int:
     """Return the width to show it at: several screen pixels for each of a small one, none lost of a large."""
-    factor = max(1, min(12, 420 // max(wide, 1), 420 // max(high, 1)))
+    factor = max(1, min(24, 420 // max(wide, 1), 420 // max(high, 1)))
     return wide * factor

@@ -1,6 +1,6 @@
 """The sections of the page, each from its part of a report to HTML; "" where there is nothing to show."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 from math import isfinite
 
@@ -38,21 +38,21 @@ def _facts(report: Report) -> str:
 
 
 def _runs(report: Report) -> str:
-    header = ["run", "callbacks", "epochs", "kept", "density", "best accuracy", "last accuracy", "last loss"]
+    header = ["run", "epochs", "kept", "density", "best accuracy", "last accuracy", "last loss", "callbacks"]
     rows = [
         [
             run.name,
-            run.callbacks,
             f"{run.epochs}",
             "-" if run.kept is None else f"{run.kept:,}",
             "-" if run.density is None else _percent(run.density),
             *("-" if one is None else f"{one:.4f}" for one in (run.best_accuracy, run.last_accuracy)),
             "-" if run.last_loss is None else f"{run.last_loss:.4f}",
+            run.callbacks,
         ]
         for run in report.runs
     ]
     about = "Accuracy and loss are those of validation where it was logged, else of training."
-    return _section("The runs beside each other", about, _table(header, rows, 2)) if rows else ""
+    return _section("The runs beside each other", about, _table(header, rows, (0, 7))) if rows else ""
 
 
 def _metrics(report: Report) -> str:
@@ -180,7 +180,7 @@ def _latency(report: Report) -> str:
         f"One input through the net on this machine's CPU: measured, CPU time of one thread, {rounds} rounds "
         "in which the nets take turns. Below 1x is faster than the dense net."
     )
-    return _section("How long one input takes", about, _table(header, rows, 1))
+    return _section("How long one input takes", about, _table(header, rows, (0,)))
 
 
 def _left_out(report: Report) -> str:
@@ -223,9 +223,9 @@ def _grid(figures: str, size: str = "") -> str:
     return f'<div class="grid-of {size}">{figures}</div>'
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> str:
-    """Return a table; its first columns are words, the others numbers."""
-    kinds = ['class="n"' if place >= words else "" for place in range(len(header))]
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], words: Collection[int]) -> str:
+    """Return a table; columns at these places are words, the others numbers."""
+    kinds = ["" if place in words else 'class="n"' for place in range(len(header))]
     head = "".join(f"<th {kind}>{escape(one)}</th>" for one, kind in zip(header, kinds, strict=True))
     body = "".join(
         "<tr>" + "".join(f"<td {k}>{escape(c)}</td>" for c, k in zip(row, kinds, strict=True)) + "</tr>"
