@@ -30,6 +30,7 @@ figcaption{font-size:13.5px;margin-top:8px}
 .sw{display:inline-block;width:14px;height:10px;border-radius:2px;flex:none}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:14px;margin:8px 0}
+td:last-child:not(.n){min-width:26ch}
 th,td{padding:5px 12px 5px 0;border-bottom:1px solid var(--rule);text-align:left;vertical-align:top}
 td.n,th.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 dl{display:grid;grid-template-columns:minmax(90px,max-content) 1fr;gap:4px 16px;margin:12px 0;font-size:14px}
