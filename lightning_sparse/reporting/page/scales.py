@@ -46,7 +46,7 @@ def linear(values: Sequence[float], ticks: int = 5, whole: bool = False, zero: b
     """
     low, high = min(values, default=0.0), max(values, default=1.0)
     low = min(low, 0.0) if zero else low
-    if high - low < 1e-12 * max(abs(high), abs(low), 1e-300):
+    if high - low < 1e-8 * max(abs(high), abs(low), 1e-300):
         room = 0.5 if whole else (abs(high) * 0.1 or 0.5)
         low, high = (0.0, high * 1.1 or 1.0) if zero else (low - room, high + room)
     elif not whole:
@@ -104,4 +104,4 @@ def _step(least: float) -> float:
 
 def _clean(value: float) -> float:
     """Return a number without the digits that sums of floats leave behind."""
-    return float(f"{value:.10g}")
+    return float(f"{value:.13g}")
