@@ -15,6 +15,7 @@ from lightning_sparse.callbacks import (
     SparseFineTuning,
     SparsityCallback,
     SparsityMonitor,
+    SparsityReport,
 )
 from lightning_sparse.callbacks.planning import plan
 from lightning_sparse.export.loading import load_exported
@@ -67,6 +68,7 @@ __all__ = [
     "SparseFineTuning",
     "SparsityCallback",
     "SparsityMonitor",
+    "SparsityReport",
     "SynFlow",
     "Ticket",
     "convert_",

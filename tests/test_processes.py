@@ -235,6 +235,7 @@ def test_spawned_processes_warn_that_masks_stay_behind(tmp_path):
         ("dctps", "nothing", ["DCTpSConversion", "no such callback"]),
         ("nothing", "dctps", ["DCTpSConversion", "no such callback"]),
         ("monitor", "nothing", ["SparsityMonitor", "no such callback"]),
+        ("nothing", "report", ["SparsityReport", "no such callback"]),
         ("nothing", "resume", ["ExactResume", "no such callback"]),
         ("resume and dctps", "nothing", ["ExactResume", "DCTpSConversion", "no such callback"]),
     ],

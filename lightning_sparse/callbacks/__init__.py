@@ -13,6 +13,7 @@ from lightning_sparse.callbacks.moving.by_rule import DynamicSparsity
 from lightning_sparse.callbacks.moving.rigl import RigLCallback
 from lightning_sparse.callbacks.moving.set import SETCallback
 from lightning_sparse.callbacks.prune_at_init import PruneAtInit
+from lightning_sparse.callbacks.report import SparsityReport
 
 __all__ = [
     "ASNISigmoidPruner",
@@ -29,4 +30,5 @@ __all__ = [
     "SparseFineTuning",
     "SparsityCallback",
     "SparsityMonitor",
+    "SparsityReport",
 ]

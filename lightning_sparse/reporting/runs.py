@@ -13,7 +13,7 @@ from lightning_sparse.extras import import_extra
 from lightning_sparse.files.reading import read_dict
 from lightning_sparse.selection import plain_name
 
-__all__ = ["Checkpoint", "Curve", "Run", "read_curves", "read_run", "trained_curves"]
+__all__ = ["Checkpoint", "Curve", "Run", "find_run", "read_curves", "read_run", "trained_curves"]
 
 Curve: TypeAlias = dict[int, float]
 """What was logged under one name, by epoch (from 0); of several values in an epoch the last."""
@@ -42,7 +42,7 @@ class Run:
 
     Args:
         folder: The folder with the logs.
-        checkpoints: Those in it that say which callbacks there were, from first to last; one or more.
+        checkpoints: Those in it that say which callbacks there were, from first to last.
         skipped: One line for each file that was left out.
     """
 
@@ -67,19 +67,28 @@ def read_run(folder: str | Path) -> Run:
         SparsityError: If there is no such folder, or it holds several runs or no checkpoint with the states
             of the callbacks.
     """
-    path = _version(Path(folder))
-    files = sorted({*path.glob("*.ckpt"), *path.glob("*/*.ckpt")})
-    read = [_read_checkpoint(file) for file in files if file.is_file()]
-    found = [checkpoint for checkpoint in read if isinstance(checkpoint, Checkpoint)]
-    skipped = tuple(reason for reason in read if isinstance(reason, str))
-    if not found:
-        reason = f" ({skipped[0]})" if skipped else ""
+    run = find_run(folder)
+    if not run.checkpoints:
+        reason = f" ({run.skipped[0]})" if run.skipped else ""
         raise SparsityError(
             f"`RUN` must be a folder of one run, with logs and checkpoints (`checkpoints/*.ckpt`, not "
             f"`save_weights_only`), got {str(folder)!r}, which has no checkpoint{reason}."
         )
+    return run
+
+
+def find_run(folder: str | Path) -> Run:
+    """Read the folder of a run, as ``read_run`` does, whether it holds checkpoints or not.
+
+    Raises:
+        SparsityError: If there is no such folder, or it holds several runs.
+    """
+    path = _version(Path(folder))
+    files = sorted({*path.glob("*.ckpt"), *path.glob("*/*.ckpt")})
+    read = [_read_checkpoint(file) for file in files if file.is_file()]
+    found = [checkpoint for checkpoint in read if isinstance(checkpoint, Checkpoint)]
     found.sort(key=lambda checkpoint: (checkpoint.epoch, checkpoint.step))
-    return Run(path, tuple(found), skipped)
+    return Run(path, tuple(found), tuple(reason for reason in read if isinstance(reason, str)))
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:
@@ -157,9 +166,12 @@ def _read_points(folder: Path) -> list[_Point]:
 def _from_table(path: Path) -> Iterator[_Point]:
     """Yield what CSVLogger wrote."""
     with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
+        lines = file.readlines()
+        rows = csv.DictReader(lines)
         try:
             for row in rows:
+                if None in row.values() and rows.line_num == len(lines) and not lines[-1].endswith("\n"):
+                    return  # the run was killed while it wrote this line
                 cells = {
                     name: float(cell) for name, cell in row.items() if cell and name not in ("step", "epoch")
                 }

@@ -12,12 +12,13 @@ from lightning_sparse.layers import to_dense_
 __all__ = ["dense_twin"]
 
 
-def dense_twin(module: nn.Module, on_meta: bool) -> nn.Module:
+def dense_twin(module: nn.Module, on_meta: bool, as_it_is: bool = False) -> nn.Module:
     """Return a copy of a module in eval mode, with ordinary layers in the place of compact ones.
 
     Args:
         module: Any module; left as it is. Hooks on its passes are not copied: what they write to is its own.
         on_meta: Whether the copy has shapes only, and so takes no memory; else it has the same numbers.
+        as_it_is: Whether compact layers stay, so that only the mode and the hooks differ.
 
     Raises:
         Exception: Whatever copying an attribute raises.
@@ -28,7 +29,8 @@ def dense_twin(module: nn.Module, on_meta: bool) -> nn.Module:
         for name, hooks in vars(layer).items():
             if name.startswith(("_forward", "_backward")) and "hooks" in name:
                 hooks.clear()
-    to_dense_(holder)
+    if not as_it_is:
+        to_dense_(holder)
     return holder[0].eval()
 
 

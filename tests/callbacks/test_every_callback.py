@@ -50,6 +50,7 @@ from lightning_sparse import (
     SETCallback,
     SparseCheckpoint,
     SparsityMonitor,
+    SparsityReport,
     SynFlow,
     load_from_checkpoint,
     to_dense_,
@@ -783,7 +784,7 @@ def test_layers_made_late_may_be_named(tmp_path):
 
 @pytest.mark.parametrize("row", ["PruneAtInit-erk", "PruneAtInit-erk, compact"])
 def test_callbacks_kept_after_fit_do_not_keep_the_net(tmp_path, row):
-    callbacks = [*ROWS[row](), ExactResume(), SparsityMonitor()]
+    callbacks = [*ROWS[row](), ExactResume(), SparsityMonitor(), SparsityReport()]
     toy = make_toy()
     trainer(tmp_path, *callbacks).fit(toy, loader())
     for callback in callbacks:  # Lightning's own doing

@@ -17,6 +17,7 @@ from lightning_sparse import (
     RigLCallback,
     SETCallback,
     SparsityMonitor,
+    SparsityReport,
 )
 
 CALLBACKS = {
@@ -30,6 +31,7 @@ CALLBACKS = {
     "dctps": lambda: [DCTpSConversion(0.2)],
     "dctps sparser": lambda: [DCTpSConversion(0.1)],
     "monitor": lambda: [SparsityMonitor()],
+    "report": lambda: [SparsityReport(latency=False)],
     "resume": lambda: [ExactResume()],
     "resume and dctps": lambda: [ExactResume(), DCTpSConversion(0.2)],
     "dctps and resume": lambda: [DCTpSConversion(0.2), ExactResume()],

@@ -1,0 +1,67 @@
+"""``lightning-sparse report RUN``: what a run has come to, on one page."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lightning_sparse.checks import first_line
+from lightning_sparse.cli.commands.base import Command, register_command
+from lightning_sparse.cli.inputs import example_input
+from lightning_sparse.cli.nets import TrainedNet, trained_net
+from lightning_sparse.reporting.report import Material, build_report, material_of_run
+from lightning_sparse.reporting.report.content import LeftOut
+from lightning_sparse.reporting.report.materials import with_costs
+from lightning_sparse.reporting.report_files import NAME, page_path, write_report
+from lightning_sparse.reporting.runs import find_run
+
+__all__ = ["Report"]
+
+
+@register_command
+class Report(Command):
+    """Write what a finished run has come to on one page: accuracy, density, masks, costs."""
+
+    name = "report"
+    usage = "RUN [--compare OTHER ...]"
+    summary = "Writes a page on a finished run: accuracy, density, masks, costs."
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the runs, and where to write."""
+        parser.add_argument("run", metavar="RUN", help="folder of one run: runs/<name>/version_0")
+        parser.add_argument(
+            "--compare", metavar="OTHER", nargs="+", default=[], help="folders of runs to set beside it"
+        )
+        parser.add_argument("--out", metavar="PATH", help=f"the page; default: {NAME} in RUN")
+
+    def run(self, arguments: argparse.Namespace) -> None:
+        """Write page and JSON, and print where they are and what they lack."""
+        folder = find_run(arguments.run).folder
+        out = page_path(folder if arguments.out is None else arguments.out, "--out")
+        first = _with_costs(material_of_run(folder), folder)
+        others = [material_of_run(other) for other in arguments.compare]
+        report = build_report(first, others)
+        for path in write_report(report, out, "--out"):
+            print(f"wrote {path}")
+        for one in report.left_out:
+            print(f"left out {one.what}: {one.why}")
+
+
+def _with_costs(material: Material, folder: Path) -> Material:
+    """Return a run's material with what only its net itself can tell."""
+    try:
+        net = trained_net(folder)
+    except Exception as error:  # whatever a class of the user's own raises when it is built
+        words = f"the net cannot be built anew: {first_line(error)}."
+        return replace(material, left_out=[*material.left_out, LeftOut("FLOPs and latency", words)])
+    return with_costs(material, net.module, *_input_of(net))
+
+
+def _input_of(net: TrainedNet) -> tuple[Any, str]:
+    """Return one input of the net, or ``None`` and why there is none."""
+    try:
+        data = net.data()
+    except Exception:  # whatever a data module of the user's own raises
+        data = None
+    inputs, _ = example_input(net.module, data, None)
+    return inputs, "no input is known: give the module an `example_input_array`."
