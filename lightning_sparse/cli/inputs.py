@@ -1,5 +1,7 @@
 """What a net is called with, where a command has to call it."""
 
+import argparse
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +9,7 @@ from lightning_sparse.data.images import ImageDataModule
 from lightning_sparse.reporting.flops import input_of_size
 from lightning_sparse.trainer.packages import LightningDataModule, LightningModule
 
-__all__ = ["example_input"]
+__all__ = ["add_input_size", "example_input"]
 
 
 def example_input(
@@ -29,3 +31,29 @@ def example_input(
         return model.example_input_array, "example_input_array"
     image = input_of_size(model, (1, *data.input_shape)) if isinstance(data, ImageDataModule) else None
     return image, "data"
+
+
+def add_input_size(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """Add ``--input-size 1,3,224,224`` to a command.
+
+    Args:
+        parser: Of the command.
+        purpose: What the net is called for, for the help.
+    """
+    parser.add_argument(
+        "--input-size",
+        "--input_size",
+        type=_size,
+        metavar="SIZE",
+        help=f"shape of the input {purpose}, the batch first: 1,3,224,224; default: the net's "
+        "`example_input_array`, else one image of the run's data",
+    )
+
+
+def _size(text: str) -> tuple[int, ...]:
+    """Read ``1,3,224,224``, with or without the brackets of a list."""
+    numbers = re.split(r"[,\s]+", text.strip().removeprefix("[").removesuffix("]").strip())
+    try:
+        return tuple(int(number) for number in numbers)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be integers such as 1,3,224,224, got {text!r}") from None

@@ -120,11 +120,11 @@ def test_the_net_is_called_with_an_image_of_its_data(run, name, capsys):
 
 def test_an_input_size_of_ones_own(run, tmp_path, capsys):
     words = ["export", str(run / "masked"), "--format", "csr", "--rounds", "1", "--out", str(tmp_path / "n")]
-    main([*words, "--input-size", "7", "1", "8", "8"])
+    main([*words, "--input-size", "7,1,8,8"])
     said = capsys.readouterr().out
     assert re.search(r"net\.fcs\.0: 64 to 300, density \d\.\d\d%, 7 rows: \d", said)
     assert f"wrote {tmp_path / 'n.csr.pt'}: " in said
-    line = stopped_with(capsys, *words[1:], "--input-size", "7", "1", "8", "9")
+    line = stopped_with(capsys, *words[1:], "--input-size", "7,1,8,9")
     assert line.startswith(
         "error: `--input-size` must be what the net takes, got 7 x 1 x 8 x 9, which ends in"
     )
@@ -149,8 +149,8 @@ def test_mistakes(run, tmp_path, capsys):
             "`--opset` must come with --format onnx, got dense. Leave it out.",
         ),
         (
-            (masked, *dense, "--input-size", "1", "2"),
-            "`--input-size` has no effect with --format dense, got 1 2.",
+            (masked, *dense, "--input-size", "1,2"),
+            "`--input-size` has no effect with --format dense, got 1,2.",
         ),
         ((masked, "--format", "onnx", "--opset", "x"), "argument --opset: invalid int value: 'x'"),
         ((masked, "--format", "onnx", "--opset", "3"), "`opset` must be an integer of at least 18, got 3."),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError, check_writable
 from lightning_sparse.cli.commands.base import Command, register_command
-from lightning_sparse.cli.inputs import example_input
+from lightning_sparse.cli.inputs import add_input_size, example_input
 from lightning_sparse.cli.nets import checkpoint_at, trained_net
 from lightning_sparse.cli.options import add_option, is_option
 from lightning_sparse.export import EXPORT_FORMATS, ExportFormat, export, takes_input
@@ -38,14 +38,7 @@ class Export(Command):
         names = list(EXPORT_FORMATS)
         parser.add_argument("--format", choices=names, required=True, help="kind of file; see below")
         parser.add_argument("--out", metavar="FILE", help="default: beside the checkpoint, under its name")
-        parser.add_argument(
-            "--input-size",
-            metavar="N",
-            type=int,
-            nargs="+",
-            help="shape of an input, the batch's size first, for formats that call the net: 1 3 224 224; "
-            "default: the module's `example_input_array`, else an image of the run's data",
-        )
+        add_input_size(parser, "for formats that call the net")
         added: set[str] = set()
         for name, kind in EXPORT_FORMATS.items():
             group = parser.add_argument_group(f"--format {name}", _first_line(kind))
@@ -93,11 +86,11 @@ def _with_options(kind: type[ExportFormat], options: dict[str, Any]) -> ExportFo
     return kind(**options)
 
 
-def _net_at(path: str, kind: type[ExportFormat], size: list[int] | None) -> tuple[Path, nn.Module, Any]:
+def _net_at(path: str, kind: type[ExportFormat], size: tuple[int, ...] | None) -> tuple[Path, nn.Module, Any]:
     """Return the checkpoint, the net as far as the format needs it, and what to call it with."""
     if size is not None and not takes_input(kind):
         raise SparsityError(
-            f"`--input-size` has no effect with --format {kind.name}, got {' '.join(map(str, size))}. Leave "
+            f"`--input-size` has no effect with --format {kind.name}, got {','.join(map(str, size))}. Leave "
             "it out."
         )
     if not kind.calls_net:
@@ -111,7 +104,7 @@ def _net_at(path: str, kind: type[ExportFormat], size: list[int] | None) -> tupl
     if inputs is None:
         raise SparsityError(
             f"`--input-size` must be given for --format {kind.name}, which calls the net: neither the module "
-            "nor the data say what with. For example: --input-size 1 3 224 224 (the batch first)."
+            "nor the data say what with. For example: --input-size 1,3,224,224 (the batch first)."
         )
     return net.checkpoint, net.module, inputs
 
@@ -128,7 +121,7 @@ def _times(dense: int, size: int) -> str:
 
 
 @contextmanager
-def _as_input_size(size: list[int] | None) -> Iterator[None]:
+def _as_input_size(size: tuple[int, ...] | None) -> Iterator[None]:
     """Let errors name the input as the user has."""
     try:
         yield

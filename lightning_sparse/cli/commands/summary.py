@@ -1,14 +1,13 @@
 """``lightning-sparse summary PATH``: how sparse the net in a file or a run is."""
 
 import argparse
-import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
 
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.cli.commands.base import Command, register_command
-from lightning_sparse.cli.inputs import example_input
+from lightning_sparse.cli.inputs import add_input_size, example_input
 from lightning_sparse.cli.nets import TrainedNet, config_beside, trained_net
 from lightning_sparse.files.reading import short_path
 from lightning_sparse.reporting.runs import read_run
@@ -35,14 +34,7 @@ class Summary(Command):
             metavar=_ARGUMENT,
             help="a checkpoint, a ticket, a file of masks, or the folder of a run (its last checkpoint)",
         )
-        parser.add_argument(
-            "--input-size",
-            "--input_size",
-            type=_size,
-            metavar="SIZE",
-            help="shape of the input at which FLOPs are counted, the batch first: 1,3,224,224; default: the "
-            "net's `example_input_array`, else one image of the run's data",
-        )
+        add_input_size(parser, "at which FLOPs are counted")
 
     def run(self, arguments: argparse.Namespace) -> None:
         """Print the table, and below it what was read and what comes next."""
@@ -52,15 +44,6 @@ class Summary(Command):
         report, built = _with_net(stored, arguments.input_size)
         left_out = [f"Left out: {line}" for line in run.skipped] if run else []
         print(*[report, stored, *left_out, f"Next: {_next(stored, built)}"], sep="\n")
-
-
-def _size(text: str) -> tuple[int, ...]:
-    """Read ``1,3,224,224``, with or without the brackets of a list."""
-    numbers = re.split(r"[,\s]+", text.strip().removeprefix("[").removesuffix("]").strip())
-    try:
-        return tuple(int(number) for number in numbers)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be integers such as 1,3,224,224, got {text!r}") from None
 
 
 def _with_net(stored: StoredNet, size: tuple[int, ...] | None) -> tuple[NetSummary, bool]:
