@@ -1,0 +1,270 @@
+"""A sweep as its file describes it: which cells there are, and what each of them sets."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from lightning_sparse.checks import SparsityError, near, shown
+from lightning_sparse.experiments.names import cell_name, short_names
+
+__all__ = ["SEED", "VARIANT", "Cell", "Sweep", "read_sweep"]
+
+SEED = "seed_everything"
+VARIANT = "variant"
+_OF_FILES = ("recipe", "overlays")
+COLUMNS = ("seconds", "status", "folder")
+_KEYS: dict[str, type | tuple[type, ...]] = {
+    "recipe": str,
+    "overlays": (str, list),
+    "set": dict,
+    "variants": dict,
+    "grid": dict,
+    "list": list,
+    "metric": (str, list),
+    "compare": str,
+    "against": object,
+    "out": str,
+    "threads": int,
+    "resources": dict,
+}
+_KINDS = {
+    str: "a text",
+    dict: "a mapping",
+    list: "a list",
+    int: "an integer",
+    (str, list): "a text or a list",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Args:
+        name: Of its folder.
+        settings: What tells it from the other cells, by key.
+        configs: The recipe and the overlays behind it, as `--config` takes them.
+        changes: All that is set in the recipe, by key; it holds the settings too.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    configs: tuple[str, ...]
+    changes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Many runs of a recipe.
+
+    Args:
+        path: The file that describes it.
+        out: The folder that its cells have their folders in.
+        cells: In the order in which they are run.
+        names: What each key of the settings is called, in the order of columns.
+        metrics: What is tabled; the first is drawn.
+        compare: The key whose values are compared with each other; ``None``: nothing is.
+        against: The value that the others are compared with.
+        threads: Threads of each run; ``None``: as the environment says.
+        resources: What a run needs, for Ray.
+    """
+
+    path: Path
+    out: Path
+    cells: tuple[Cell, ...]
+    names: dict[str, str]
+    metrics: tuple[str, ...]
+    compare: str | None
+    against: Any
+    threads: int | None
+    resources: dict[str, float]
+
+    def shard(self, number: int, count: int) -> tuple[Cell, ...]:
+        """Return the cells of one of so many equal shares, counted from 1."""
+        return self.cells[number - 1 :: count]
+
+
+def read_sweep(path: str | Path) -> Sweep:
+    """Read a sweep file.
+
+    Args:
+        path: A file in YAML.
+
+    Raises:
+        SparsityError: If it is not there, is no YAML, has a key that is not known, a list without values,
+            or two cells that are the same.
+        ModuleNotFoundError: If PyYAML is not installed.
+    """
+    path = Path(path)
+    content = _content(path)
+    cells = list(_cells(content, path))
+    if not cells:
+        raise _refusal(path, "have cells", "none. Write a `grid`, such as `grid: {seed_everything: [0, 1]}`.")
+    keys = list(dict.fromkeys(key for settings, _, _ in cells for key in settings))
+    keys.sort(key=lambda key: (key != VARIANT, key == SEED))  # seeds last: they are the repetitions
+    metric = content.get("metric", "test/acc")
+    metrics = tuple(metric) if isinstance(metric, list) else (metric,)
+    names = short_names(keys, (*COLUMNS, *metrics))
+    made = [
+        Cell(
+            cell_name({key: settings[key] for key in keys if key in settings}, names),
+            settings,
+            configs,
+            changes,
+        )
+        for settings, configs, changes in cells
+    ]
+    _refuse_same(path, made)
+    compare = _compared(content, names, made, path)
+    return Sweep(
+        path=path,
+        out=Path(content.get("out", Path("sweeps") / path.stem)),
+        cells=tuple(made),
+        names=names,
+        metrics=metrics,
+        compare=compare,
+        against=_against(content, compare, made, path),
+        threads=content.get("threads"),
+        resources=content.get("resources", {"cpu": content.get("threads", 1)}),
+    )
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Return what is in a sweep file, with keys that are known and values of their kinds."""
+    content = _load(path)
+    if not isinstance(content, dict):
+        raise _refusal(path, "hold a mapping", f"{shown(content)}. It begins with `recipe:`.")
+    for key, value in content.items():
+        if key not in _KEYS:
+            close = near(str(key), _KEYS) or ". Settings of the recipe stand in `set`, `grid` or `list`."
+            raise _refusal(path, f"have the keys {', '.join(_KEYS)} alone", f"{key!r}{close}")
+        if not isinstance(value, _KEYS[key]) or (isinstance(value, bool) and key == "threads"):
+            raise _refusal(path, f"have {_KINDS.get(_KEYS[key])} at `{key}`", f"{shown(value)}.")
+    for key in ("variants", "grid", "list", "metric"):
+        if key in content and not content[key]:
+            raise _refusal(path, f"have values in `{key}`", "none. Leave it out, or fill it.")
+    if content.get("threads", 1) < 1:
+        raise _refusal(path, "have at least 1 at `threads`", f"{content['threads']}.")
+    return content
+
+
+def _load(path: Path) -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Takes ``1e-3`` for a number, as recipes do; YAML 1.1 wants ``1.0e-3``."""
+
+    number = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    if not path.is_file():
+        folder = path.parent
+        names = [file.name for file in folder.glob("*.y*ml")] if folder.is_dir() else []
+        raise _refusal(path, "be a file in YAML", f"nothing there{near(path.name, names) or '.'}")
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader)  # a SafeLoader
+    except UnicodeDecodeError:
+        raise _refusal(path, "be a text", "other bytes. Save it as UTF-8.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}" if mark else "some line"
+        said = getattr(error, "problem", None) or "it cannot be read"
+        raise _refusal(path, "be YAML", f"at {line}: {said}.") from None
+
+
+def _cells(
+    content: Mapping[str, Any], path: Path
+) -> Iterator[tuple[dict[str, Any], tuple[str, ...], dict[str, Any]]]:
+    """Return settings, configs and changes of each cell: the grid, for every variant, then the list."""
+    grid = content.get("grid", {})
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise _refusal(path, f"have a list of values at `grid`: `{key}`", f"{shown(values)}.")
+    variants = content.get("variants", {})
+    spelled_out = []
+    if variants or grid:
+        for name in variants or (None,):
+            given = _mapping(path, f"variants: {name}", variants.get(name) or {})
+            known = {} if name is None else {VARIANT: name}
+            spelled_out += [
+                (known | (point := dict(zip(grid, values, strict=True))), given | point)
+                for values in product(*grid.values())
+            ]
+    for number, entry in enumerate(content.get("list", []), 1):
+        settings = _mapping(path, f"list, entry {number}", entry)
+        spelled_out.append((settings, {key: value for key, value in settings.items() if key != VARIANT}))
+    for settings, own in spelled_out:
+        changes = _mapping(path, "set", content.get("set", {})) | own
+        files = {key: changes.pop(key, content.get(key)) for key in _OF_FILES}
+        yield settings, _configs(path, files), changes
+
+
+def _mapping(path: Path, place: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(key, str) and key for key in value):
+        raise _refusal(path, f"have values by key at `{place}`", f"{shown(value)}.")
+    return value
+
+
+def _configs(path: Path, files: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the recipe and its overlays: from beside the sweep file if they lie there, else as given."""
+    if not files["recipe"]:
+        raise _refusal(path, "name a `recipe`", "none. It is the file that `fit --config` would take.")
+    overlays = files["overlays"] or []
+    given = [files["recipe"], *([overlays] if isinstance(overlays, str) else overlays)]
+    if not all(isinstance(name, str) for name in given):
+        raise _refusal(path, "name files in `recipe` and `overlays`", f"{shown(given)}.")
+    beside = [path.parent / name for name in given]
+    return tuple(
+        str(file.resolve()) if file.is_file() else name for file, name in zip(beside, given, strict=True)
+    )
+
+
+def _refuse_same(path: Path, cells: Sequence[Cell]) -> None:
+    """Refuse cells that say the same, or would share a folder, also where case makes no difference."""
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        other = found.setdefault(cell.name.lower(), cell)
+        if other is cell:
+            continue
+        if other.settings == cell.settings:
+            raise _refusal(path, "have each cell once", f"{cell.name} twice. Leave one of them out.")
+        raise _refusal(path, "give each cell a name of its own", f"two that are called {cell.name}.")
+
+
+def _compared(
+    content: Mapping[str, Any], names: Mapping[str, str], cells: Sequence[Cell], path: Path
+) -> str | None:
+    """Return the key to compare: as the file says, else the first whose values are no numbers."""
+    if "compare" in content:
+        asked = content["compare"]
+        found = [key for key, name in names.items() if asked in (key, name)]
+        if not found:
+            rule = f"name one of {', '.join(names.values())} at `compare`"
+            raise _refusal(path, rule, f"{asked!r}{near(asked, names.values()) or '.'}")
+        return found[0]
+    for key in names:
+        values = {repr(cell.settings.get(key)) for cell in cells}
+        numbers = all(isinstance(cell.settings.get(key, 0), int | float) for cell in cells)
+        if key != SEED and len(values) > 1 and not numbers:
+            return key
+    return None
+
+
+def _against(content: Mapping[str, Any], compare: str | None, cells: Sequence[Cell], path: Path) -> Any:
+    """Return the value that others are compared with: as the file says, else the first."""
+    values = [cell.settings[compare] for cell in cells if compare in cell.settings] if compare else []
+    if "against" not in content:
+        return values[0] if values else None
+    if content["against"] not in values:
+        raise _refusal(
+            path,
+            f"name a value of `{compare}` at `against`",
+            f"{shown(content['against'])}. It has {', '.join(map(str, dict.fromkeys(map(str, values))))}.",
+        )
+    return content["against"]
+
+
+def _refusal(path: Path, rule: str, got: str) -> SparsityError:
+    return SparsityError(f"`{path}` must {rule}, got {got}")
