@@ -11,7 +11,7 @@ from lightning_sparse.experiments.running import Job, threads_of
 from lightning_sparse.experiments.settings import Config, put_
 from lightning_sparse.experiments.sweeps import Cell, Sweep
 
-__all__ = ["Check", "Compose", "jobs_of", "refuse_changed", "refuse_wrong", "unfinished"]
+__all__ = ["Check", "Compose", "changed_jobs", "clear", "jobs_of", "refuse_wrong", "unfinished"]
 
 Compose: TypeAlias = Callable[[Sequence[str]], Config]
 """Puts recipe and overlays together."""
@@ -44,27 +44,40 @@ def unfinished(jobs: Sequence[Job], retry: bool) -> list[Job]:
     return [job for job, result in found if result is None or (retry and result.status != DONE)]
 
 
-def refuse_changed(jobs: Sequence[Job], anew: bool) -> None:
-    """Refuse jobs whose recipe is not the one that their folder was begun with; ``anew`` clears the folder.
+def changed_jobs(jobs: Sequence[Job], anew: bool) -> list[Job]:
+    """Return the jobs whose recipe is not the one that their folder was begun with.
+
+    Args:
+        jobs: All jobs.
+        anew: Whether such jobs are allowed.
 
     Raises:
-        SparsityError: It names the first setting that differs, with both values.
+        SparsityError: If they are not: it names the first setting that differs, with both values.
+    """
+    found = [(job, CellFolder(job.folder).difference(job.recipe)) for job in jobs]
+    changed = [(job, difference) for job, difference in found if difference is not None]
+    if changed and not anew:
+        job, difference = changed[0]
+        raise SparsityError(
+            f"`{job.name}` must have the settings that it was run with: {difference}. Name another `out`, "
+            "or run such cells anew by --anew, which deletes what they have."
+        )
+    return [job for job, _ in changed]
+
+
+def clear(jobs: Sequence[Job]) -> None:
+    """Delete what jobs have left in their folders.
+
+    Raises:
+        SparsityError: If one of them is being run.
     """
     for job in jobs:
-        folder = CellFolder(job.folder)
-        if (changed := folder.difference(job.recipe)) is None:
-            continue
-        if not anew:
-            raise SparsityError(
-                f"`{job.name}` must have the settings that it was run with: {changed}. Name another `out`, "
-                "or run such cells anew by --anew, which deletes what they have."
-            )
-        with folder.locked() as lock:
+        with CellFolder(job.folder).locked() as lock:
             if lock is None:
                 raise SparsityError(
-                    f"`{job.name}` has changed: {changed}. But it is being run: end that first."
+                    f"`{job.name}` must not be run now to be run anew. End its process first."
                 )
-            folder.clear()
+            CellFolder(job.folder).clear()
 
 
 def refuse_wrong(jobs: Sequence[Job], check: Check) -> None:

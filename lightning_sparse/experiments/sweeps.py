@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sparse.checks import SparsityError, near, shown
-from lightning_sparse.experiments.names import cell_name, short_names
+from lightning_sparse.experiments.names import cell_name, in_words, short_names
 
 __all__ = ["SEED", "VARIANT", "Cell", "Sweep", "read_sweep"]
 
 SEED = "seed_everything"
 VARIANT = "variant"
+WITHOUT = "without"
 _OF_FILES = ("recipe", "overlays")
 COLUMNS = ("seconds", "status", "folder")
 _KEYS: dict[str, type | tuple[type, ...]] = {
@@ -63,7 +64,7 @@ class Sweep:
     Args:
         path: The file that describes it.
         out: The folder that its cells have their folders in.
-        cells: In the order in which they are run.
+        cells: In the order of the file.
         names: What each key of the settings is called, in the order of columns.
         metrics: What is tabled; the first is drawn.
         compare: The key whose values are compared with each other; ``None``: nothing is.
@@ -82,16 +83,26 @@ class Sweep:
     threads: int | None
     resources: dict[str, float]
 
-    def shard(self, number: int, count: int) -> tuple[Cell, ...]:
-        """Return the cells of one of so many equal shares, counted from 1."""
-        return self.cells[number - 1 :: count]
+    def shard(self, number: int = 1, count: int = 1) -> tuple[Cell, ...]:
+        """Return the cells of one of so many equal shares, counted from 1, in the order to run them.
+
+        Seed by seed: what a sweep has done when it is stopped is then whole, but for some seeds.
+        """
+        seeds = list(dict.fromkeys(repr(cell.settings.get(SEED)) for cell in self.cells))
+        cells = sorted(self.cells, key=lambda cell: seeds.index(repr(cell.settings.get(SEED))))
+        return tuple(cells[number - 1 :: count])
 
 
-def read_sweep(path: str | Path) -> Sweep:
+def read_sweep(
+    path: str | Path, settings: Sequence[str] = (), out: str | None = None, against: str | None = None
+) -> Sweep:
     """Read a sweep file.
 
     Args:
         path: A file in YAML.
+        settings: ``KEY=VALUE`` each, in addition to its `set`.
+        out: In the place of its `out`.
+        against: In the place of its `against`.
 
     Raises:
         SparsityError: If it is not there, is no YAML, has a key that is not known, a list without values,
@@ -100,6 +111,8 @@ def read_sweep(path: str | Path) -> Sweep:
     """
     path = Path(path)
     content = _content(path)
+    content["set"] = _mapping(path, "set", content.get("set", {})) | dict(map(_setting, settings))
+    content |= {key: given for key, given in (("out", out), ("against", against)) if given is not None}
     cells = list(_cells(content, path))
     if not cells:
         raise _refusal(path, "have cells", "none. Write a `grid`, such as `grid: {seed_everything: [0, 1]}`.")
@@ -151,20 +164,40 @@ def _content(path: Path) -> dict[str, Any]:
     return content
 
 
-def _load(path: Path) -> Any:
+def _setting(given: str) -> tuple[str, Any]:
+    """Return key and value of ``KEY=VALUE``."""
+    import yaml
+
+    key, is_one, value = given.partition("=")
+    if not key or not is_one:
+        raise SparsityError(f"`--set` must be KEY=VALUE, as data.data_dir=data, got {given!r}.")
+    try:
+        return key, _parsed(value)
+    except yaml.YAMLError:
+        raise SparsityError(f"`--set` must have a value in YAML, got {given!r}.") from None
+
+
+def _parsed(text: str) -> Any:
+    """Return what YAML says, and ``1e-3`` as a number, as in recipes; YAML 1.1 wants ``1.0e-3``."""
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Takes ``1e-3`` for a number, as recipes do; YAML 1.1 wants ``1.0e-3``."""
+        """Has a rule of its own."""
 
     number = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    return yaml.load(text, Loader)  # a SafeLoader
+
+
+def _load(path: Path) -> Any:
+    import yaml
+
     if not path.is_file():
         folder = path.parent
         names = [file.name for file in folder.glob("*.y*ml")] if folder.is_dir() else []
         raise _refusal(path, "be a file in YAML", f"nothing there{near(path.name, names) or '.'}")
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader)  # a SafeLoader
+        return _parsed(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise _refusal(path, "be a text", "other bytes. Save it as UTF-8.") from None
     except yaml.YAMLError as error:
@@ -186,19 +219,29 @@ def _cells(
     spelled_out = []
     if variants or grid:
         for name in variants or (None,):
-            given = _mapping(path, f"variants: {name}", variants.get(name) or {})
+            given = dict(_mapping(path, f"variants: {name}", variants.get(name) or {}))
             known = {} if name is None else {VARIANT: name}
+            axes = _axes(path, name, grid, given.pop(WITHOUT, []))
             spelled_out += [
-                (known | (point := dict(zip(grid, values, strict=True))), given | point)
-                for values in product(*grid.values())
+                (known | (point := dict(zip(axes, values, strict=True))), given | point)
+                for values in product(*axes.values())
             ]
     for number, entry in enumerate(content.get("list", []), 1):
         settings = _mapping(path, f"list, entry {number}", entry)
         spelled_out.append((settings, {key: value for key, value in settings.items() if key != VARIANT}))
     for settings, own in spelled_out:
-        changes = _mapping(path, "set", content.get("set", {})) | own
+        changes = content["set"] | own
         files = {key: changes.pop(key, content.get(key)) for key in _OF_FILES}
         yield settings, _configs(path, files), changes
+
+
+def _axes(path: Path, variant: str | None, grid: dict[str, Any], without: Any) -> dict[str, Any]:
+    """Return the grid of a variant: without the keys that it leaves out."""
+    names = [without] if isinstance(without, str) else without
+    if not isinstance(names, list) or not set(map(str, names)) <= grid.keys():
+        rule = f"have keys of the grid at `variants: {variant}: {WITHOUT}`"
+        raise _refusal(path, rule, f"{shown(without)}. It has {', '.join(grid) or 'none'}.")
+    return {key: values for key, values in grid.items() if key not in names}
 
 
 def _mapping(path: Path, place: str, value: Any) -> dict[str, Any]:
@@ -257,13 +300,14 @@ def _against(content: Mapping[str, Any], compare: str | None, cells: Sequence[Ce
     values = [cell.settings[compare] for cell in cells if compare in cell.settings] if compare else []
     if "against" not in content:
         return values[0] if values else None
-    if content["against"] not in values:
+    found = [value for value in values if content["against"] in (value, in_words(value))]
+    if not found:
         raise _refusal(
             path,
             f"name a value of `{compare}` at `against`",
-            f"{shown(content['against'])}. It has {', '.join(map(str, dict.fromkeys(map(str, values))))}.",
+            f"{shown(content['against'])}. It has {', '.join(dict.fromkeys(map(in_words, values)))}.",
         )
-    return content["against"]
+    return found[0]
 
 
 def _refusal(path: Path, rule: str, got: str) -> SparsityError:

@@ -129,8 +129,8 @@ def render_groups(sweep: Sweep, groups: Sequence[Group], metric: str) -> str:
     legend = "Means over seeds, with the standard deviation of the runs."
     if has_pairs:
         legend += (
-            " Differences are means over pairs of one seed, all else equal; their interval is Student's, and "
-            "one that holds 0 shows no difference."
+            "\nDifferences are means over pairs of one seed, all else equal; their interval is Student's, "
+            "and one\nthat holds 0 shows no difference."
         )
     return f"{render_table(header, rows)}\n{legend}"
 

@@ -13,7 +13,7 @@ import pytest
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.experiments import running
 from lightning_sparse.experiments.folders import DONE, FAILED, CellFolder
-from lightning_sparse.experiments.jobs import jobs_of, refuse_changed, refuse_wrong, unfinished
+from lightning_sparse.experiments.jobs import changed_jobs, clear, jobs_of, refuse_wrong, unfinished
 from lightning_sparse.experiments.running import Job, run_all, run_job, start_process, threads_of
 from lightning_sparse.experiments.sweeps import read_sweep
 
@@ -174,12 +174,13 @@ def test_what_is_left_to_do(jobs):
 
 def test_changed_settings_are_refused_before_anything_is_lost_or_run_anew(jobs):
     run_job(jobs[0], start=Faked())
-    refuse_changed(jobs, anew=False)
+    assert changed_jobs(jobs, anew=False) == []
     jobs[0].recipe["model"]["init_args"]["lr"] = 2
     with pytest.raises(SparsityError, match=r"`model.init_args.lr` was 1, and is 2.*--anew"):
-        refuse_changed(jobs, anew=False)
+        changed_jobs(jobs, anew=False)
+    assert changed_jobs(jobs, anew=True) == jobs[:1]
     assert CellFolder(jobs[0].folder).result()
-    refuse_changed(jobs, anew=True)
+    clear(jobs[:1])
     assert unfinished(jobs, retry=False) == jobs
 
 

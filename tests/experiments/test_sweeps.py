@@ -78,11 +78,43 @@ def test_every_variant_runs_through_the_grid_and_the_list_stands_beside_it():
     assert (found.compare, found.against) == ("variant", "RigL (EPL)")
 
 
+def test_a_variant_can_leave_out_a_setting_of_the_grid():
+    found = sweep(VARIANTS, "  static: {}", "  static: {without: [trainer.callbacks.density]}")
+    assert [cell.settings for cell in found.cells[:2]] == [
+        {"variant": "static"},
+        {"variant": "RigL (EPL)", "trainer.callbacks.density": 0.1},
+    ]
+    assert "without" not in found.cells[0].changes
+    with pytest.raises(
+        SparsityError, match=r"`variants: static: without`, got \['x'\]\. It has trainer.call"
+    ):
+        sweep(VARIANTS, "  static: {}", "  static: {without: [x]}")
+
+
 def test_overlays_can_be_a_setting():
     found = sweep(old="  seed_everything: [0, 1]", new="  overlays: [[], dense.yaml]")
     assert [cell.configs for cell in found.cells[:2]] == [("quickstart",), ("quickstart", "dense.yaml")]
     assert "overlays" not in found.cells[0].changes
     assert found.cells[1].name.endswith("overlays=dense")
+
+
+def test_cells_are_run_seed_by_seed():
+    seeds = [cell.settings["seed_everything"] for cell in sweep().shard()]
+    assert seeds == 4 * [0] + 4 * [1]
+
+
+def test_the_command_line_has_the_last_word():
+    sweep(VARIANTS)
+    found = read_sweep("a.yaml", ["model.lr=1e-2", "data.data_dir=x=y"], "elsewhere", "static")
+    assert found.cells[0].changes["model.lr"] == 0.01
+    assert found.cells[2].changes["model.lr"] == 2  # a variant's own
+    assert found.cells[0].changes["data.data_dir"] == "x=y"
+    assert (found.out, found.against) == (Path("elsewhere"), "static")
+    for given in ("model.lr", "=1"):
+        with pytest.raises(SparsityError, match="`--set` must be KEY=VALUE"):
+            read_sweep("a.yaml", [given])
+    with pytest.raises(SparsityError, match="`--set` must have a value in YAML"):
+        read_sweep("a.yaml", ["a=[1"])
 
 
 @pytest.mark.parametrize("count", [1, 3, 5, 8, 11])

@@ -12,7 +12,7 @@ from lightning_sparse.checks import SparsityError, near
 from lightning_sparse.cli.commands.base import Command, register_command
 from lightning_sparse.cli.composing import check_recipe, composed
 from lightning_sparse.experiments.folders import DONE, FAILED, CellFolder, Result
-from lightning_sparse.experiments.jobs import jobs_of, refuse_changed, refuse_wrong, unfinished
+from lightning_sparse.experiments.jobs import changed_jobs, clear, jobs_of, refuse_wrong, unfinished
 from lightning_sparse.experiments.on_ray import run_on_ray
 from lightning_sparse.experiments.plots import draw
 from lightning_sparse.experiments.running import Job, run_all
@@ -36,6 +36,11 @@ class SweepCommand(Command):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add what to run, and how, and what to draw."""
         parser.add_argument("sweep", metavar="SWEEP.yaml", help="names a recipe, and the settings to try")
+        parser.add_argument(
+            "--set", metavar="KEY=VALUE", action="append", default=[], help="as a line of its `set`"
+        )
+        parser.add_argument("--out", metavar="FOLDER", help="in the place of its `out`")
+        parser.add_argument("--against", metavar="VALUE", help="in the place of its `against`")
         parser.add_argument("--dry-run", action="store_true", help="print the runs, and run nothing")
         parser.add_argument("--table", action="store_true", help="table what is there, and run nothing")
         parser.add_argument("--shard", metavar="I/N", help="run one of N equal shares, counted from 1")
@@ -51,17 +56,19 @@ class SweepCommand(Command):
 
     def run(self, arguments: argparse.Namespace) -> None:
         """Run what is missing, write the tables and the figure, print them; exit with 1 if a cell failed."""
-        sweep = read_sweep(arguments.sweep)
+        sweep = read_sweep(arguments.sweep, arguments.set, arguments.out, arguments.against)
         cells = sweep.shard(*_shard(arguments.shard))
         if arguments.table:
             return self._report(sweep, arguments)
         jobs = jobs_of(sweep, cells, composed)
-        refuse_changed(jobs, arguments.anew and not arguments.dry_run)
-        todo = unfinished(jobs, arguments.retry_failed)
+        changed = changed_jobs(jobs, arguments.anew)
+        left = unfinished(jobs, arguments.retry_failed)
+        todo = [job for job in jobs if job in left or job in changed]
         refuse_wrong(todo, check_recipe)
         if arguments.dry_run:
             print("\n".join(_plans(jobs, todo)))
             return None
+        clear(changed)
         _Progress.of(sweep, jobs, todo).run(arguments)
         return self._report(sweep, arguments)
 
