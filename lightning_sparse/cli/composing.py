@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sparse.checks import SparsityError
+from lightning_sparse.cli.names import options_of
+from lightning_sparse.trainer.packages import cli_module
 
-__all__ = ["check_recipe", "composed"]
+__all__ = ["arguments_of", "check_recipe", "composed"]
 
 MAIN = "lightning_sparse.cli.main"  # by name: it knows the commands, one of which asks here
 
@@ -34,6 +36,18 @@ def composed(configs: Sequence[str]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise SparsityError(f"`recipe` must be a recipe, got {' '.join(configs)}, which comes to nothing.")
     return content
+
+
+def arguments_of(item: dict[str, Any]) -> list[str]:
+    """Return the arguments of the callback or logger that an entry of a recipe names, by path or by name.
+
+    >>> "density" in arguments_of({"class_path": "PruneAtInit"})
+    True
+    """
+    path = str(item.get("class_path"))
+    package = cli_module().__name__.removesuffix(".cli")
+    places = [""] if "." in path else ["lightning_sparse.", f"{package}.callbacks.", f"{package}.loggers."]
+    return next(filter(None, (options_of(f"{place}{path}") for place in places)), [])
 
 
 def check_recipe(recipe: dict[str, Any]) -> None:

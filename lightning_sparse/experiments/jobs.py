@@ -8,7 +8,7 @@ from typing import TypeAlias
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.experiments.folders import DONE, CellFolder
 from lightning_sparse.experiments.running import Job, threads_of
-from lightning_sparse.experiments.settings import Config, put_
+from lightning_sparse.experiments.settings import Config, Takes, put_
 from lightning_sparse.experiments.sweeps import Cell, Sweep
 
 __all__ = ["Check", "Compose", "changed_jobs", "clear", "jobs_of", "refuse_wrong", "unfinished"]
@@ -19,7 +19,7 @@ Check: TypeAlias = Callable[[Config], None]
 """Refuses a recipe of no use, without training."""
 
 
-def jobs_of(sweep: Sweep, cells: Sequence[Cell], compose: Compose) -> list[Job]:
+def jobs_of(sweep: Sweep, cells: Sequence[Cell], compose: Compose, takes: Takes) -> list[Job]:
     """Return the jobs of cells, each with the whole recipe that it is.
 
     Raises:
@@ -32,7 +32,7 @@ def jobs_of(sweep: Sweep, cells: Sequence[Cell], compose: Compose) -> list[Job]:
             known[cell.configs] = compose(cell.configs)
         recipe = copy.deepcopy(known[cell.configs])
         for key, value in cell.changes.items():
-            put_(recipe, key, copy.deepcopy(value))
+            put_(recipe, key, copy.deepcopy(value), takes)
         folder = (sweep.out / cell.name).absolute()
         jobs.append(Job(cell.name, folder, recipe, cell.settings, Path.cwd(), threads_of(sweep.threads)))
     return jobs

@@ -1,13 +1,13 @@
 """A sweep as its file describes it: which cells there are, and what each of them sets."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from lightning_sparse.checks import SparsityError, near, shown
+from lightning_sparse.checks import near, shown
+from lightning_sparse.experiments.content import mapping_in, read_content, refusal, setting_of
 from lightning_sparse.experiments.names import cell_name, in_words, short_names
 
 __all__ = ["SEED", "VARIANT", "Cell", "Sweep", "read_sweep"]
@@ -17,27 +17,6 @@ VARIANT = "variant"
 WITHOUT = "without"
 _OF_FILES = ("recipe", "overlays")
 COLUMNS = ("seconds", "status", "folder")
-_KEYS: dict[str, type | tuple[type, ...]] = {
-    "recipe": str,
-    "overlays": (str, list),
-    "set": dict,
-    "variants": dict,
-    "grid": dict,
-    "list": list,
-    "metric": (str, list),
-    "compare": str,
-    "against": object,
-    "out": str,
-    "threads": int,
-    "resources": dict,
-}
-_KINDS = {
-    str: "a text",
-    dict: "a mapping",
-    list: "a list",
-    int: "an integer",
-    (str, list): "a text or a list",
-}
 
 
 @dataclass(frozen=True)
@@ -110,12 +89,12 @@ def read_sweep(
         ModuleNotFoundError: If PyYAML is not installed.
     """
     path = Path(path)
-    content = _content(path)
-    content["set"] = _mapping(path, "set", content.get("set", {})) | dict(map(_setting, settings))
+    content = read_content(path)
+    content["set"] = mapping_in(path, "set", content.get("set", {})) | dict(map(setting_of, settings))
     content |= {key: given for key, given in (("out", out), ("against", against)) if given is not None}
     cells = list(_cells(content, path))
     if not cells:
-        raise _refusal(path, "have cells", "none. Write a `grid`, such as `grid: {seed_everything: [0, 1]}`.")
+        raise refusal(path, "have cells", "none. Write a `grid`, such as `grid: {seed_everything: [0, 1]}`.")
     keys = list(dict.fromkeys(key for settings, _, _ in cells for key in settings))
     keys.sort(key=lambda key: (key != VARIANT, key == SEED))  # seeds last: they are the repetitions
     metric = content.get("metric", "test/acc")
@@ -145,68 +124,6 @@ def read_sweep(
     )
 
 
-def _content(path: Path) -> dict[str, Any]:
-    """Return what is in a sweep file, with keys that are known and values of their kinds."""
-    content = _load(path)
-    if not isinstance(content, dict):
-        raise _refusal(path, "hold a mapping", f"{shown(content)}. It begins with `recipe:`.")
-    for key, value in content.items():
-        if key not in _KEYS:
-            close = near(str(key), _KEYS) or ". Settings of the recipe stand in `set`, `grid` or `list`."
-            raise _refusal(path, f"have the keys {', '.join(_KEYS)} alone", f"{key!r}{close}")
-        if not isinstance(value, _KEYS[key]) or (isinstance(value, bool) and key == "threads"):
-            raise _refusal(path, f"have {_KINDS.get(_KEYS[key])} at `{key}`", f"{shown(value)}.")
-    for key in ("variants", "grid", "list", "metric"):
-        if key in content and not content[key]:
-            raise _refusal(path, f"have values in `{key}`", "none. Leave it out, or fill it.")
-    if content.get("threads", 1) < 1:
-        raise _refusal(path, "have at least 1 at `threads`", f"{content['threads']}.")
-    return content
-
-
-def _setting(given: str) -> tuple[str, Any]:
-    """Return key and value of ``KEY=VALUE``."""
-    import yaml
-
-    key, is_one, value = given.partition("=")
-    if not key or not is_one:
-        raise SparsityError(f"`--set` must be KEY=VALUE, as data.data_dir=data, got {given!r}.")
-    try:
-        return key, _parsed(value)
-    except yaml.YAMLError:
-        raise SparsityError(f"`--set` must have a value in YAML, got {given!r}.") from None
-
-
-def _parsed(text: str) -> Any:
-    """Return what YAML says, and ``1e-3`` as a number, as in recipes; YAML 1.1 wants ``1.0e-3``."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """Has a rule of its own."""
-
-    number = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
-    return yaml.load(text, Loader)  # a SafeLoader
-
-
-def _load(path: Path) -> Any:
-    import yaml
-
-    if not path.is_file():
-        folder = path.parent
-        names = [file.name for file in folder.glob("*.y*ml")] if folder.is_dir() else []
-        raise _refusal(path, "be a file in YAML", f"nothing there{near(path.name, names) or '.'}")
-    try:
-        return _parsed(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise _refusal(path, "be a text", "other bytes. Save it as UTF-8.") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}" if mark else "some line"
-        said = getattr(error, "problem", None) or "it cannot be read"
-        raise _refusal(path, "be YAML", f"at {line}: {said}.") from None
-
-
 def _cells(
     content: Mapping[str, Any], path: Path
 ) -> Iterator[tuple[dict[str, Any], tuple[str, ...], dict[str, Any]]]:
@@ -214,12 +131,12 @@ def _cells(
     grid = content.get("grid", {})
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
-            raise _refusal(path, f"have a list of values at `grid`: `{key}`", f"{shown(values)}.")
+            raise refusal(path, f"have a list of values at `grid`: `{key}`", f"{shown(values)}.")
     variants = content.get("variants", {})
     spelled_out = []
     if variants or grid:
         for name in variants or (None,):
-            given = dict(_mapping(path, f"variants: {name}", variants.get(name) or {}))
+            given = dict(mapping_in(path, f"variants: {name}", variants.get(name) or {}))
             known = {} if name is None else {VARIANT: name}
             axes = _axes(path, name, grid, given.pop(WITHOUT, []))
             spelled_out += [
@@ -227,7 +144,7 @@ def _cells(
                 for values in product(*axes.values())
             ]
     for number, entry in enumerate(content.get("list", []), 1):
-        settings = _mapping(path, f"list, entry {number}", entry)
+        settings = mapping_in(path, f"list, entry {number}", entry)
         spelled_out.append((settings, {key: value for key, value in settings.items() if key != VARIANT}))
     for settings, own in spelled_out:
         changes = content["set"] | own
@@ -240,24 +157,18 @@ def _axes(path: Path, variant: str | None, grid: dict[str, Any], without: Any) -
     names = [without] if isinstance(without, str) else without
     if not isinstance(names, list) or not set(map(str, names)) <= grid.keys():
         rule = f"have keys of the grid at `variants: {variant}: {WITHOUT}`"
-        raise _refusal(path, rule, f"{shown(without)}. It has {', '.join(grid) or 'none'}.")
+        raise refusal(path, rule, f"{shown(without)}. It has {', '.join(grid) or 'none'}.")
     return {key: values for key, values in grid.items() if key not in names}
-
-
-def _mapping(path: Path, place: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict) or not all(isinstance(key, str) and key for key in value):
-        raise _refusal(path, f"have values by key at `{place}`", f"{shown(value)}.")
-    return value
 
 
 def _configs(path: Path, files: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the recipe and its overlays: from beside the sweep file if they lie there, else as given."""
     if not files["recipe"]:
-        raise _refusal(path, "name a `recipe`", "none. It is the file that `fit --config` would take.")
+        raise refusal(path, "name a `recipe`", "none. It is the file that `fit --config` would take.")
     overlays = files["overlays"] or []
     given = [files["recipe"], *([overlays] if isinstance(overlays, str) else overlays)]
     if not all(isinstance(name, str) for name in given):
-        raise _refusal(path, "name files in `recipe` and `overlays`", f"{shown(given)}.")
+        raise refusal(path, "name files in `recipe` and `overlays`", f"{shown(given)}.")
     beside = [path.parent / name for name in given]
     return tuple(
         str(file.resolve()) if file.is_file() else name for file, name in zip(beside, given, strict=True)
@@ -272,8 +183,8 @@ def _refuse_same(path: Path, cells: Sequence[Cell]) -> None:
         if other is cell:
             continue
         if other.settings == cell.settings:
-            raise _refusal(path, "have each cell once", f"{cell.name} twice. Leave one of them out.")
-        raise _refusal(path, "give each cell a name of its own", f"two that are called {cell.name}.")
+            raise refusal(path, "have each cell once", f"{cell.name} twice. Leave one of them out.")
+        raise refusal(path, "give each cell a name of its own", f"two that are called {cell.name}.")
 
 
 def _compared(
@@ -285,7 +196,7 @@ def _compared(
         found = [key for key, name in names.items() if asked in (key, name)]
         if not found:
             rule = f"name one of {', '.join(names.values())} at `compare`"
-            raise _refusal(path, rule, f"{asked!r}{near(asked, names.values()) or '.'}")
+            raise refusal(path, rule, f"{asked!r}{near(asked, names.values()) or '.'}")
         return found[0]
     for key in names:
         values = {repr(cell.settings.get(key)) for cell in cells}
@@ -296,13 +207,13 @@ def _compared(
 
 
 def _against(content: Mapping[str, Any], compare: str | None, cells: Sequence[Cell], path: Path) -> Any:
-    """Return the value that others are compared with: as the file says, else the first."""
+    """Return the value that others are compared with: as the file says, else one that has all settings."""
     values = [cell.settings[compare] for cell in cells if compare in cell.settings] if compare else []
     if "against" not in content:
-        return values[0] if values else None
+        return _with_most_counterparts(compare, cells) if compare else None
     found = [value for value in values if content["against"] in (value, in_words(value))]
     if not found:
-        raise _refusal(
+        raise refusal(
             path,
             f"name a value of `{compare}` at `against`",
             f"{shown(content['against'])}. It has {', '.join(dict.fromkeys(map(in_words, values)))}.",
@@ -310,5 +221,15 @@ def _against(content: Mapping[str, Any], compare: str | None, cells: Sequence[Ce
     return found[0]
 
 
-def _refusal(path: Path, rule: str, got: str) -> SparsityError:
-    return SparsityError(f"`{path}` must {rule}, got {got}")
+def _with_most_counterparts(compare: str, cells: Sequence[Cell]) -> Any:
+    """Return the first value that has a cell for as many as possible of those of other values."""
+    others = [
+        (cell.settings[compare], {key: value for key, value in cell.settings.items() if key != compare})
+        for cell in cells
+        if compare in cell.settings
+    ]
+    counts = [sum(rest == other for _, other in others) for _, rest in others]
+    totals: dict[str, int] = {}
+    for (value, _), count in zip(others, counts, strict=True):
+        totals[repr(value)] = totals.get(repr(value), 0) + count
+    return max((value for value, _ in others), key=lambda value: totals[repr(value)])

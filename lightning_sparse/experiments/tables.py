@@ -16,7 +16,11 @@ from lightning_sparse.files.writing import whole_file
 from lightning_sparse.reporting.layers import render_table
 from lightning_sparse.reporting.statistics import Interval, deviation, paired_interval
 
-__all__ = ["Group", "Row", "groups_of", "render_groups", "rows_of", "write_tables"]
+__all__ = ["LEGEND", "Group", "Row", "groups_of", "render_groups", "rows_of", "write_tables"]
+
+LEGEND = """\
+Means over seeds, with the standard deviation of the runs. Differences are means over pairs of one seed, all
+else equal; their interval is Student's, and one that holds 0 shows no difference."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ def _key(settings: Mapping[str, Any], without: Sequence[str]) -> str:
 
 
 def render_groups(sweep: Sweep, groups: Sequence[Group], metric: str) -> str:
-    """Return the table of means, and below it how to read it."""
+    """Return the table of means and of differences."""
     names = [key for key in sweep.names if key != SEED]
     has_pairs = any(group.difference is not None for group in groups)
     against = f"minus {in_words(sweep.against)}" if has_pairs else ""
@@ -126,13 +130,7 @@ def render_groups(sweep: Sweep, groups: Sequence[Group], metric: str) -> str:
         cells = [_words_of(group.settings, key) for key in names]
         cells += [_number(group.mean), _number(group.deviation), f"{len(group.values)}{failed}"]
         rows.append(cells + (_paired(group.difference) if has_pairs else []))
-    legend = "Means over seeds, with the standard deviation of the runs."
-    if has_pairs:
-        legend += (
-            "\nDifferences are means over pairs of one seed, all else equal; their interval is Student's, "
-            "and one\nthat holds 0 shows no difference."
-        )
-    return f"{render_table(header, rows)}\n{legend}"
+    return render_table(header, rows)
 
 
 def _paired(difference: Interval | None) -> list[str]:

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.experiments import accuracy
 from benchmarks.harness.series import ROOT
-from lightning_sparse.cli.composing import composed
+from lightning_sparse.cli.composing import arguments_of, composed
 from lightning_sparse.experiments.jobs import jobs_of
 from lightning_sparse.experiments.sweeps import read_sweep
 
@@ -38,7 +38,7 @@ def test_series_are_sweeps_of_whole_recipes_at_the_budgets_of_the_docs(name, cel
     assert len(sweep.cells) == cells
     weights = 61_510 if name == "lenet5_budgets" else 266_200
     found = set()
-    for job in jobs_of(sweep, sweep.cells, composed):
+    for job in jobs_of(sweep, sweep.cells, composed, arguments_of):
         for callback in job.recipe["trainer"]["callbacks"]:
             if density := callback.get("init_args", {}).get("density"):
                 found.add(int(density * weights + 0.5))

@@ -153,7 +153,7 @@ def jobs(tmp_path, monkeypatch):
         return {**EXACT, "model": {"class_path": "Net"}}
 
     sweep = read_sweep("s.yaml")
-    made = jobs_of(sweep, sweep.cells, compose)
+    made = jobs_of(sweep, sweep.cells, compose, lambda item: ())
     assert asked == [("a",)]
     return made
 

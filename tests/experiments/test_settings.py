@@ -70,6 +70,17 @@ def test_an_argument_of_two_callbacks_needs_a_class():
         put_(recipe, "trainer.callbacks.density", 0.5)
 
 
+def test_an_argument_that_no_callback_sets_is_of_the_one_that_has_it():
+    recipe = copy.deepcopy(RECIPE)
+    put_(
+        recipe,
+        "trainer.callbacks.verbose",
+        True,
+        lambda item: ["verbose"] * ("Checkpoint" in item["class_path"]),
+    )
+    assert recipe["trainer"]["callbacks"][0]["init_args"]["verbose"] is True
+
+
 def test_callbacks_come_and_go():
     assert "RigLCallback" not in callbacks("trainer.callbacks.RigLCallback", None)
     assert callbacks("trainer.callbacks.SETCallback", {"density": 0.1})["SETCallback"] == {"density": 0.1}

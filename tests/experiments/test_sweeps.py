@@ -85,6 +85,9 @@ def test_a_variant_can_leave_out_a_setting_of_the_grid():
         {"variant": "RigL (EPL)", "trainer.callbacks.density": 0.1},
     ]
     assert "without" not in found.cells[0].changes
+    assert (
+        sweep(old="against: RigL (EPL)\n", text=Path("a.yaml").read_text()).against == "RigL (EPL)"
+    )  # has all
     with pytest.raises(
         SparsityError, match=r"`variants: static: without`, got \['x'\]\. It has trainer.call"
     ):

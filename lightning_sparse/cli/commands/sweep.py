@@ -10,14 +10,14 @@ from tqdm import tqdm
 
 from lightning_sparse.checks import SparsityError, near
 from lightning_sparse.cli.commands.base import Command, register_command
-from lightning_sparse.cli.composing import check_recipe, composed
+from lightning_sparse.cli.composing import arguments_of, check_recipe, composed
 from lightning_sparse.experiments.folders import DONE, FAILED, CellFolder, Result
 from lightning_sparse.experiments.jobs import changed_jobs, clear, jobs_of, refuse_wrong, unfinished
 from lightning_sparse.experiments.on_ray import run_on_ray
 from lightning_sparse.experiments.plots import draw
 from lightning_sparse.experiments.running import Job, run_all
 from lightning_sparse.experiments.sweeps import Sweep, read_sweep
-from lightning_sparse.experiments.tables import Row, groups_of, render_groups, rows_of, write_tables
+from lightning_sparse.experiments.tables import LEGEND, Row, groups_of, render_groups, rows_of, write_tables
 
 __all__ = ["SweepCommand"]
 
@@ -60,7 +60,7 @@ class SweepCommand(Command):
         cells = sweep.shard(*_shard(arguments.shard))
         if arguments.table:
             return self._report(sweep, arguments)
-        jobs = jobs_of(sweep, cells, composed)
+        jobs = jobs_of(sweep, cells, composed, arguments_of)
         changed = changed_jobs(jobs, arguments.anew)
         left = unfinished(jobs, arguments.retry_failed)
         todo = [job for job in jobs if job in left or job in changed]
@@ -77,8 +77,9 @@ class SweepCommand(Command):
         rows = rows_of(sweep)
         _refuse_metrics(sweep, [row for row in rows if row.status == DONE])
         written = write_tables(sweep, rows)
-        for metric in sweep.metrics:
+        for metric in sweep.metrics if any(row.metrics for row in rows) else ():
             print(f"\n{render_groups(sweep, groups_of(sweep, rows, metric), metric)}")
+        print(LEGEND)
         print(_figure(sweep, rows, arguments))
         print("\n".join(f"wrote {path}" for path in written))
         for status in dict.fromkeys(row.status for row in rows if row.status not in (DONE, FAILED)):
