@@ -1,6 +1,7 @@
 """The cells of a sweep as trials of Ray Tune, on one machine or on a cluster that shares a file system."""
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from lightning_sparse.extras import import_extra
 
 __all__ = ["run_on_ray"]
 
-INSTALL = 'pip install "ray[tune]"'
+INSTALL = 'pip install "ray[tune]", which is the extra `sweep` of this package'
 
 
 def run_on_ray(
@@ -54,7 +55,10 @@ def run_on_ray(
             tune.with_resources(trial, dict(resources)),
             param_space={"cell": tune.grid_search(list(by_name))},
             run_config=tune.RunConfig(
-                name="ray", storage_path=str(out.resolve()), callbacks=[Tell()], verbose=0
+                name=time.strftime("ray-%Y%m%d-%H%M%S"),
+                storage_path=str(out.resolve()),
+                callbacks=[Tell()],
+                verbose=0,
             ),
         ).fit()
     finally:

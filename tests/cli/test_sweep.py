@@ -89,6 +89,20 @@ def test_a_dry_run_says_what_would_be_done(capsys):
     assert not Path("out").exists()
 
 
+def test_without_ray_nothing_is_run(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(
+        SystemExit, match=r'error: `ray` must be installed for --ray: pip install "ray\[tune\]"'
+    ):
+        main(["sweep", write(), "--ray"])
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(("path", "said"), [("no.yaml", "got nothing there"), (RECIPE, "'seed_everything'")])
+def test_what_is_no_sweep(capsys, path, said):
+    assert said in error_of(capsys, path)
+
+
 def test_the_example_is_a_sweep_of_two_methods_three_densities_and_two_seeds(capsys):
     main(["sweep", str(EXAMPLE), "--dry-run"])
     assert "12 of 12 cells would be run." in capsys.readouterr().out

@@ -139,7 +139,8 @@ class _Progress:
 
     def _words(self, job: Job, result: Result | None) -> str:
         if result is None:
-            return "is run by another process"
+            running = CellFolder(job.folder).is_running()
+            return "is run by another process" if running else "has not ended"
         time = f"{result.seconds:.1f} s" if result.seconds is not None else "went on from its checkpoint"
         if result.status == FAILED:
             last = result.error.rpartition("\n")[2]
