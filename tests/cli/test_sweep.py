@@ -103,10 +103,11 @@ def test_what_is_no_sweep(capsys, path, said):
     assert said in error_of(capsys, path)
 
 
-def test_the_example_is_a_sweep_of_two_methods_three_densities_and_two_seeds(capsys):
-    main(["sweep", str(EXAMPLE), "--dry-run"])
-    assert "12 of 12 cells would be run." in capsys.readouterr().out
-    assert EXAMPLE.read_text().startswith("# ")
+def test_the_example_is_a_sweep_of_two_methods_three_densities_and_two_seeds():
+    sweep = read_sweep(EXAMPLE)
+    values = [{cell.settings[key] for cell in sweep.cells} for key in sweep.names]
+    assert values == [{"erk", "synflow"}, {0.1, 0.05, 0.01}, {0, 1}]
+    assert len(sweep.cells) == 12
 
 
 # Whole sweeps.
