@@ -166,7 +166,7 @@ class CellFolder:
         its parent was killed. Where files cannot be locked (Windows), nothing is held.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT)
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             yield descriptor if _lock(descriptor) else None
         finally:

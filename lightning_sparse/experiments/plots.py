@@ -67,10 +67,14 @@ def draw(
     for index, label in enumerate(labels):
         style = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
         own = [row for row in rows if _label(row, lines) == label]
-        failed += _draw_line(axes, own, over, metric, label or metric, style)
+        failed += _draw_line(axes, own, over, metric, label, style)
     if failed:
         axes.plot([], [], linestyle="", marker="x", color="#555555", label="failed")
-    _finish(axes, sweep, rows, over, metric)
+    merged = [sweep.names[key] for key in sweep.names if key not in (over, *lines) and _differs(rows, key)]
+    bars = f"mean and standard deviation over {', '.join(merged)}" if merged else "one run each"
+    axes.set_title(f"{metric} over {sweep.names[over]}: {bars}", fontsize=10)
+    axes.set(xlabel=sweep.names[over], ylabel=metric)
+    _finish(axes, rows, over, [*labels, "failed"])
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
@@ -101,8 +105,8 @@ def _draw_line(
     return len(lost)
 
 
-def _finish(axes: Any, sweep: Sweep, rows: Sequence[Row], over: str, metric: str) -> None:
-    """Label the axes; mark the values that were set."""
+def _finish(axes: Any, rows: Sequence[Row], over: str, labels: Sequence[str]) -> None:
+    """Mark the values that were set; explain the lines, in their order."""
     places = sorted({row.cell.settings[over] for row in rows if _is_number(row.cell.settings.get(over))})
     if (
         places
@@ -113,13 +117,15 @@ def _finish(axes: Any, sweep: Sweep, rows: Sequence[Row], over: str, metric: str
     if len(places) <= DECADE:
         axes.set_xticks(places, [f"{place:g}" for place in places])
         axes.set_xticks([], minor=True)
-    seeds = len({row.cell.settings.get(SEED) for row in rows})
-    axes.set(xlabel=sweep.names[over], ylabel=metric)
-    bars = f"mean and standard deviation of {seeds} seeds" if seeds > 1 else "one run each"
-    axes.set_title(f"{metric} over {sweep.names[over]}: {bars}", fontsize=10)
     axes.grid(alpha=0.3)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=9)
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    shown = [label for label in labels if label in handles]
+    if shown:
+        axes.legend([handles[label] for label in shown], shown, fontsize=9)
+
+
+def _differs(rows: Sequence[Row], key: str) -> bool:
+    return len({repr(row.cell.settings.get(key)) for row in rows}) > 1
 
 
 def _key(sweep: Sweep, name: str, option: str) -> str:
@@ -133,7 +139,8 @@ def _key(sweep: Sweep, name: str, option: str) -> str:
 
 
 def _label(row: Row, keys: Sequence[str]) -> str:
-    return ", ".join(in_words(row.cell.settings[key]) for key in keys if key in row.cell.settings)
+    said = ", ".join(in_words(row.cell.settings[key]) for key in keys if key in row.cell.settings)
+    return said or "others" if keys else "all"
 
 
 def _is_number(value: object) -> bool:

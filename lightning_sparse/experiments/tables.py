@@ -16,11 +16,12 @@ from lightning_sparse.files.writing import whole_file
 from lightning_sparse.reporting.layers import render_table
 from lightning_sparse.reporting.statistics import Interval, deviation, paired_interval
 
-__all__ = ["LEGEND", "Group", "Row", "groups_of", "render_groups", "rows_of", "write_tables"]
+__all__ = ["Group", "Row", "groups_of", "legend", "render_groups", "rows_of", "write_tables"]
 
-LEGEND = """\
-Means over seeds, with the standard deviation of the runs. Differences are means over pairs of one seed, all
-else equal; their interval is Student's, and one that holds 0 shows no difference."""
+MEANS = "Means over seeds, with the standard deviation of the runs."
+DIFFERENCES = """\
+Differences are means over pairs of one seed, all else equal; their interval is Student's, and one that
+holds 0 shows no difference."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,12 @@ def render_groups(sweep: Sweep, groups: Sequence[Group], metric: str) -> str:
         cells += [_number(group.mean), _number(group.deviation), f"{len(group.values)}{failed}"]
         rows.append(cells + (_paired(group.difference) if has_pairs else []))
     return render_table(header, rows)
+
+
+def legend(groups: Sequence[Group]) -> str:
+    """Return how to read the table."""
+    has_pairs = any(group.difference is not None for group in groups)
+    return f"{MEANS}\n{DIFFERENCES}" if has_pairs else MEANS
 
 
 def _paired(difference: Interval | None) -> list[str]:

@@ -148,6 +148,8 @@ def test_accuracy_over_density_with_a_line_for_each_method(sweep, drawn):
     handles, labels = axes.get_legend_handles_labels()
     by_name = dict(zip(labels, handles, strict=True))
     assert set(by_name) == {"erk", "synflow", "dense", "failed"}
+    assert [text.get_text() for text in axes.get_legend().texts] == ["erk", "synflow", "dense", "failed"]
+    assert axes.get_title() == "test/acc over density: mean and standard deviation over seed"
     line = by_name["erk"].lines[0]
     assert line.get_xdata().tolist() == [0.01, 0.1]
     assert line.get_ydata().tolist() == pytest.approx([0.3, 0.6])
@@ -161,7 +163,8 @@ def test_accuracy_over_density_with_a_line_for_each_method(sweep, drawn):
 def test_other_columns(drawn):
     _, axes = drawn(x="seed", line="density")
     assert axes.get_xscale() == "linear"
-    assert set(axes.get_legend_handles_labels()[1]) == {"0.1", "0.01", "test/acc", "failed"}
+    assert set(axes.get_legend_handles_labels()[1]) == {"0.1", "0.01", "others", "failed"}
+    assert axes.get_title() == "test/acc over seed: mean and standard deviation over method"
 
 
 def test_columns_that_are_not_there(drawn):

@@ -17,7 +17,7 @@ from lightning_sparse.experiments.on_ray import run_on_ray
 from lightning_sparse.experiments.plots import draw
 from lightning_sparse.experiments.running import Job, run_all
 from lightning_sparse.experiments.sweeps import Sweep, read_sweep
-from lightning_sparse.experiments.tables import LEGEND, Row, groups_of, render_groups, rows_of, write_tables
+from lightning_sparse.experiments.tables import Row, groups_of, legend, render_groups, rows_of, write_tables
 
 __all__ = ["SweepCommand"]
 
@@ -77,9 +77,11 @@ class SweepCommand(Command):
         rows = rows_of(sweep)
         _refuse_metrics(sweep, [row for row in rows if row.status == DONE])
         written = write_tables(sweep, rows)
-        for metric in sweep.metrics if any(row.metrics for row in rows) else ():
-            print(f"\n{render_groups(sweep, groups_of(sweep, rows, metric), metric)}")
-        print(LEGEND)
+        if any(row.metrics for row in rows):
+            tables = {metric: groups_of(sweep, rows, metric) for metric in sweep.metrics}
+            for metric, groups in tables.items():
+                print(f"\n{render_groups(sweep, groups, metric)}")
+            print(legend(groups))
         print(_figure(sweep, rows, arguments))
         print("\n".join(f"wrote {path}" for path in written))
         for status in dict.fromkeys(row.status for row in rows if row.status not in (DONE, FAILED)):
