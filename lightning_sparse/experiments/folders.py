@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -178,15 +179,16 @@ def _lock(descriptor: int) -> bool:
         import fcntl
     except ModuleNotFoundError:
         return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise SparsityError(
-            f"`out` must be in a folder whose files can be locked: {error.strerror}."
-        ) from error
-    return True
+    for wait in (0.02, 0.05, 0.1, 0.0):  # who only looks whether a cell is run holds it for a moment
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(wait)
+        except OSError as error:
+            said = f"`out` must be in a folder whose files can be locked: {error.strerror}."
+            raise SparsityError(said) from error
+    return False
 
 
 def _read(path: Path) -> dict[str, Any]:

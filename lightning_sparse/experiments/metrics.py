@@ -1,8 +1,6 @@
 """What a run reached, in a file: the sweep that started it reads it there."""
 
 import json
-import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +60,8 @@ class CellMetrics(Callback):
 
 
 def read_metrics(path: Path) -> dict[str, float]:
-    """Return the values in a file; none if there is no such file, and without those that are not finite."""
+    """Return the values in a file, NaN among them; none if there is no such file."""
     if not path.is_file():
         return {}
-    values: Mapping[str, float] = json.loads(path.read_text(encoding="utf-8"))
-    return {name: value for name, value in values.items() if math.isfinite(value)}
+    values: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    return values

@@ -88,8 +88,8 @@ def _draw_line(
     """Draw one line, and return how many of its cells failed."""
     values: dict[Any, list[float]] = {}
     for row in rows:
-        if metric in row.metrics:
-            values.setdefault(row.cell.settings.get(over), []).append(row.metrics[metric])
+        if (value := row.value(metric)) is not None:
+            values.setdefault(row.cell.settings.get(over), []).append(value)
     places = sorted(place for place in values if _is_number(place))
     if places:
         means = [statistics.fmean(values[place]) for place in places]

@@ -34,6 +34,11 @@ class Row:
     seconds: float | None
     error: str = ""
 
+    def value(self, metric: str) -> float | None:
+        """Return a metric; ``None`` if it was not logged, or is not finite."""
+        found = self.metrics.get(metric, math.nan)
+        return found if math.isfinite(found) else None
+
 
 @dataclass(frozen=True)
 class Group:
@@ -87,9 +92,9 @@ def groups_of(sweep: Sweep, rows: Sequence[Row], metric: str) -> list[Group]:
         members.setdefault(_key(row.cell.settings, (SEED,)), []).append(row)
     values = {
         key: {
-            row.cell.settings.get(SEED): row.metrics[metric]
+            row.cell.settings.get(SEED): value
             for row in found
-            if row.status == DONE and metric in row.metrics
+            if row.status == DONE and (value := row.value(metric)) is not None
         }
         for key, found in members.items()
     }
@@ -175,7 +180,7 @@ def write_tables(sweep: Sweep, rows: Sequence[Row]) -> list[Path]:
                 "cell": row.cell.name,
                 "settings": row.cell.settings,
                 "status": row.status,
-                "metrics": row.metrics,
+                "metrics": {name: row.value(name) for name in row.metrics},
                 "seconds": row.seconds,
                 "error": row.error,
             }
@@ -193,7 +198,7 @@ def write_tables(sweep: Sweep, rows: Sequence[Row]) -> list[Path]:
 
 def _record(sweep: Sweep, row: Row) -> dict[str, Any]:
     settings = {name: _plain(row.cell.settings.get(key)) for key, name in sweep.names.items()}
-    metrics = {metric: row.metrics.get(metric) for metric in sweep.metrics}
+    metrics = {metric: row.value(metric) for metric in sweep.metrics}
     return {**settings, **metrics, "status": row.status, "seconds": row.seconds, "folder": row.cell.name}
 
 

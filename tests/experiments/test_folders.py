@@ -1,4 +1,6 @@
+import threading
 import zipfile
+from contextlib import ExitStack
 
 import pytest
 import yaml
@@ -95,6 +97,17 @@ def test_one_process_at_a_time(tmp_path):
         with folder.locked() as second:
             assert second is None
     assert not folder.is_running()
+
+
+def test_who_only_looks_is_waited_for(tmp_path):
+    folder = CellFolder(tmp_path / "a")
+    with ExitStack() as looking:
+        looking.enter_context(folder.locked())
+        end = threading.Timer(0.05, looking.pop_all().close)
+        end.start()
+        with folder.locked() as lock:
+            assert lock is not None
+        end.join()
 
 
 def test_clearing_leaves_the_lock(tmp_path):

@@ -64,14 +64,11 @@ def test_the_last_of_everything_is_written_and_a_fit_that_has_ended_keeps_it(tmp
     assert read_metrics(tmp_path / "metrics.json") == whole
 
 
-def test_values_that_are_not_finite_are_none(tmp_path):
-    path = tmp_path / "metrics.json"
-    assert read_metrics(path) == {}
-    path.write_text(json.dumps({"a": math.nan, "b": 1.0, "c": math.inf}))
-    assert read_metrics(path) == {"b": 1.0}
+def test_a_file_that_is_not_there_has_no_values(tmp_path):
+    assert read_metrics(tmp_path / "metrics.json") == {}
 
 
-@pytest.mark.parametrize("value", [0.1 + 0.2, 1e-300])
+@pytest.mark.parametrize("value", [0.1 + 0.2, 1e-300, math.inf])
 def test_no_digit_is_lost(tmp_path, value):
     path = tmp_path / "metrics.json"
     path.write_text(json.dumps({"a": value}))

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def sweep(tmp_path, monkeypatch):
         value = FOUND[cell.settings["p.method"], cell.settings.get("p.density")][
             cell.settings["seed_everything"]
         ]
-        good = Result(DONE, {"test/acc": value, "other": 1.0}, 2.5)
+        good = Result(DONE, {"test/acc": value, "other": 1.0, "lost": math.nan}, 2.5)
         CellFolder(made.out / cell.name).write_result(good if value else Result(FAILED, error="a\nit broke"))
     return made
 
@@ -102,7 +103,7 @@ def test_files_have_every_digit(sweep):
     content = json.loads(Path("out/sweep.json").read_text(), parse_constant=pytest.fail)
     assert content["cells"][10]["error"] == "a\nit broke"
     assert content["cells"][0]["settings"]["p.density"] == 0.1
-    assert content["cells"][0]["metrics"]["other"] == 1.0
+    assert content["cells"][0]["metrics"] == {"test/acc": 0.5, "other": 1.0, "lost": None}
 
 
 def test_parquet_where_pyarrow_is(sweep):
@@ -111,6 +112,15 @@ def test_parquet_where_pyarrow_is(sweep):
     table = parquet.read_table("out/table.parquet").to_pydict()
     assert table["density"][:2] + table["density"][-1:] == [0.1, 0.1, None]
     assert table["test/acc"][0] == 0.5
+
+
+def test_a_metric_that_is_not_a_number_is_a_gap(sweep):
+    group = groups_of(sweep, rows_of(sweep), "lost")[0]
+    assert (group.values, group.failed, group.difference) == ({}, 0, None)
+    assert math.isnan(group.mean)
+    write_tables(replace(sweep, metrics=("lost",)), rows_of(sweep))
+    with Path("out/table.csv").open() as file:
+        assert {row["lost"] for row in csv.DictReader(file)} == {""}
 
 
 def test_cells_that_were_never_begun_are_rows_too(sweep):
