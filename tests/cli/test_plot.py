@@ -4,6 +4,7 @@ import sys
 import asni_toy
 import pytest
 
+from lightning_sparse.cli.commands import COMMANDS
 from lightning_sparse.cli.main import main
 from lightning_sparse.reporting import REPORT_PAGES
 from lightning_sparse.reporting.asni import report
@@ -75,12 +76,11 @@ def test_general_help_mentions_plot(capsys):
 
 
 def test_no_command_or_an_unknown_one_names_them_all(capsys):
+    names = ", ".join(["fit", "validate", "test", "predict", "plan", *COMMANDS])
     line = stopped_with(capsys)
-    assert line.startswith(
-        "error: the command must be one of fit, validate, test, predict, plan, plot, got none"
-    )
+    assert line.startswith(f"error: the command must be one of {names}, got none")
     line = stopped_with(capsys, "plto", "asni")
-    assert line.startswith("error: the command must be one of fit, validate, test, predict, plan, plot, got")
+    assert line.startswith(f"error: the command must be one of {names}, got")
     assert line.endswith("got 'plto'; did you mean plot?")
 
 
