@@ -16,6 +16,7 @@ from lightning_sparse.callbacks import (
     SparsityCallback,
     SparsityMonitor,
 )
+from lightning_sparse.callbacks.planning import plan
 from lightning_sparse.files.adapters import load_adapter, save_adapter
 from lightning_sparse.files.checkpoints import load_from_checkpoint
 from lightning_sparse.files.from_file import FromFile
@@ -75,6 +76,7 @@ __all__ = [
     "load_ticket",
     "masks_of",
     "merge_",
+    "plan",
     "release_",
     "save_adapter",
     "save_masks",

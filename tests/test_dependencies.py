@@ -1,9 +1,13 @@
 """What pyproject.toml lets an installer choose."""
 
+import sys
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+from lightning_sparse.extras import EXTRAS as EXTRA_OF
+from lightning_sparse.extras import import_extra
 
 tomllib = pytest.importorskip("tomllib")  # Python 3.11
 
@@ -15,6 +19,34 @@ def requirements(name):
     """Return every requirement of this name, of the package itself and of its extras."""
     lines = [*PROJECT["dependencies"], *(line for lines in EXTRAS.values() for line in lines)]
     return [found for found in map(Requirement, lines) if found.name == name]
+
+
+DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+
+
+def named_in(extra):
+    """The distributions of an extra, and of the extras of ours that it has."""
+    found = set()
+    for one in map(Requirement, EXTRAS[extra]):
+        inside = map(named_in, one.extras) if one.name == PROJECT["name"] else [{one.name}]
+        found = found.union(*inside)
+    return found
+
+
+@pytest.mark.parametrize(("module", "extra"), EXTRA_OF.items())
+def test_errors_name_the_extra_that_brings_the_module_in(module, extra, monkeypatch):
+    assert DISTRIBUTIONS.get(module, module) in named_in(extra)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ModuleNotFoundError, match=rf"for this: pip install \"\.\[{extra}\]\" in a checkout"):
+        import_extra(f"{module}.part", "this")
+
+
+def test_what_the_table_of_extras_names_is_all_that_they_bring():
+    ours = {"cli", "plots", "recipes"}
+    assert named_in("recipes") >= named_in("cli") | named_in("plots")
+    assert {DISTRIBUTIONS.get(module, module) for module, extra in EXTRA_OF.items() if extra in ours} == (
+        named_in("recipes")
+    )
 
 
 @pytest.mark.parametrize("version", ["2.6.2", "2.6.3"])

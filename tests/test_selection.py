@@ -186,3 +186,13 @@ def test_all_is_no_way_out_where_nothing_is_trained():
     with pytest.raises(ValueError, match="or take all by `include='all'`"):
         select_weights(nn.Embedding(5, 4))
     select_weights(nn.Embedding(5, 4), include="all")
+
+
+@pytest.mark.parametrize("layer", [nn.Embedding(9, 4, sparse=True), nn.EmbeddingBag(9, 4, sparse=True)])
+def test_embeddings_with_sparse_gradients_are_refused(layer):
+    net = nn.Sequential(layer, nn.Linear(4, 3))
+    with pytest.raises(ValueError, match=r"Weight '0\.weight' is that of an embedding with"):
+        select_weights(net, include="all")
+    assert list(select_weights(net)) == list(select_weights(net, "all", ["0.*"])) == ["1.weight"]
+    layer.sparse = False
+    assert list(select_weights(net, include="all")) == ["0.weight", "1.weight"]

@@ -7,78 +7,45 @@ What takes no recipe has a file of its own in ``commands/``.
 import argparse
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any
 
-from lightning_sparse.callbacks.company import refuse_company
-from lightning_sparse.callbacks.sparsifier import sparsifiers
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.cli.commands import COMMANDS, run_command
 from lightning_sparse.cli.errors import mistake_in, stop
+from lightning_sparse.cli.help import help_text, version_text
 from lightning_sparse.cli.names import meant
 from lightning_sparse.cli.places import check_ckpt_path, check_folders
-from lightning_sparse.cli.plan import LEGEND, FlopsAtInput, plan_of
-from lightning_sparse.cli.recipes import check_recipes, replaced, without_model
+from lightning_sparse.cli.plan import PlanTrainer
+from lightning_sparse.cli.recipes import check_recipes, replaced, with_files, without_model
 from lightning_sparse.cli.wording import shorten, unknown_argument
 from lightning_sparse.extras import import_extra
 from lightning_sparse.trainer.packages import (
     LightningDataModule,
     LightningModule,
-    Trainer,
     cli_module,
     overrides,
+    quiet_lightning,
     rank_zero_warn,
 )
 
-__all__ = ["PlanTrainer", "main"]
+__all__ = ["main"]
 
-DESCRIPTION = """\
-Trains, tests and plans what recipes say. Commands that take no recipe, each with a `--help`: {commands}"""
+ABOUT = {"-h": help_text, "--help": help_text, "--version": version_text}
+"""What is printed without a command."""
 
 PLUGINS = "lightning_sparse"
 """Entry points of other packages: their modules are imported first, and register what they bring."""
-
-
-class PlanTrainer(Trainer):
-    """A Trainer that can also say what its callbacks would do."""
-
-    def plan(
-        self,
-        model: LightningModule,
-        datamodule: LightningDataModule | None = None,
-        input_size: list[int] | None = None,
-    ) -> None:
-        """Print the layers that a recipe makes sparse, and their cost in theory, without training.
-
-        Args:
-            model: The module.
-            datamodule: Data of ours says how large its inputs are.
-            input_size: Shape of the input at which FLOPs are counted, the batch's size first. Without it the
-                module's `example_input_array` is taken, else one image of the data.
-        """
-        if next(model.parameters(), None) is None:
-            model.configure_model()
-        found = sparsifiers(self)
-        flops = FlopsAtInput.of(model, datamodule, input_size)
-        on_cpu = self.strategy.root_device.type == "cpu"
-        for callback in found:
-            refuse_company(callback, found)
-            callback.read_trainer(self)
-            callback.check_module(model)
-            print(f"\n{callback.describe()}")
-            if plan := plan_of(model, callback, flops, on_cpu):
-                print(plan)
-        if not found:
-            print(f"\nNo sparsity callback: the net stays dense.\n{plan_of(model, None, flops, on_cpu)}")
-        print(LEGEND)
 
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; a mistake in it ends with one or two lines and exit status 2."""
     words = sys.argv[1:] if args is None else args
     _load_plugins()
+    if words and words[0] in ABOUT:
+        return print(ABOUT[words[0]]())
     if words and words[0] in COMMANDS:
         return run_command(words[0], words[1:])
     try:
@@ -95,13 +62,17 @@ def main(args: list[str] | None = None) -> None:
                 f"The callbacks of {overlay} are replaced by those of {recipe}, which comes after it. An "
                 "overlay goes behind its recipe."
             )
-        sparse_cli(
-            trainer_class=PlanTrainer,
-            subclass_mode_model=True,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs=_parser_options(sparse_cli.subcommands()),
-            args=args,
-        )
+        found = with_files(words)
+        if args is None:
+            sys.argv[1:] = found  # also what Lightning starts other processes with
+        with quiet_lightning() if words[0] == "plan" else nullcontext():
+            sparse_cli(
+                trainer_class=PlanTrainer,
+                subclass_mode_model=True,
+                save_config_kwargs={"overwrite": True},
+                parser_kwargs=_parser_options(sparse_cli.subcommands()),
+                args=None if args is None else found,
+            )
     except argparse.ArgumentError as error:
         said, command = str(error), words[0]
         first = f" The command comes first: lightning-sparse fit {command} ..." if command[0] == "-" else ""
@@ -131,13 +102,9 @@ def _parser_options(commands: Iterable[str]) -> dict[str, Any]:
     return {
         "exit_on_error": False,
         "allow_abbrev": False,
-        "description": DESCRIPTION.format(commands=_commands_in_words()),
+        "prog": "lightning-sparse",
         **{command: {"allow_abbrev": False} for command in commands},
     }
-
-
-def _commands_in_words() -> str:
-    return " ".join(f"`lightning-sparse {c.name} {c.usage}`: {c.summary}" for c in COMMANDS.values())
 
 
 def _missing(message: str, words: list[str]) -> str:
@@ -148,9 +115,9 @@ def _missing(message: str, words: list[str]) -> str:
         behind = " ".join(f"--config {overlay}" for overlay in overlays)
         return (
             f"`--config` must name a recipe, got {', '.join(overlays)}, which has no `model`. An overlay "
-            f"goes behind a recipe: lightning-sparse {words[0]} --config <recipe> {behind}"
+            f"goes behind a recipe: lightning-sparse {words[0]} --config RECIPE {behind}"
         )
-    example = f"lightning-sparse {words[0]} --config recipes/quickstart.yaml"
+    example = f"lightning-sparse {words[0]} --config quickstart"
     return f"`--config` must name a recipe, got none. For example: {example}"
 
 
@@ -167,6 +134,8 @@ def _refuse_unknown(words: list[str], commands: list[str]) -> None:
     rule = f"the command must be one of {', '.join(commands)}, got"
     if not words:
         stop(f"{rule} none (see `lightning-sparse --help`)")
+    if words[0].startswith("-") and (close := meant(words[0], ABOUT)):
+        stop(f"There is no argument {words[0]} without a command{close}")
     if not words[0].startswith("-") and words[0] not in commands:
         stop(f"{rule} {words[0]!r}" + (meant(words[0], commands) or "."))
 

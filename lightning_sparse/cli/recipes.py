@@ -1,4 +1,4 @@
-"""Recipes as files: what is wrong with one is said with its name and line, before anything reads it."""
+"""Recipes on a command line: their files, and what is wrong with one, before anything else reads it."""
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_sparse.checks import SparsityError, near
+from lightning_sparse.cli.library import meant_recipes, recipe_file
 
 if TYPE_CHECKING:
     from yaml import MarkedYAMLError, Node
 
-__all__ = ["check_recipes", "near_file", "replaced", "without_model"]
+__all__ = ["check_recipes", "near_file", "replaced", "with_files", "without_model"]
 
 _OF_RECIPES = ("--config", "-c")
 _ENDINGS = (".yaml", ".yml")
@@ -31,6 +32,22 @@ def check_recipes(words: Sequence[str]) -> None:
             _read(option, value)
 
 
+def with_files(words: Sequence[str]) -> list[str]:
+    """Return a command line with the files of the package's recipes in the place of their names.
+
+    >>> with_files(["fit", "--config", "quickstart"])[2].endswith("recipes/quickstart.yaml")
+    True
+    """
+    found: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        option, is_joined, value = word.partition("=")
+        if option in _OF_RECIPES and is_joined:
+            found.append(f"{option}={_file_of(value)}")
+        else:
+            found.append(_file_of(word) if before in _OF_RECIPES else word)
+    return found
+
+
 def without_model(words: Sequence[str]) -> list[str]:
     """Return the recipes on a command line that name no model: overlays, which go behind one that does."""
     return [file for file, node in _recipes(words) if "model" not in _keys(node)]
@@ -47,10 +64,14 @@ def replaced(words: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _recipes(words: Sequence[str]) -> "list[tuple[str, Node | None]]":
-    """Return the recipes on a command line that are local files, with the YAML in them."""
+    """Return the recipes on a command line that are files here, as they are named, with the YAML in them."""
     values = [value for option, value in _options(words) if option in _OF_RECIPES]
-    files = [value for value in values if not _is_elsewhere(value) and Path(value).is_file()]
-    return [(file, _read("--config", file)) for file in files]
+    here = [value for value in values if not _is_elsewhere(value) and Path(_file_of(value)).is_file()]
+    return [(value, _read("--config", value)) for value in here]
+
+
+def _file_of(value: str) -> str:
+    return value if _is_elsewhere(value) else recipe_file(value)
 
 
 def near_file(path: str | Path, rest: str = "") -> str:
@@ -74,14 +95,14 @@ def _is_elsewhere(value: str) -> bool:
 
 
 def _read(option: str, value: str) -> "Node | None":
-    """Return the YAML in a file."""
+    """Return the YAML in a file, or in a recipe of the package."""
     import yaml
 
-    path = Path(value)
+    path = Path(_file_of(value) if option in _OF_RECIPES else value)
     if not value:
         raise _refusal(option, value, ", which names no file.")
     if not path.exists():
-        raise _refusal(option, value, f", which does not exist{near_file(path, '.')}")
+        raise _refusal(option, value, f", which does not exist{_near_recipe(path)}")
     if path.is_dir():
         recipes = sorted(file.name for file in path.iterdir() if file.suffix in _ENDINGS)
         inside = f"one in it: {', '.join(recipes[:5])}" if recipes else "the file itself"
@@ -96,6 +117,12 @@ def _read(option: str, value: str) -> "Node | None":
         raise _refusal(option, value, _where(error)) from None
     _refuse_twice(option, value, node)
     return node
+
+
+def _near_recipe(path: Path) -> str:
+    """Ask which file or recipe of the package was meant; else say where there are some."""
+    there = ". Recipes of the package are listed by `lightning-sparse recipes`."
+    return near_file(path) or meant_recipes(str(path)) or there
 
 
 def _where(error: "MarkedYAMLError") -> str:

@@ -11,8 +11,6 @@ from lightning_sparse.extras import import_extra
 
 __all__ = ["run_on_ray"]
 
-INSTALL = 'pip install "ray[tune]", which is the extra `sweep` of this package'
-
 
 def run_on_ray(
     jobs: Sequence[Job], out: Path, resources: Mapping[str, float], retry: bool, ended: Callable[[Job], None]
@@ -32,8 +30,8 @@ def run_on_ray(
     Raises:
         ModuleNotFoundError: If Ray Tune is not installed.
     """
-    tune = import_extra("ray.tune", "--ray", INSTALL)
-    ray = import_extra("ray", "--ray", INSTALL)
+    tune = import_extra("ray.tune", "--ray")
+    ray = import_extra("ray", "--ray")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     started = not ray.is_initialized()
     if started:
@@ -68,6 +66,6 @@ def run_on_ray(
 
 def _trial(config: dict[str, Any], jobs: Mapping[str, Job], retry: bool) -> None:
     """Run one cell, and report what it logged to Tune."""
-    tune = import_extra("ray.tune", "--ray", INSTALL)
+    tune = import_extra("ray.tune", "--ray")
     result = run_job(jobs[config["cell"]], retry)
     tune.report({"status": result.status if result else "running", **(result.metrics if result else {})})

@@ -21,7 +21,7 @@ __all__ = ["LayerCost", "cost_table", "planned_bytes", "planned_storage"]
 
 @dataclass(frozen=True)
 class LayerCost:
-    """Theoretical cost of applying one layer's m x n matrix to one vector.
+    """Theoretical cost of one layer, which applies an m x n matrix to vectors.
 
     A convolution is the matrix that it applies at every position: m filters, n = patch size.
 
@@ -31,6 +31,8 @@ class LayerCost:
         kept: Number of weights kept, or ``None`` where only scores will decide.
         storage: What it will be stored as.
         stored: Bytes that it will take, as from `planned_bytes`; ``None`` where only scores will decide.
+        times: How often the matrix is applied: once, or in a forward pass, at all positions of a convolution
+            and for all items of a batch.
 
     Source:
         Price and Tanner, "Dense for the Price of Sparse", ICML 2021 (arXiv:2102.07655), section 5.4.
@@ -41,16 +43,27 @@ class LayerCost:
     kept: int | None
     storage: str = "masked"
     stored: int | None = None
+    times: float = 1
 
     @property
-    def dense(self) -> int:
-        """Multiply-adds of the dense layer, mn."""
+    def weights(self) -> int:
+        """Number of entries of the matrix, mn."""
         return prod(self.shape)
 
     @property
+    def dense(self) -> float:
+        """Multiply-adds of the dense layer: mn each time."""
+        return self.times * self.weights
+
+    @property
+    def sparse(self) -> float | None:
+        """Multiply-adds with what is kept: pmn each time."""
+        return None if self.kept is None else self.times * self.kept
+
+    @property
     def dctps(self) -> float | None:
-        """Multiply-adds of DCT plus sparse, q log2 q + pmn with q = max(m, n), constants left out."""
-        return None if self.kept is None else fast_transform_work(self.shape) + self.kept
+        """Multiply-adds of DCT plus sparse: q log2 q + pmn each time, q = max(m, n), without constants."""
+        return None if self.kept is None else self.times * (fast_transform_work(self.shape) + self.kept)
 
     @property
     def density_floor(self) -> float:
@@ -101,22 +114,28 @@ def planned_bytes(weight: Tensor, kept: int | None, offset: Offset | None, on_cp
 def cost_table(costs: Sequence[LayerCost], kept: int) -> str:
     """Return the table of a plan; ``kept`` is the total, known even where the layers' shares are not."""
     header = ("layer", "shape", "weights", "kept", "density", "stored as", "bytes", "dense", "sparse")
-    known = all(cost.dctps is not None for cost in costs)
-    dense, dctps = sum(cost.dense for cost in costs), sum(cost.dctps or 0 for cost in costs)
+    weights = sum(cost.weights for cost in costs)
     storages = ", ".join(dict.fromkeys(cost.storage for cost in costs))
-    stored = [cost.stored for cost in costs if cost.stored is not None]
     total = (
-        *("total", "", f"{dense:,}", f"{kept:,}", f"{kept / dense:.4%}", storages),
-        f"{sum(stored):,}" if len(stored) == len(costs) else "by score",
-        *(f"{dense:,}", f"{kept:,}", f"{dctps:,.0f}" if known else "", ""),
+        *("total", "", f"{weights:,}", f"{kept:,}", f"{kept / weights:.4%}", storages),
+        *(_number(_sum(costs, name)) for name in ("stored", "dense", "sparse", "dctps")),
+        "",
     )
     return render_table((*header, "DCTpS", "DCTpS floor"), [_cells(c) for c in costs], total)
 
 
+def _sum(costs: Sequence[LayerCost], name: str) -> float | None:
+    """Return the sum of an attribute over all layers; ``None`` if it is not known of one."""
+    values = [getattr(cost, name) for cost in costs]
+    return None if None in values else sum(values)
+
+
+def _number(value: float | None) -> str:
+    return "by score" if value is None else f"{value:,.0f}"
+
+
 def _cells(cost: LayerCost) -> tuple[str, ...]:
-    shape, dense, floor = " x ".join(map(str, cost.shape)), f"{cost.dense:,}", f"{cost.density_floor:.2%}"
-    stored = "by score" if cost.stored is None else f"{cost.stored:,}"
-    kept = "by score" if cost.kept is None else f"{cost.kept:,}"
-    density = "" if cost.kept is None else f"{cost.kept / cost.dense:.4%}"
-    dctps = "" if cost.dctps is None else f"{cost.dctps:,.0f}"
-    return cost.name, shape, dense, kept, density, cost.storage, stored, dense, kept, dctps, floor
+    shape, floor = " x ".join(map(str, cost.shape)), f"{cost.density_floor:.2%}"
+    density = "" if cost.kept is None else f"{cost.kept / cost.weights:.4%}"
+    numbers = [_number(value) for value in (cost.stored, cost.dense, cost.sparse, cost.dctps)]
+    return cost.name, shape, f"{cost.weights:,}", _number(cost.kept), density, cost.storage, *numbers, floor

@@ -40,7 +40,8 @@ def select_weights(
 
     Raises:
         SparsityError: If a pattern matches nothing, or only parameters that cannot be sparse; if a selected
-            weight is lazy and has no shape yet; if nothing is selected.
+            weight is lazy and has no shape yet, or that of an embedding with ``sparse=True``; if nothing is
+            selected.
     """
     check_patterns("include", include)
     check_patterns("exclude", exclude)
@@ -58,6 +59,7 @@ def select_weights(
         wanted = [c for c in wanted if c.parameter.requires_grad]
     chosen = [c for c in wanted if c.maskable and not c.matches(exclude)]
     _check_shapes(chosen)
+    _check_gradients(module, chosen)
     if not chosen:
         refuse_empty(candidates, [c for c in wanted if c.maskable], include)
     return {c.name: c.parameter for c in chosen}
@@ -167,4 +169,16 @@ def _check_shapes(chosen: Iterable[Candidate]) -> None:
             raise SparsityError(
                 f"Weight {candidate.name!r} is lazy and has no shape yet; pass one batch through the module "
                 "before fit, or name it in `exclude`."
+            )
+
+
+def _check_gradients(module: nn.Module, chosen: Iterable[Candidate]) -> None:
+    """Refuse weights whose gradients hold some rows only: masks and scores are for whole ones."""
+    names = {id(candidate.parameter): candidate.name for candidate in chosen}
+    for layer in module.modules():
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.sparse and id(layer.weight) in names:
+            name = names[id(layer.weight)]
+            raise SparsityError(
+                f"Weight {name!r} is that of an embedding with `sparse=True`, whose gradient has no entries "
+                "to mask. Make the embedding with `sparse=False`, or name the weight in `exclude`."
             )

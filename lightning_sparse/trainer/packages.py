@@ -8,8 +8,10 @@ else to ``pytorch_lightning``.
 """
 
 import importlib
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from operator import attrgetter
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -23,15 +25,18 @@ __all__ = [
     "Trainer",
     "cli_module",
     "is_lightning",
+    "lightning_versions",
     "names_in",
     "overrides",
     "package_of",
+    "quiet_lightning",
     "rank_zero_warn",
     "without_module",
 ]
 
 
 _PACKAGES = ("pytorch_lightning", "lightning.pytorch")
+_LOGGERS = (*_PACKAGES, "lightning", "lightning.fabric", "lightning_fabric")
 
 
 def _import_installed() -> list[ModuleType]:
@@ -44,6 +49,11 @@ def _import_installed() -> list[ModuleType]:
         except ModuleNotFoundError as error:
             if error.name not in (name, name.partition(".")[0]):
                 raise
+    if not installed:
+        raise ModuleNotFoundError(
+            "`lightning_sparse` needs Lightning, by either of its names, and found none: "
+            "pip install pytorch-lightning, or pip install lightning"
+        )
     return installed
 
 
@@ -101,3 +111,22 @@ def names_in(module: str) -> list[str]:
     """Return the public names of one of Lightning's modules, such as ``"callbacks"``."""
     names: list[str] = getattr(_installed[0], module).__all__
     return names
+
+
+def lightning_versions() -> dict[str, str]:
+    """Return the version of every Lightning that is installed, the one in use first."""
+    return {package.__name__: package.__version__ for package in _installed}
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep back what Lightning says of devices and seeds; warnings are still shown."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

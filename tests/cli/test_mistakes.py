@@ -349,7 +349,7 @@ def test_an_overlay_goes_behind_a_recipe(capsys, command, name):
     overlay = str(OVERLAYS / name)
     error = error_of(capsys, command, "--config", overlay)
     assert f"got {overlay}, which has no `model`. An overlay goes behind a recipe" in error
-    assert error.endswith(f"lightning-sparse {command} --config <recipe> --config {overlay}")
+    assert error.endswith(f"lightning-sparse {command} --config RECIPE --config {overlay}")
     assert "got none" in error_of(capsys, command)
 
 

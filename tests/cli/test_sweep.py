@@ -91,9 +91,7 @@ def test_a_dry_run_says_what_would_be_done(capsys):
 
 def test_without_ray_nothing_is_run(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(
-        SystemExit, match=r'error: `ray` must be installed for --ray: pip install "ray\[tune\]"'
-    ):
+    with pytest.raises(SystemExit, match=r"error: `ray` must be installed for --ray: pip install"):
         main(["sweep", write(), "--ray"])
     assert not Path("out").exists()
 

@@ -136,6 +136,11 @@ class ASNISigmoidPruner(EpochPruning):
 
     def kept_path(self, alive: int, total: int) -> list[int]:
         """Return how many weights are alive at the end of each epoch but the search's last."""
+        if not self._search_epochs:
+            raise SparsityError(
+                "`search_epochs` must be given where no Trainer says how long the fit is, got None. Give the "
+                "number of epochs that weights are pruned in."
+            )
         kept = None if self.alpha is not None else total_budget(total, self.density)
         return kept_path(alive, self._sparsities(alive, total), self.min_increment, kept)
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from lightning_sparse.checks import SparsityError, near
 from lightning_sparse.cli.commands.base import Command, register_command
 from lightning_sparse.cli.composing import arguments_of, check_recipe, composed
+from lightning_sparse.cli.library import recipe_file
 from lightning_sparse.experiments.folders import DONE, FAILED, CellFolder, Result
 from lightning_sparse.experiments.jobs import changed_jobs, clear, jobs_of, refuse_wrong, unfinished
 from lightning_sparse.experiments.on_ray import run_on_ray
@@ -56,7 +57,8 @@ class SweepCommand(Command):
 
     def run(self, arguments: argparse.Namespace) -> None:
         """Run what is missing, write the tables and the figure, print them; exit with 1 if a cell failed."""
-        sweep = read_sweep(arguments.sweep, arguments.set, arguments.out, arguments.against)
+        file = recipe_file(arguments.sweep, "SWEEP.yaml")
+        sweep = read_sweep(file, arguments.set, arguments.out, arguments.against)
         cells = sweep.shard(*_shard(arguments.shard))
         if arguments.table:
             return self._report(sweep, arguments)
