@@ -11,6 +11,7 @@ EXTRAS = {
     "onnx": "export",
     "onnxruntime": "export",
     "onnxscript": "export",
+    "ray": "sweep",
     "rich": "cli",
     "sklearn": "recipes",
     "tensorboard": "plots",

@@ -1,3 +1,4 @@
+import re
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,7 +14,8 @@ from lightning_sparse.files.tickets import load_ticket
 RECIPES = Path(__file__).parents[1] / "recipes"
 OVERLAYS = sorted((RECIPES / "overlays").glob("*.yaml"))
 ASNI = sorted((RECIPES / "asni").glob("*.yaml"))
-EVERY = sorted(path for path in RECIPES.rglob("*.yaml") if path not in OVERLAYS)
+SWEEPS = sorted((RECIPES / "sweeps").glob("*.yaml"))
+EVERY = sorted(path for path in RECIPES.rglob("*.yaml") if path not in (*OVERLAYS, *SWEEPS))
 LARGE = ("VGG11", "VGG13", "VGG16", "ResNet18", "ResNet50")  # two steps of one take up to 7 s
 SHAPES = {
     "DigitsDataModule": [1, 8, 8],
@@ -74,6 +76,13 @@ def test_overlay_plans_over_every_recipe(overlay, capsys):
             main(["plan", "--config", str(recipe), "--config", str(overlay)])
         error = capsys.readouterr().err
         assert ("`file` must be a file, got 'ticket.pt', which does not exist." in error) == needs_ticket
+
+
+@pytest.mark.parametrize("sweep", SWEEPS, ids=lambda path: path.stem)
+def test_sweep_plans_every_cell(sweep, capsys):
+    main(["sweep", str(sweep), "--dry-run"])
+    assert re.search(r"^(\d+) of \1 cells would be run", capsys.readouterr().out, re.MULTILINE)
+    assert sweep.read_text().startswith("# ")
 
 
 # Table 1 of the ASNI paper: epochs, batch size, learning rate; with SGD also weight decay and delta.

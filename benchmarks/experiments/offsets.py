@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.experiments import accuracy
-from benchmarks.experiments.nets import Experiment, Method
 from benchmarks.experiments.offset_nets import NETS, ROWS, Images, Row, load_images, random_images
 from benchmarks.experiments.offset_training import train
 from benchmarks.harness import series
@@ -88,8 +87,8 @@ def _outcome(name: str, row: Row, budget: int, seed: int, images: Images, epochs
 def table(name: str, records: Sequence[dict[str, Any]], against: str) -> list[str]:
     """Return the lines of two tables for a net: accuracies, and differences from a row."""
     net = NETS[name]
-    methods = tuple(Method(row.name, "") for row in ROWS)
-    experiment = Experiment(methods, tuple(sorted(net.budgets)), net.weights, net.epochs, against)
+    methods = tuple(row.name for row in ROWS)
+    experiment = accuracy.Experiment(methods, tuple(sorted(net.budgets)), against)
     return accuracy.table(experiment, [record for record in records if record["net"] == name])
 
 

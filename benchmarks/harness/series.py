@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from lightning_sparse.reporting.statistics import paired_interval
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -81,18 +83,6 @@ def add(record: dict[str, Any], path: Path) -> None:
         file.write(json.dumps(record) + "\n")
 
 
-def paired_interval(differences: Sequence[float], coverage: float = 0.95) -> tuple[float, float, float]:
-    """Return low end, mean and high end of Student's interval; NaN for fewer than two differences."""
-    from scipy.stats import t
-
-    n = len(differences)
-    if n < 2:
-        return (float("nan"),) * 3
-    mean = statistics.mean(differences)
-    half = float(t.ppf(0.5 + coverage / 2, n - 1)) * statistics.stdev(differences) / n**0.5
-    return mean - half, mean, mean + half
-
-
 def spread(values: Sequence[float], digits: int) -> str:
     """Return mean, standard deviation and, in parentheses, the number of seeds."""
     if len(values) < 2:
@@ -104,7 +94,7 @@ def difference(differences: Sequence[float], digits: int) -> str:
     """Return the mean of paired differences with its interval; of one difference, that it is one."""
     if len(differences) < 2:
         return f"{differences[0]:+.{digits}f} (1)" if differences else "-"
-    low, mean, high = paired_interval(differences)
+    low, mean, high, _ = paired_interval(differences)
     return f"{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
 
 

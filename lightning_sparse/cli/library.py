@@ -46,6 +46,11 @@ class Recipe:
         return self.name.startswith("overlays/")
 
     @property
+    def is_sweep(self) -> bool:
+        """Whether it is many runs of a recipe, which `lightning-sparse sweep` makes."""
+        return self.name.startswith("sweeps/")
+
+    @property
     def summary(self) -> str:
         """What it trains, in one sentence."""
         return next(self._comments(), "")
@@ -61,7 +66,10 @@ class Recipe:
         """The data it trains on, and whether it is downloaded; "" of an overlay."""
         import yaml
 
-        data: dict[str, Any] = yaml.safe_load(self.text).get("data") or {}
+        content = yaml.safe_load(self.text)
+        if self.is_sweep:
+            return find_recipe(content["recipe"]).data
+        data: dict[str, Any] = content.get("data") or {}
         name = str(data.get("class_path", "")).removesuffix(_DATA_MODULE)
         is_downloaded = (data.get("init_args") or {}).get("download")
         return f"{name}, downloaded" if is_downloaded else name

@@ -26,6 +26,7 @@ from lightning_sparse.trainer.packages import (
     LightningDataModule,
     LightningModule,
     cli_module,
+    overrides,
     quiet_lightning,
     rank_zero_warn,
 )
@@ -188,8 +189,9 @@ def _as_argument_error() -> Iterator[None]:
 
 
 def _test_if_possible(trainer: Any, model: LightningModule, datamodule: LightningDataModule | None) -> None:
-    """Test the trained net if the data has a test set."""
-    if datamodule is not None and not trainer.interrupted and _has_test_set(datamodule):
+    """Test the trained net if it can be tested, and the data has a test set."""
+    can_test = overrides(model, "test_step") and not trainer.interrupted
+    if datamodule is not None and can_test and _has_test_set(datamodule):
         trainer.test(model, datamodule=datamodule)
 
 

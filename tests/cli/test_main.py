@@ -1,18 +1,20 @@
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from jsonargparse import ArgumentParser
 
-from lightning_sparse import callbacks, data
+from lightning_sparse import callbacks, data, models
 from lightning_sparse.callbacks.sparsifier import Sparsifier
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.cli.errors import refusal_in
-from lightning_sparse.cli.main import _has_test_set, main
+from lightning_sparse.cli.main import _has_test_set, _test_if_possible, main
 from lightning_sparse.cli.places import check_ckpt_path
 from lightning_sparse.cli.wording import shorten
+from lightning_sparse.trainer.packages import LightningModule
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "recipes" / "quickstart.yaml")
@@ -328,6 +330,14 @@ def test_a_test_set_made_in_setup_is_found():
             return super().test_dataloader()
 
     assert _has_test_set(Late())
+
+
+def test_a_module_without_a_test_step_is_not_tested(monkeypatch):
+    """Lightning would end a fit that went well with an error, though the data has a test set."""
+    trainer = SimpleNamespace(interrupted=False, test=lambda *_, **__: pytest.fail("it was tested"))
+    _test_if_possible(trainer, LightningModule(), data.DigitsDataModule())
+    with pytest.raises(pytest.fail.Exception):
+        _test_if_possible(trainer, models.ImageClassifier(models.LeNet300100(64)), data.DigitsDataModule())
 
 
 def test_shorten_keeps_what_it_does_not_know():

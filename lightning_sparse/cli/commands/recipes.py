@@ -19,6 +19,7 @@ OF_OVERLAYS = """\
 Overlays change one thing of a recipe, and go behind it: --config RECIPE --config OVERLAY"""
 HOW_TO = """\
 Train one: lightning-sparse fit --config NAME    Look at what it would do: lightning-sparse plan --config NAME
+Those in sweeps/ are many runs of a recipe: lightning-sparse sweep NAME
 Change one: lightning-sparse recipes copy NAME   Read one: lightning-sparse recipes show NAME
 Of mnist/lenet300_erk the last part, lenet300_erk, is name enough. Times: of CPU, measured on one core."""
 LEAST_WIDTH = 40
@@ -66,8 +67,9 @@ def _copy(recipe: Recipe, folder: Path, force: bool) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     target.write_text(recipe.text, encoding="utf-8")
-    before = "RECIPE --config " if recipe.is_overlay else ""
-    print(f"Wrote {target}. Next: lightning-sparse fit --config {before}{quote(str(target))}")
+    before = "fit --config RECIPE --config" if recipe.is_overlay else "fit --config"
+    command = "sweep" if recipe.is_sweep else before
+    print(f"Wrote {target}. Next: lightning-sparse {command} {quote(str(target))}")
 
 
 def _listed(recipes: list[Recipe]) -> Iterator[str]:
