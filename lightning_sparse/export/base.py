@@ -1,6 +1,7 @@
 """What an export format is, and the function that writes one."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import ClassVar, TypeVar
 
 from torch import nn
 
-from lightning_sparse.checks import check_choice, check_kind
+from lightning_sparse.checks import check_callable, check_choice, check_kind
 from lightning_sparse.extras import import_extra
 from lightning_sparse.files.writing import whole_file
 from lightning_sparse.registry import add_row
@@ -45,12 +46,15 @@ class ExportFormat(ABC):
     """Packages that must be installed, by the names that pip knows and Python imports."""
 
     @abstractmethod
-    def write(self, module: nn.Module, path: Path) -> None:
+    def write(self, module: nn.Module, path: Path) -> Sequence[str] | None:
         """Write a net to a file.
 
         Args:
             module: The net; not to be changed.
             path: A file that is not there yet, in a folder that is, with the right ending.
+
+        Returns:
+            Lines to print about what was written; ``None`` if there is nothing to say.
         """
 
 
@@ -74,6 +78,7 @@ def export(
     module: nn.Module,
     path: str | PathLike[str],
     format: str | ExportFormat = "dense",  # noqa: A002 - the word for it
+    tell: Callable[[str], object] | None = None,
 ) -> Path:
     """Write a trained net to a file that does without this package; whole, or not at all.
 
@@ -81,6 +86,8 @@ def export(
         module: Any net, masked or with Dense-plus-Sparse layers; not changed.
         path: Where to; its folder is made if it is not there, an older file is replaced.
         format: Name of a format, with its default options, or a format.
+        tell: Is called with each line that the format has to say, once the file is there: ``print``, or a
+            list's ``append``.
 
     Returns:
         The path of the file: ``path``, with the ending of the format if it had none.
@@ -106,6 +113,11 @@ def export(
         format = EXPORT_FORMATS[format]()  # noqa: A001
     for package in format.needs:
         import_extra(package, f"export as {format.name!r}", f"pip install {package}")
+    if tell is not None:
+        check_callable("tell", tell)
     with whole_file(path, format.suffix) as (unfinished, finished):
-        format.write(module, unfinished)
+        lines = format.write(module, unfinished)
+    for line in lines or ():
+        if tell is not None:
+            tell(line)
     return finished
