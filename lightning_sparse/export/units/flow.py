@@ -171,6 +171,7 @@ class Flow:
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), stand_in)
         with torch.no_grad():
             outcome = node.target(*args, **kwargs)  # type: ignore[operator]
+        outcome = outcome[0] if isinstance(outcome, tuple) else outcome
         known = values[0].known.clone()
         for value in values[1:]:
             known &= value.known

@@ -151,8 +151,8 @@ def _by_reason(kept: Iterable[KeptUnits]) -> Iterator[str]:
         layers = [each.layer or "the whole net" for each in these]
         more = f" and {len(these) - SHOWN} more" if len(these) > SHOWN else ""
         units = sum(each.units or 0 for each in these)
-        count = f", {units:,} unit{'s' * (units != 1)}" if units else ""
-        yield f"{', '.join(layers[:SHOWN])}{more}{count}: {reason}"
+        count = f"{units:,} unit{'s' * (units != 1)} of " if units else ""
+        yield f"{count}{', '.join(layers[:SHOWN])}{more}: {reason}"
 
 
 def _share(part: int, whole: int) -> str:

@@ -119,14 +119,16 @@ def _normalised(constant: Tensor, tensors: Mapping[str, Tensor], eps: float) -> 
 
 def _one_by_one(flow: Flow, node: Node, x: Value, axis: int) -> Value:
     """Note what comes of an operator that keeps the slots."""
-    made = flow.value(x, node.meta["val"].shape, axis)
+    outcome = node.meta["val"]
+    made = flow.value(x, (outcome[0] if isinstance(outcome, tuple | list) else outcome).shape, axis)
     flow.note_constants(made, flow.evaluate(node))
     flow.pass_back(made, [x])
     return made
 
 
 @understands(
-    *(f"aten::{kind}_pool{n}d" for n in (1, 2, 3) for kind in ("max", "avg", "adaptive_avg")),
+    *(f"aten::{kind}_pool{n}d" for n in (1, 2, 3) for kind in ("max", "avg", "adaptive_avg", "adaptive_max")),
+    *(f"aten::max_pool{n}d_with_indices" for n in (1, 2, 3)),
     *(f"aten::upsample_{kind}" for kind in ("nearest1d", "nearest2d", "nearest3d", "bilinear2d")),
 )
 def _pooling(flow: Flow, node: Node) -> Value | None:

@@ -60,7 +60,8 @@ def trace(net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trac
     try:
         with _quietly(), torch.compiler.set_stance("force_eager"), torch.no_grad():
             program = torch.export.export(net, args, kwargs, strict=False)
-            program = program.run_decompositions({})  # decomposes nothing, but takes in-place writes away
+            if any(_writes(node) for node in program.graph.nodes):
+                program = program.run_decompositions({})  # decomposes nothing, but takes writes away
     except Exception as error:  # whatever a forward pass or export raises
         raise UntraceableError(f"torch.export cannot follow it: {first_line(error)}") from error
     signature = program.graph_signature
@@ -77,6 +78,12 @@ def trace(net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trac
     written = set(signature.buffers_to_mutate.values())
     shared = [n for n, t in tensors.items() if uses[id(t)] > 1 or homes[id(t)] > 1 or n in written]
     return Trace(net, nodes, names, tensors, frozenset(shared))
+
+
+def _writes(node: Node) -> bool:
+    """Tell whether an operator writes to what it is given."""
+    schema = getattr(node.target, "_schema", None)
+    return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
 
 
 @contextmanager
