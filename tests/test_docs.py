@@ -66,7 +66,7 @@ def rows_under(page, heading):
 
 def names_in(cells):
     """Names in backticks, with or without quotes; calls such as ``Random(...)`` are none."""
-    return [name for cell in cells for name in re.findall(r'`"?([a-z_]+)"?`', cell)]
+    return [name for cell in cells for name in re.findall(r'`"?([a-z_-]+)"?`', cell)]
 
 
 def test_the_table_of_tables_names_what_they_hold():
