@@ -71,12 +71,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
     add_sections(parser, list(SECTIONS))
     parser.set_defaults(sections=["masks"])
+    parser.add_argument("--nets", nargs="+", choices=list(NETS), default=list(NETS), help="of masks")
     parser.add_argument("--data", type=Path, default=Path("data"), help="where MNIST lies (default: data)")
 
 
 def masks(options: argparse.Namespace) -> Iterator[Case]:
     """Yield nets that are masked at initialisation."""
-    for name, (make, shape) in list(NETS.items())[: 1 if options.smoke else None]:
+    for name in options.nets[: 1 if options.smoke else None]:
+        make, shape = NETS[name]
         for method, made in METHODS.items():
             for density in DENSITIES:
                 torch.manual_seed(0)

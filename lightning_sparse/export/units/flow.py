@@ -190,6 +190,8 @@ class Flow:
         made.constant = torch.where(made.known, middle, 0.0)
 
     def _follow(self, node: Node) -> None:
+        if not getattr(getattr(node.target, "_schema", None), "returns", True):
+            return  # a check, such as that of a type
         if node.target is operator.getitem:
             giver, index = node.args
             if index == 0 and (value := self.of(giver)) is not None:

@@ -129,7 +129,9 @@ def _mixer(flow: Flow, mixer: Mixer, inputs: int) -> Mixer:
     constant = torch.zeros(inputs, dtype=torch.float64) if x is None else x.constant
     folded, shift, read = folding(matrix, known, constant, bool(mixer.why_blocked), mixer.groups)
     made.known = ~read.any(1)
-    start = 0.0 if mixer.bias is None else flow.trace.tensors[mixer.bias].detach().double()
+    bias = None if mixer.bias is None else flow.trace.tensors[mixer.bias].detach().double()
+    start = torch.zeros_like(shift) if bias is None else bias
+    made.known &= (start + shift).isfinite()
     made.constant = torch.where(made.known, start + shift, 0.0)
     blocked = torch.zeros(inputs, dtype=torch.bool)
 

@@ -9,6 +9,7 @@ from torch import nn
 from lightning_sparse.export.units.cutting import Cut
 from lightning_sparse.export.units.flow import Mixer
 from lightning_sparse.export.units.values import Value
+from lightning_sparse.selection import layer_name, plain_name
 
 __all__ = ["KeptUnits", "SmallerLayer", "SmallerNet", "kept_units", "smaller_layers"]
 
@@ -107,7 +108,7 @@ def smaller_layers(cut: Cut, prefix: str) -> Iterator[SmallerLayer]:
     for mixer in cut.flow.mixers:
         made, before = cut.slots(mixer.made), len(mixer.folded)
         inputs = before if mixer.given is None else int(cut.slots(mixer.given).sum())
-        yield SmallerLayer(prefix + mixer.layer, len(made), int(made.sum()), before, inputs)
+        yield SmallerLayer(plain_name(prefix + mixer.layer), len(made), int(made.sum()), before, inputs)
 
 
 def kept_units(cut: Cut, prefix: str) -> Iterator[KeptUnits]:
@@ -116,11 +117,13 @@ def kept_units(cut: Cut, prefix: str) -> Iterator[KeptUnits]:
         yield from _not_needed(cut, mixer, prefix)
     for mixer in cut.flow.mixers:
         if mixer.given is not None and bool(mixer.blocked.any()):
-            reason = f"constant, but {prefix + mixer.layer!r}, which reads them, {mixer.why_blocked}"
+            reason = (
+                f"constant, but {plain_name(prefix + mixer.layer)!r}, which reads them, {mixer.why_blocked}"
+            )
             yield from _by_layer(cut, mixer.given, reason, prefix)
     for name, reason in cut.flow.left.items():
         if cut.flow.trace.tensors[name].dim() > 1:
-            yield KeptUnits(prefix + name.removesuffix(".weight"), None, reason)
+            yield KeptUnits(plain_name(prefix + layer_name(name)), None, reason)
 
 
 def _not_needed(cut: Cut, mixer: Mixer, prefix: str) -> Iterator[KeptUnits]:
@@ -131,7 +134,7 @@ def _not_needed(cut: Cut, mixer: Mixer, prefix: str) -> Iterator[KeptUnits]:
         elif bool(cut.kept[unit]) and not needed:
             reasons[LAST if unit in cut.last else TIED] += 1
     for reason, count in reasons.items():
-        yield KeptUnits(prefix + mixer.layer, count, reason)
+        yield KeptUnits(plain_name(prefix + mixer.layer), count, reason)
 
 
 def _by_layer(cut: Cut, given: Value, reason: str, prefix: str) -> Iterator[KeptUnits]:
@@ -139,7 +142,7 @@ def _by_layer(cut: Cut, given: Value, reason: str, prefix: str) -> Iterator[Kept
     units = set(given.ids[reader.blocked].tolist())
     layers = Counter(cut.flow.units.layer_of(unit) for unit in units)
     for layer, count in layers.items():
-        yield KeptUnits(prefix + layer, count, reason)
+        yield KeptUnits(plain_name(prefix + layer), count, reason)
 
 
 def _by_reason(kept: Iterable[KeptUnits]) -> Iterator[str]:

@@ -6,9 +6,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map_only
 
-from lightning_sparse.checks import SparsityError, check_counts, check_kind
+from lightning_sparse.checks import SparsityError, check_counts, check_kind, first_line
 from lightning_sparse.export.units import mixing, moves, slotwise
 from lightning_sparse.export.units.cutting import Cut, decide, kept_tensors
 from lightning_sparse.export.units.flow import Flow
@@ -116,11 +117,18 @@ def _inputs_of(module: nn.Module, example: Inputs | None, size: Sequence[int] | 
 def _own_copy(module: nn.Module) -> nn.Module:
     """Return a copy in eval mode on the CPU, with ordinary layers in the place of compact ones."""
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    if without := [name for name, tensor in tensors.items() if tensor.is_meta]:
+    if without := [name for name, tensor in tensors.items() if is_lazy(tensor) or tensor.is_meta]:
         raise SparsityError(
-            f"`module` must have values, got {without[0]!r} on the meta device. Load a checkpoint first."
+            f"`module` must have values, got {without[0]!r} without (lazy, or on the meta device). Run it "
+            "once, or load a checkpoint."
         )
-    holder = nn.ModuleList([deepcopy(module)])  # a bare compact layer has to be held by something
+    try:
+        holder = nn.ModuleList([deepcopy(module)])  # a bare compact layer has to be held by something
+    except Exception as error:  # whatever copying an attribute raises
+        raise SparsityError(
+            f"`module` must be one that can be copied, got {type(module).__name__}: {first_line(error)}. "
+            "Computed weights become plain ones by `torch.nn.utils.prune.remove` and its like."
+        ) from error
     to_dense_(holder)
     return holder[0].cpu().eval()
 
@@ -180,10 +188,10 @@ def _same_outputs(
         difference = max(largest_difference(*pair, batch) for batch in batches_like(pair[0], inputs))
         if difference <= tolerance:
             return cut, tensors, difference
-    what = "does not run" if difference == torch.inf else f"gives outputs that differ by {difference:.1e}"
+    other = f"outputs that differ by {difference:.1e}" if difference < torch.inf else "other outputs, or none"
     raise SparsityError(
         f"`module` must give the same outputs without its dead units, got {type(net).__name__}, which "
-        f"{what}: its forward pass counts on sizes or values that cannot be seen. Export it as 'dense'."
+        f"gives {other}: its forward pass counts on sizes or values that cannot be seen. Export it as 'dense'."
     )
 
 

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 from units_toy import sparse
 
 from lightning_sparse import sparsify_
@@ -214,8 +215,28 @@ def test_an_input_is_needed_and_has_to_fit():
     ):
         with pytest.raises(SparsityError, match=message):
             smaller(net, **options)
-    with pytest.raises(SparsityError, match="on the meta device"):
-        smaller(nn.Linear(4, 2, device="meta"), input_size=(1, 4))
+    for empty in (nn.Linear(4, 2, device="meta"), nn.LazyLinear(2)):
+        with pytest.raises(SparsityError, match=r"^`module` must have values, got 'weight' without"):
+            smaller(empty, input_size=(1, 4))
+
+
+def test_what_cannot_be_copied_is_named():
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    prune.random_unstructured(net[0], "weight", 0.9)
+    with pytest.raises(
+        SparsityError, match=r"^`module` must be one that can be copied, .*`torch.nn.utils.prune"
+    ):
+        smaller(net, input_size=(1, 4))
+    prune.remove(net[0], "weight")
+    assert smaller(net, input_size=(1, 4)).units < 5
+
+
+def test_compiled_layers_have_their_own_names():
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    nn.init.zeros_(net[0].weight[0])
+    for compiled in (torch.compile(net), nn.Sequential(torch.compile(net))):
+        small = smaller(compiled, input_size=(1, 4))
+        assert [(x.name.removeprefix("0."), x.units) for x in small.layers] == [("0", 2), ("2", 2)]
 
 
 class NoForward(pl.LightningModule):
