@@ -82,6 +82,15 @@ def grouped():
     )
 
 
+def grouped_input():
+    """The input of the first layer is no unit of any layer, and its outputs are tied to it."""
+    return nn.Sequential(
+        *(nn.Conv2d(2, 6, 2, groups=2), nn.Softplus(), nn.Conv2d(6, 6, 1), nn.Softplus()),
+        *(nn.Conv2d(6, 12, 1, groups=6), nn.Softplus()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 3)),
+    )
+
+
 def one_dimensional():
     return nn.Sequential(
         *(nn.Conv1d(2, 6, 3, padding=1, padding_mode="circular"), nn.PReLU(6)),

@@ -109,8 +109,7 @@ def _mix(flow: Flow, node: Node, spatial: int, padded: bool, groups: int) -> Val
     flow.sliced.append(Sliced(weight, 0, made))
     if bias is not None:
         flow.sliced.append(Sliced(bias, 0, made))
-    if x is not None:
-        _join(flow, mixer, x)
+    _join(flow, mixer, inputs)
     return made
 
 
@@ -145,17 +144,17 @@ def _mixer(flow: Flow, mixer: Mixer, inputs: int) -> Mixer:
     return replace(mixer, folded=folded, shift=shift, blocked=blocked)
 
 
-def _join(flow: Flow, mixer: Mixer, x: Value) -> None:
+def _join(flow: Flow, mixer: Mixer, inputs: int) -> None:
     """Say which inputs are cut with which outputs."""
-    inputs, outputs = len(x.ids), len(mixer.made.ids)
+    x, made = mixer.given, mixer.made
     if mixer.groups == 1:
-        flow.sliced.append(Sliced(mixer.weight, 1, x))
-    elif mixer.groups == inputs:  # depthwise: an input feeds outputs of its own
-        flow.units.tie(x.ids.repeat_interleave(outputs // inputs), mixer.made.ids)
+        flow.sliced += [] if x is None else [Sliced(mixer.weight, 1, x)]
+    elif mixer.groups == inputs and x is not None:  # depthwise: an input feeds outputs of its own
+        flow.units.tie(x.ids.repeat_interleave(len(made.ids) // inputs), made.ids)
     else:
         reason = f"{mixer.layer!r} has {mixer.groups} groups of channels, which must stay equal in size"
-        flow.units.hold(x.ids, reason)
-        flow.units.hold(mixer.made.ids, reason)
+        for value in (made, *([] if x is None else [x])):
+            flow.units.hold(value.ids, reason)
 
 
 def _whole(matrix: Tensor, groups: int) -> Tensor:

@@ -117,9 +117,8 @@ def kept_units(cut: Cut, prefix: str) -> Iterator[KeptUnits]:
         yield from _not_needed(cut, mixer, prefix)
     for mixer in cut.flow.mixers:
         if mixer.given is not None and bool(mixer.blocked.any()):
-            reason = (
-                f"constant, but {plain_name(prefix + mixer.layer)!r}, which reads them, {mixer.why_blocked}"
-            )
+            reader = plain_name(prefix + mixer.layer)
+            reason = f"constant, but {reader!r}, which reads them, {mixer.why_blocked}"
             yield from _by_layer(cut, mixer.given, reason, prefix)
     for name, reason in cut.flow.left.items():
         if cut.flow.trace.tensors[name].dim() > 1:

@@ -191,7 +191,7 @@ def _same_outputs(
     other = f"outputs that differ by {difference:.1e}" if difference < torch.inf else "other outputs, or none"
     raise SparsityError(
         f"`module` must give the same outputs without its dead units, got {type(net).__name__}, which "
-        f"gives {other}: its forward pass counts on sizes or values that cannot be seen. Export it as 'dense'."
+        f"gives {other}: its forward pass counts on sizes or values that cannot be seen. Export as 'dense'."
     )
 
 

@@ -9,6 +9,7 @@ from units_toy import (
     convs,
     depthwise,
     grouped,
+    grouped_input,
     one_dimensional,
     padded_convs,
     sparse,
@@ -39,6 +40,7 @@ CASES = {
     ),
     "grouped": (
         grouped,
+        grouped_input,
         (2, 4, 4),
         {"0": [], "2": [], "4": [], "6": [], "10": []},
         {"held": ["2", "4", "10"]},
@@ -64,6 +66,16 @@ def test_as_many_units_as_brute_force_leaves(case):
         shares += [x.units / x.units_before for x in small.layers if x.name not in rules["held"]]
     assert min(shares) < 0.5, "no units die in these nets, so nothing is tested"
     assert sum(1 / 6 < share < 1 for share in shares) > 1, "all or no units die in these nets"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_groups_of_the_input(seed):
+    net, inputs = sparse(grouped_input(), 0.2, seed), torch.randn(4, 2, 4, 4, dtype=torch.float64)
+    small = smaller(net, example_input=inputs[:1])
+    torch.testing.assert_close(small.module(inputs), net(inputs), rtol=1e-9, atol=1e-9)
+    left = {layer.name: layer.units for layer in small.layers}
+    assert left["0"] == 6
+    assert left["4"] == 2 * left["2"] < 12  # two outputs for each input
 
 
 @pytest.mark.parametrize("seed", range(2))

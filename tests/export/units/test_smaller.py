@@ -223,9 +223,7 @@ def test_an_input_is_needed_and_has_to_fit():
 def test_what_cannot_be_copied_is_named():
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     prune.random_unstructured(net[0], "weight", 0.9)
-    with pytest.raises(
-        SparsityError, match=r"^`module` must be one that can be copied, .*`torch.nn.utils.prune"
-    ):
+    with pytest.raises(SparsityError, match=r"^`module` must be one that can be copied, .*utils.prune"):
         smaller(net, input_size=(1, 4))
     prune.remove(net[0], "weight")
     assert smaller(net, input_size=(1, 4)).units < 5
