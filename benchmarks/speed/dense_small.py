@@ -8,8 +8,8 @@
 "units" is the share of neurons and channels that is cut, of all layers but the last; "parameters" the share
 that is left; "bytes" is what the files of the formats "dense" and "dense-small" take; "1" and "128" are the
 latency of the smaller net at this batch, as a share of the dense one's, in CPU time: median of paired rounds.
-A net whose masks let nothing through is marked "cut through": it gives the same output for every image, one
-unit is left in each layer, and its latency means nothing.
+A net that gives the same output for every image is marked "constant": its masks let nothing through, or too
+little for single precision. Its latency would mean nothing.
 """
 
 import argparse
@@ -125,7 +125,7 @@ def row(case: Case, options: argparse.Namespace, with_latency: bool) -> list[str
     gone = 1 - sum(layer.units for layer in hidden) / sum(layer.units_before for layer in hidden)
     return [
         case.name,
-        case.masks + ("" if through else ", cut through"),
+        case.masks + ("" if through else ", constant"),
         f"{1 - case.density:.1%}",
         f"{gone:.1%}",
         f"{small.parameters / small.parameters_before:.2%}",
