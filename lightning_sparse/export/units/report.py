@@ -119,7 +119,7 @@ def kept_units(cut: Cut, prefix: str) -> Iterator[KeptUnits]:
         if mixer.given is not None and bool(mixer.blocked.any()):
             reader = plain_name(prefix + mixer.layer)
             reason = f"constant, but {reader!r}, which reads them, {mixer.why_blocked}"
-            yield from _by_layer(cut, mixer.given, reason, prefix)
+            yield from _by_layer(cut, mixer, mixer.given, reason, prefix)
     for name, reason in cut.flow.left.items():
         if cut.flow.trace.tensors[name].dim() > 1:
             yield KeptUnits(plain_name(prefix + layer_name(name)), None, reason)
@@ -136,9 +136,8 @@ def _not_needed(cut: Cut, mixer: Mixer, prefix: str) -> Iterator[KeptUnits]:
         yield KeptUnits(plain_name(prefix + mixer.layer), count, reason)
 
 
-def _by_layer(cut: Cut, given: Value, reason: str, prefix: str) -> Iterator[KeptUnits]:
-    reader = next(m for m in cut.flow.mixers if m.given is given and bool(m.blocked.any()))
-    units = set(given.ids[reader.blocked].tolist())
+def _by_layer(cut: Cut, mixer: Mixer, given: Value, reason: str, prefix: str) -> Iterator[KeptUnits]:
+    units = set(given.ids[mixer.blocked].tolist())
     layers = Counter(cut.flow.units.layer_of(unit) for unit in units)
     for layer, count in layers.items():
         yield KeptUnits(plain_name(prefix + layer), count, reason)
