@@ -96,3 +96,22 @@ def test_a_failing_format_leaves_the_older_file_whole(net, tmp_path, zipped, mon
 
 def test_the_file_does_without_this_package(net, tmp_path):
     torch.testing.assert_close(torch.load(export(net, tmp_path / "net"), weights_only=True), net.state_dict())
+
+
+def test_what_a_format_has_to_say_is_told_once_the_file_is_there(net, tmp_path, zipped, monkeypatch):
+    def writes(self, module, path):
+        path.write_bytes(b"whole")
+        return ["one", "two"]
+
+    monkeypatch.setattr(zipped, "write", writes)
+    told = []
+    export(
+        net,
+        tmp_path / "net",
+        "zipped",
+        tell=lambda line: told.append((line, (tmp_path / "net.npz").is_file())),
+    )
+    assert told == [("one", True), ("two", True)]
+    assert export(net, tmp_path / "silent", "zipped").name == "silent.npz"
+    with pytest.raises(SparsityError, match=r"^`tell` must be a function or a class, got 3"):
+        export(net, tmp_path / "net", "zipped", tell=3)
