@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_sparse.callbacks.company import OurCallback, announce_to_ranks, check_what_is_loaded
 from lightning_sparse.callbacks.sparsifier import sparsifiers
 from lightning_sparse.checks import check_flag, check_writable, first_line
+from lightning_sparse.export.compared import exported_nets
 from lightning_sparse.files.states import refuse_other_layout
 from lightning_sparse.reporting.recorder import Recorder
 from lightning_sparse.reporting.report import build_report, live_material
@@ -154,6 +155,7 @@ class SparsityReport(OurCallback):
             callbacks=", ".join(one.describe() for one in sparsifiers(trainer)),
             inputs=inputs,
             measure=self.latency,
+            others=exported_nets(module, inputs) if self.latency and inputs is not None else {},
         )
         page, _ = write_report(build_report(material), folder / NAME if self.path is None else self.path)
         return page

@@ -206,6 +206,15 @@ def test_nets_that_cannot_be_run_on_one_input_say_so(tmp_path):
     assert "missing 1 required positional argument" in left_out["latency"]
 
 
+def test_what_is_dead_is_left_out_of_the_exported_net(tmp_path):
+    toy = make_toy()
+    with torch.no_grad():
+        toy.net[0].weight[0] = 0.0  # a filter that nothing leads to
+    trainer(tmp_path, SparsityReport(), PruneAtInit("magnitude", 0.1)).fit(toy, loader())
+    names = [one["name"] for one in read(tmp_path)["latency"]]
+    assert names == ["as it was trained", "exported as dense-small", "dense twin"]
+
+
 def test_an_example_of_the_modules_own_comes_first(tmp_path):
     toy = make_toy()
     toy.example_input_array = torch.zeros(3, 3, 8, 8)

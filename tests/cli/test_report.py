@@ -58,7 +58,8 @@ def test_a_page_beside_the_run(runs, capsys):
     assert costs["FLOPs, forward"]["sparse"] == pytest.approx(2 * 2510)
     (checkpoint,) = folder.rglob("last.ckpt")
     assert costs["Checkpoint on disk"]["sparse"] == checkpoint.stat().st_size
-    assert [one["name"] for one in content["latency"]] == ["as it was trained", "dense twin"]
+    names = [one["name"] for one in content["latency"]]  # between them, if units are dead, an exported net
+    assert (names[0], names[-1]) == ("as it was trained", "dense twin")
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert costs["All parameters in memory"]["sparse"] == sum(value.numel() for value in state.values())
 

@@ -176,7 +176,8 @@ def test_costs_are_counted(report, rigl):
 
 def test_the_callback_knows_the_net_itself(rigl):
     report = json.loads((rigl / "report.json").read_text())
-    assert [one["name"] for one in report["latency"]] == ["as it was trained", "dense twin"]
+    names = [one["name"] for one in report["latency"]]  # between them, if units are dead, an exported net
+    assert (names[0], names[-1]) == ("as it was trained", "dense twin")
     assert {"FLOPs, forward", "FLOPs, forward and backward"} <= {cost["what"] for cost in report["costs"]}
     assert not report["left_out"]
 

@@ -9,6 +9,7 @@ from lightning_sparse.checks import first_line
 from lightning_sparse.cli.commands.base import Command, register_command
 from lightning_sparse.cli.inputs import example_input
 from lightning_sparse.cli.nets import TrainedNet, trained_net
+from lightning_sparse.export.compared import exported_nets
 from lightning_sparse.reporting.report import Material, build_report, material_of_run
 from lightning_sparse.reporting.report.content import LeftOut
 from lightning_sparse.reporting.report.materials import with_costs
@@ -54,7 +55,9 @@ def _with_costs(material: Material, folder: Path) -> Material:
     except Exception as error:  # whatever a class of the user's own raises when it is built
         words = f"the net cannot be built anew: {first_line(error)}."
         return replace(material, left_out=[*material.left_out, LeftOut("FLOPs and latency", words)])
-    return with_costs(material, net.module, *_input_of(net))
+    inputs, why_none = _input_of(net)
+    others = {} if inputs is None else exported_nets(net.module, inputs)
+    return with_costs(material, net.module, inputs, why_none, others=others)
 
 
 def _input_of(net: TrainedNet) -> tuple[Any, str]:

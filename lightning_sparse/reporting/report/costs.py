@@ -94,7 +94,7 @@ def costs_of_module(module: nn.Module, supports: Sequence[Support], inputs: Any,
 
 
 def latency_of(
-    module: nn.Module, inputs: Any, others: Mapping[str, Callable[..., Any]] | None = None
+    module: nn.Module, inputs: Any, others: Mapping[str, nn.Module] | None = None
 ) -> list[Latency] | LeftOut:
     """Measure a net and its dense twin on an input, and whatever else is to be compared, on the CPU.
 
@@ -104,22 +104,22 @@ def latency_of(
         others: More nets by name, such as exported ones; they run between the two.
     """
     try:
-        nets: dict[str, Callable[..., Any]] = {AS_TRAINED: _called(module, as_it_is=True)}
-        nets |= {**(others or {}), DENSE: _called(module, as_it_is=False)}
-        return measure_latency(nets, inputs)
+        nets = {AS_TRAINED: dense_twin(module, on_meta=False, as_it_is=True).cpu()}
+        nets |= {**(others or {}), DENSE: dense_twin(module, on_meta=False).cpu()}
+        return measure_latency({name: _called(net) for name, net in nets.items()}, inputs)
     except Exception as error:  # whatever a net raises that cannot be copied, or takes another input
         return LeftOut("latency", f"the net cannot be run on one input: {first_line(error)}.")
 
 
-def _called(module: nn.Module, as_it_is: bool) -> Callable[..., Any]:
-    copy = dense_twin(module, on_meta=False, as_it_is=as_it_is).cpu()
-    if not is_lightning(copy, "core.LightningModule"):
-        return copy
-    weights = [weight.parameter for weight in sparse_weights(copy).values()] or list(copy.parameters())
-    net = callable_net(cast(LightningModule, copy), weights)
-    if net is None:
+def _called(net: nn.Module) -> Callable[..., Any]:
+    """Return what of a net is called with an input."""
+    if not is_lightning(net, "core.LightningModule"):
+        return net
+    weights = [weight.parameter for weight in sparse_weights(net).values()] or list(net.parameters())
+    inner = callable_net(cast(LightningModule, net), weights)
+    if inner is None:
         raise SparsityError("it has no `forward`")
-    return net
+    return inner
 
 
 def _flops(module: nn.Module, supports: Sequence[Support], inputs: Any) -> list[Cost]:

@@ -1,6 +1,6 @@
 """What a report is made of: from the folder of a finished run, or from a net that was trained here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,7 @@ def live_material(
     callbacks: str,
     inputs: Any,
     measure: bool,
+    others: Mapping[str, nn.Module] | None = None,
 ) -> Material:
     """Take the material from a net itself; it stays as it is.
 
@@ -78,12 +79,13 @@ def live_material(
         callbacks: Its callbacks in words.
         inputs: One input of the net; ``None`` if there is none.
         measure: Whether to measure latency.
+        others: More nets to measure, by name, such as exported ones.
     """
     supports = supports_of_module(module)
     why = "" if supports else "the net has no sparse weights: no callback has made any."
     facts = {**facts, "Report made with": versions()}
     material = Material(_name(folder), curves, facts, callbacks, supports, why)
-    return with_costs(material, module, inputs, "the batches do not begin with a tensor.", measure)
+    return with_costs(material, module, inputs, "the batches do not begin with a tensor.", measure, others)
 
 
 def with_costs(
@@ -92,7 +94,7 @@ def with_costs(
     inputs: Any,
     why_none: str,
     measure: bool = True,
-    others: Mapping[str, Callable[..., Any]] | None = None,
+    others: Mapping[str, nn.Module] | None = None,
 ) -> Material:
     """Return a run's material with what only its net itself can tell.
 
