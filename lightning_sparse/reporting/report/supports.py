@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError
-from lightning_sparse.files.masks import states_in, unpacked
+from lightning_sparse.files.masks import packed_in, unpacked
 from lightning_sparse.files.reading import read_dict
 from lightning_sparse.functional.ranking import positions_of
 from lightning_sparse.layers.offsets.state import OFFSET_KEY, offsets_in, shape_from_state
@@ -84,9 +84,8 @@ def _of_weight(weight: SparseWeight) -> Support:
 
 
 def _masked(content: dict[str, Any], weights: Mapping[str, Any], path: Path) -> Iterable[Support]:
-    packed = [state["masks"] for state in states_in(content) if isinstance(state.get("masks"), dict)]
-    masks = next((unpacked(masks, path, "RUN") for masks in packed if masks), {})
-    for name, mask in masks.items():
+    packed = packed_in(content)
+    for name, mask in (unpacked(packed, path, "RUN") if packed else {}).items():
         positions, weight = positions_of(mask), weights.get(name)
         if isinstance(weight, Tensor) and weight.shape == mask.shape:
             values = weight.detach().reshape(-1)[positions].float()
@@ -103,5 +102,5 @@ def _compact(state: Mapping[str, Any]) -> Iterable[Support]:
             raise SparsityError(f"`RUN` has a checkpoint without positions of {path!r}. Use another one.")
         check_indices(indices, shape.numel())
         name = plain_name(f"{path}.weight")
-        stored = "compact" if offset.is_zero else f"{offset.name} + compact"
-        yield Support(name, tuple(shape), indices.long(), values.float(), stored, offset.is_zero)
+        numbers = (indices.long(), values.float())
+        yield Support(name, tuple(shape), *numbers, offset.layer_storage, offset.is_zero)
