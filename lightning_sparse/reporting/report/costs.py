@@ -39,17 +39,18 @@ def costs_of_supports(supports: Sequence[Support]) -> list[Cost]:
     if not supports:
         return []
     dense, kept = sum(one.weights for one in supports), sum(one.kept for one in supports)
-    least = sum(min(4 * one.kept + (one.weights + 7) // 8, 8 * one.kept) for one in supports)
+    values = sum(one.item * one.kept for one in supports)
+    positions = sum(min((one.weights + 7) // 8, 4 * one.kept) for one in supports)
     return [
         Cost("Weights of the sparse layers", "weights", dense, "measured", kept, "measured", "counted"),
         Cost(
             "These weights, packed",
             "bytes",
-            4 * dense,
+            sum(one.item * one.weights for one in supports),
             "theory",
-            least,
+            values + positions,
             "theory",
-            "4 bytes a value, and a bit for each entry or 4 bytes a position",
+            "values, and a bit for each entry or 4 bytes a position",
         ),
     ]
 
