@@ -870,7 +870,7 @@ def test_resume_in_mid_schedule_is_bit_exact(tmp_path, kind, stored):
         for r in (runner, again)
     )
     assert ours == theirs
-    assert f"{kind}/survived/net.6" in ours
+    assert f"{kind}_layers/survived/net.6" in ours
 
 
 def test_a_resumed_run_has_the_same_schedule(tmp_path):
