@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from lightning_sparse.export.base import ExportFormat, register_format
-from lightning_sparse.export.calls import call_of, check_outputs, program_of
+from lightning_sparse.export.calls import call_of, program_of
+from lightning_sparse.export.same import check_outputs
 
 __all__ = ["TorchProgram"]
 

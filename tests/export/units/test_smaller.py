@@ -204,7 +204,7 @@ def test_a_net_that_would_differ_is_an_error():
 def test_an_input_is_needed_and_has_to_fit():
     net = nn.Sequential(nn.Linear(4, 2))
     for options, message in (
-        ({}, r"^`example_input` must be given, got None, and Sequential has no"),
+        ({}, r"^`example_input` must be given for a format that calls the net, got none"),
         (
             {"input_size": (1, 5)},
             r"^`input_size` must be what the net takes, got 1 x 5, which ends in Runtime",
