@@ -96,8 +96,8 @@ class SparseRows(ExportFormat):
         except RuntimeError as error:  # some builds of PyTorch and some shapes of inputs have no such product
             said.append(f"{what}: dense; PyTorch has no such product here ({type(error).__name__})")
             return False
-        pays = ratio < _FASTER
-        said.append(f"{what}, {rows[..., 0].numel()} rows: {ratio:.2f}{'' if pays else ', stays dense'}")
+        pays, count = ratio < _FASTER, rows[..., 0].numel()
+        said.append(f"{what}, {count} row{'s' * (count != 1)}: {ratio:.2f}{'' if pays else ', stays dense'}")
         return pays
 
 

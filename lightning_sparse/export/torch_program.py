@@ -25,7 +25,7 @@ class TorchProgram(ExportFormat):
 
     name = "torch-export"
     suffix = ".pt2"
-    loading = "net = torch.export.load({path!r}).module()\nnet(batch)  # of any size"
+    loading = "net = torch.export.load({path!r}).module()\nnet(batch)"
 
     example_input: Any = field(default=None, compare=False, repr=False)
 
