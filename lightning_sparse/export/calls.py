@@ -171,7 +171,7 @@ def _eval_copy(module: nn.Module, dense: bool) -> nn.Module:
     """Return a copy of a module on the CPU, in eval mode.
 
     Args:
-        module: Any module; left as it is. Its Trainer is not copied.
+        module: Any module; left as it is. Lightning copies no Trainer with it.
         dense: Whether compact layers become ordinary ones.
     """
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
@@ -180,13 +180,8 @@ def _eval_copy(module: nn.Module, dense: bool) -> nn.Module:
                 f"`module` must have values, got {name!r} without (lazy, or on the meta device). Run it "
                 "once, or load a checkpoint."
             )
-    memo: dict[int, Any] = {}
-    for part in module.modules():
-        for trainer in (vars(part).get("_trainer"), vars(part).get("_fabric")):
-            if trainer is not None:
-                memo[id(trainer)] = None
     try:
-        holder = nn.ModuleList([deepcopy(module, memo)])  # a bare compact layer has to be held by something
+        holder = nn.ModuleList([deepcopy(module)])  # a bare compact layer has to be held by something
     except Exception as error:  # whatever copying an attribute raises
         raise SparsityError(
             f"`module` must be one that can be copied, got {type(module).__name__}, which ends in "

@@ -58,7 +58,8 @@ class SparseRows(ExportFormat):
         *_, call = call_of(module, self.example_input).samples(larger=False)
         state = dense_state_dict(call.whole)
         threads = torch.get_num_threads()
-        said = [f"Time of linear layers as CSR, as a share of dense, measured on {threads} threads:"]
+        where = f"{threads} thread{'s' * (threads != 1)}"
+        said = [f"Time of linear layers as CSR, as a share of dense, measured on {where}:"]
         sparse, taken = copy.deepcopy(call.whole), 0
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch calls CSR a beta, and says how it reads such files

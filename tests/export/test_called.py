@@ -206,15 +206,6 @@ def test_nets_that_cannot_be_called(format_, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("format_", ["csr", "dense-small"])
-def test_the_trainer_of_a_net_is_not_copied(nets, format_, tmp_path, monkeypatch):
-    def fails(self, memo):
-        raise AssertionError("the Trainer was copied")
-
-    monkeypatch.setattr(pl.Trainer, "__deepcopy__", fails, raising=False)
-    export(nets["masked"], tmp_path / "net", format_, example_input=images())
-
-
 class Picky(nn.Module):
     """Takes no negative numbers."""
 
