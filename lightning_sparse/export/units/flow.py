@@ -65,8 +65,8 @@ class Flow:
 
     Args:
         trace: The net.
-        fixed: Whether views are to keep their sizes, as the net asks for these by number, and so are layers of
-            other classes than PyTorch's linear and convolutional ones.
+        fixed: Whether views are to keep their sizes, as the net asks for these by number, and with them
+            layers of other classes than PyTorch's linear and convolutional ones.
     """
 
     def __init__(self, trace: Trace, fixed: bool) -> None:
