@@ -121,7 +121,7 @@ def takes_bias(flow: Flow, node: Node, weight: str) -> bool:
 
 
 def _has_sizes_of_its_own(flow: Flow, weight: str) -> bool:
-    """Tell whether a weight is that of a layer of PyTorch's, which says its sizes and does not check inputs."""
+    """Tell whether a weight is of a layer of PyTorch's, which says its sizes and does not check its input."""
     path, _, key = weight.rpartition(".")
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     return isinstance(flow.trace.net.get_submodule(path), kinds) and key == "weight"
