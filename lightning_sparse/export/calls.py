@@ -116,7 +116,7 @@ class Call:
         except Exception as error:  # whatever a net raises
             raise SparsityError(
                 f"`{argument}` must be what the net takes, got {self}, which ends in "
-                f"{type(error).__name__}: {first_line(error)}. Give a tensor, a tuple or a dict."
+                f"{type(error).__name__}: {first_line(error)}. Give one like those that it was trained with."
             ) from error
 
     def _tensors(self) -> Iterator[Tensor]:
