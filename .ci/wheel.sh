@@ -40,6 +40,33 @@ says 'recipes [copy|show NAME]' python -m lightning_sparse --help
 says 'overlays/dense' lightning-sparse recipes
 says 'net.fcs.0' lightning-sparse plan --config quickstart
 says '2,510' lightning-sparse fit --config quickstart --trainer.max_epochs 2
+says 'Read: runs/quickstart' lightning-sparse summary runs/quickstart
+says 'report.html' lightning-sparse report runs/quickstart
+for format in $(python -c 'from lightning_sparse.export import EXPORT_FORMATS; print(*EXPORT_FORMATS)'); do
+  says "wrote $format" lightning-sparse export runs/quickstart --format "$format" --out "$format"
+done
+
+# A sweep that is killed in the middle of a cell, and started again, ends with the table of one that was not.
+cat >sweep.yaml <<'END'
+recipe: quickstart
+set: {trainer.max_epochs: 3}
+grid:
+  trainer.callbacks.PruneAtInit.method: [erk, synflow]
+  seed_everything: [0, 1]
+threads: 1
+END
+says 'synflow' lightning-sparse sweep sweep.yaml --out whole
+setsid lightning-sparse sweep sweep.yaml --out cut >/dev/null 2>&1 &
+until compgen -G 'cut/*seed=1/run/version_0/checkpoints/*' >/dev/null; do
+  kill -0 $! || { echo "failed: the sweep that is to be killed"; exit 1; }
+  sleep 0.05
+done
+kill -KILL -- -$!
+if compgen -G 'cut/method=synflow,seed=1/metrics.json' >/dev/null; then echo "failed: killed too late"; exit 1; fi
+says 'synflow' lightning-sparse sweep sweep.yaml --out cut
+cmp whole/summary.csv cut/summary.csv
+rm -r whole cut
+
 says 'Wrote quickstart.yaml' lightning-sparse recipes copy quickstart
 cmp quickstart.yaml "$OLDPWD/recipes/quickstart.yaml"
 rm -r quickstart.yaml runs

@@ -9,7 +9,13 @@ from typing import Any, TypeAlias
 from lightning_sparse.callbacks.company import OurCallback, announce_to_ranks, check_what_is_loaded
 from lightning_sparse.checks import check_count, check_flag
 from lightning_sparse.files.reading import short_path
-from lightning_sparse.reporting.layers import LayerCount, not_counted, sparsity_metrics, sparsity_table
+from lightning_sparse.reporting.layers import (
+    LayerCount,
+    count_weight,
+    not_counted,
+    sparsity_metrics,
+    sparsity_table,
+)
 from lightning_sparse.selection import dense_weights, layer_name
 from lightning_sparse.trainer.packages import LightningModule, Trainer, is_lightning, rank_zero_warn
 from lightning_sparse.trainer.parts import callbacks_of
@@ -209,7 +215,7 @@ def _print_table(trainer: Trainer, module: LightningModule, zeros: bool, when: s
     rest = not_counted(others, sum(counted.values()))
     for weights in groups.values():
         shown = weights[0].shown
-        table = sparsity_table(list(map(_count, weights)), shown.columns)
+        table = sparsity_table(list(map(count_weight, weights)), shown.columns)
         print(f"\n{shown.title}{when}:\n{table}{rest}\n", flush=True)
         rest = ""  # once is enough
 
@@ -248,8 +254,4 @@ def _by_metric(module: LightningModule, zeros: bool) -> dict[str, list[SparseWei
 
 
 def _counts(module: LightningModule, zeros: bool) -> _Counts:
-    return {metric: list(map(_count, weights)) for metric, weights in _by_metric(module, zeros).items()}
-
-
-def _count(weight: SparseWeight) -> LayerCount:
-    return LayerCount(layer_name(weight.name), tuple(weight.shape), weight.shape.numel(), weight.nnz)
+    return {metric: list(map(count_weight, weights)) for metric, weights in _by_metric(module, zeros).items()}

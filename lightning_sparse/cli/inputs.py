@@ -2,14 +2,16 @@
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.data.images import ImageDataModule
 from lightning_sparse.reporting.flops import input_of_size
 from lightning_sparse.trainer.packages import LightningDataModule, LightningModule
 
-__all__ = ["add_input_size", "example_input"]
+__all__ = ["add_input_size", "called_as_option", "example_input"]
 
 
 def example_input(
@@ -48,6 +50,17 @@ def add_input_size(parser: argparse.ArgumentParser, purpose: str) -> None:
         help=f"shape of the input {purpose}, the batch first: 1,3,224,224; default: the net's "
         "`example_input_array`, else one image of the run's data",
     )
+
+
+@contextmanager
+def called_as_option(size: Sequence[int] | None) -> Iterator[None]:
+    """Let errors call the input ``--input-size``, where the user has given one."""
+    try:
+        yield
+    except SparsityError as error:
+        if size is None:
+            raise
+        raise SparsityError(re.sub("`(example_input|input_size)`", "`--input-size`", str(error))) from error
 
 
 def _size(text: str) -> tuple[int, ...]:

@@ -37,8 +37,12 @@ def whole_file(
     finished.parent.mkdir(parents=True, exist_ok=True)
     ending = "" if finished.suffix == suffix else suffix  # writers may add theirs to what lacks it
     unfinished = finished.with_name(f"unfinished-{finished.name}{ending}")
+    unfinished.touch()
+    mode = unfinished.stat().st_mode  # some writers, such as that of safetensors, let only the owner read
+    unfinished.unlink()
     try:
         yield unfinished, finished
+        unfinished.chmod(mode)
         unfinished.replace(finished)
     finally:
         unfinished.unlink(missing_ok=True)

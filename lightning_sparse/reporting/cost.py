@@ -87,9 +87,7 @@ def planned_storage(offset: Offset | None) -> str:
         >>> planned_storage(None), planned_storage(NoOffset()), planned_storage(DCTOffset())
         ('masked', 'compact', 'dct + compact')
     """
-    if offset is None:
-        return "masked"
-    return "compact" if offset.is_zero else f"{offset.name} + compact"
+    return "masked" if offset is None else offset.layer_storage
 
 
 def planned_bytes(weight: Tensor, kept: int | None, offset: Offset | None, on_cpu: bool) -> int | None:

@@ -127,9 +127,10 @@ def count_flops(
     except SparsityError:
         raise
     except Exception as error:
+        way_out = "Give its whole size" if argument == "input_size" else "Give a tensor, a tuple or a dict"
         raise SparsityError(
             f"`{argument}` must be what the net takes, got {_in_words(inputs)}, which ends in "
-            f"{type(error).__name__}: {first_line(error)}. Give a tensor, a tuple or a dict."
+            f"{type(error).__name__}: {first_line(error)}. {way_out}."
         ) from error
     finally:
         set_rng_state(before)

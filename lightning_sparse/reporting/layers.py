@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from lightning_sparse.selection import layer_name
+from lightning_sparse.weights.base import SparseWeight
 
 __all__ = [
     "OF_LAYERS",
     "LayerCount",
     "count_layers",
+    "count_weight",
     "not_counted",
     "render_table",
     "sparsity_metrics",
@@ -35,6 +37,11 @@ class LayerCount:
     def density(self) -> float:
         """Share of the weights kept."""
         return self.kept / self.weights
+
+
+def count_weight(weight: SparseWeight) -> LayerCount:
+    """Count what is kept of a weight, however it is stored."""
+    return LayerCount(layer_name(weight.name), tuple(weight.shape), weight.shape.numel(), weight.nnz)
 
 
 def count_layers(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> list[LayerCount]:

@@ -6,9 +6,18 @@ Whoever logs under other names has this one file to change.
 import re
 from collections.abc import Mapping
 
+from lightning_sparse.reporting.layers import OF_LAYERS
 from lightning_sparse.reporting.runs import Curve
 
-__all__ = ["MOVEMENTS", "centroids_in", "densities", "metrics_in", "movements_in", "series"]
+__all__ = [
+    "MOVEMENTS",
+    "centroids_in",
+    "densities",
+    "metrics_in",
+    "movements_in",
+    "series",
+    "tells_of_sparsity",
+]
 
 SPARSITIES = ("sparsity", "trainable_sparsity")
 """Groups of one minus the density: of weights that are sparse, and of trained values beside a dense part."""
@@ -35,7 +44,7 @@ def series(curves: Mapping[str, Curve], kind: str) -> tuple[Curve, dict[str, Cur
     """
     total = curves.get(f"{kind}/total", curves.get(kind, {}))
     first, slash, rest = kind.partition("/")
-    for group in (f"{first}_layers/{rest}{slash}", f"{kind}/"):  # apart from totals, or beside them
+    for group in (f"{first}{OF_LAYERS}/{rest}{slash}", f"{kind}/"):  # apart from totals, or beside them
         layers = {name.removeprefix(group): c for name, c in curves.items() if name.startswith(group)}
         layers.pop("total", None)
         if layers:
@@ -74,6 +83,16 @@ def movements_in(curves: Mapping[str, Curve]) -> dict[str, str]:
     return {one[1]: one[0].removesuffix("/total") for one in found if one}
 
 
+def tells_of_sparsity(name: str) -> bool:
+    """Tell whether a logged name is of sparsity and not a metric by which nets are compared.
+
+    >>> [tells_of_sparsity(name) for name in ("sparsity/total", "rigl_layers/churn/a", "val/f1")]
+    [True, True, False]
+    """
+    group = name.partition("/")[0]
+    return group in (*SPARSITIES, "asni", "centroids") or group.endswith(OF_LAYERS)
+
+
 def centroids_in(curves: Mapping[str, Curve]) -> dict[str, tuple[float, float]]:
     """Return the last centroids that ASNI's search has logged, c+ and c- by layer.
 
@@ -108,7 +127,7 @@ def _metric(name: str) -> tuple[str, str] | None:
     (('f1', 'val'), ('loss', 'train'), None, None)
     """
     words = re.split(r"[/_]", name.removesuffix("_epoch"))
-    if words[-1] == "step" or words[0] in ("test", *SPARSITIES) or "_layers/" in name:
+    if words[-1] == "step" or words[0] == "test" or tells_of_sparsity(name):
         return None
     if len(words) == 1:
         return (_BASES[words[0].lower()], "train") if words[0].lower() in _BASES else None

@@ -5,9 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_sparse.reporting.layers import LayerCount, sparsity_metrics
+from lightning_sparse.reporting.layers import LayerCount, count_weight, sparsity_metrics
 from lightning_sparse.reporting.runs import Curve
-from lightning_sparse.selection import layer_name
 from lightning_sparse.weights.found import sparse_weights
 
 __all__ = ["Recorder"]
@@ -67,9 +66,7 @@ class Recorder:
         """Take down one minus the density of all sparse weights of a net, by layer and in total."""
         groups: dict[str, list[LayerCount]] = {}
         for weight in sparse_weights(module).values():
-            shape = tuple(weight.shape)
-            layer = LayerCount(layer_name(weight.name), shape, weight.shape.numel(), weight.nnz)
-            groups.setdefault(weight.shown.metric, []).append(layer)
+            groups.setdefault(weight.shown.metric, []).append(count_weight(weight))
         for metric, layers in groups.items():
             self.count(epoch, sparsity_metrics(layers, metric))
 

@@ -161,8 +161,7 @@ def _with_weights(
             if last == "values" and shape is not None:
                 base, positions = (_bytes_of(weights.get(f"{layer}.{part}")) for part in ("base", "indices"))
                 offset, values = compact[layer], _bytes_of(value)
-                storage = "compact" if offset.is_zero else f"{offset.name} + compact"
-                total = values + positions + base
+                total, storage = values + positions + base, offset.layer_storage
                 yield _row(plain_name(layer), shape, value.numel(), storage, total, values, base)
         elif name in masks:
             stored = _bytes_of(value) + of_masks[name]

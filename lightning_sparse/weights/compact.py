@@ -79,7 +79,7 @@ class CompactWeight(SparseWeight):
     @property
     def stored_as(self) -> str:
         """``"compact"``, after what is beside it."""
-        return "compact" if self._layer.offset.is_zero else f"{self._layer.offset.name} + compact"
+        return self._layer.offset.layer_storage
 
     @property
     def in_force(self) -> bool:

@@ -76,3 +76,29 @@ def test_what_cannot_be_built_is_refused(runs, tmp_path):
         trained_net(alone)
     with pytest.raises(SparsityError, match="`RUN` must be a folder of one run"):
         trained_net(tmp_path / "nothing")
+
+
+def test_what_a_class_raises_is_said_in_a_line(runs, tmp_path, monkeypatch):
+    """Not a traceback: other parts of a summary or a report need no net."""
+    (checkpoint,) = (runs / "masked").rglob("*.ckpt")
+    alone = shutil.copy(checkpoint, tmp_path / "alone.ckpt")
+    config = (runs / "masked" / "version_0" / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(config.replace("in_features: 64", "in_features: -1"))
+    with pytest.raises(SparsityError, match=r"whose `model` can be built here: `in_features` must"):
+        trained_net(alone)
+    (tmp_path / "broken_net.py").write_text(
+        "import pytorch_lightning as pl\n\n"
+        "class Net(pl.LightningModule):\n    def __init__(self):\n        raise OSError('no table.')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "config.yaml").write_text("model: {class_path: broken_net.Net}")
+    with pytest.raises(SparsityError, match=r"whose `model` can be built here: OSError: no table\.$"):
+        trained_net(alone)
+    (tmp_path / "config.yaml").write_text(config.replace("val_fraction: 0.1", "val_fraction: 7.0"))
+    net = trained_net(alone)
+    with pytest.raises(SparsityError, match=r"whose `data` can be built here: `val_fraction` must"):
+        net.data()
+    assert net.input((1, 1, 8, 8)).shape == (1, 1, 8, 8)  # takes no data
+    (tmp_path / "config.yaml").write_text(f"{config}\n  half: [")
+    with pytest.raises(SparsityError, match=r"names the class .*\(config\.yaml cannot be read\)"):
+        trained_net(alone)

@@ -64,6 +64,16 @@ def test_a_page_beside_the_run(runs, capsys):
     assert costs["All parameters in memory"]["sparse"] == sum(value.numel() for value in state.values())
 
 
+def test_the_size_of_the_input(runs, capsys, tmp_path):
+    """As of summary: what is asked for must fit, and takes the net."""
+    report(capsys, runs / "sparse", "--out", tmp_path, "--input-size", "4,1,8,8")
+    costs = {cost["what"]: cost for cost in json.loads((tmp_path / "report.json").read_text())["costs"]}
+    assert costs["FLOPs, forward"]["dense"] == 4 * 2 * 50_200
+    error = stopped_with(capsys, runs / "sparse", "--out", tmp_path, "--input-size", "4,1,8,7")
+    assert error.startswith("error: `--input-size` must be what the net takes, got 4 x 1 x 8 x 7")
+    assert error.endswith("Give its whole size.")
+
+
 def test_runs_beside_each_other(runs, capsys, tmp_path):
     out = tmp_path / "new folder" / "both"
     printed = report(capsys, runs / "sparse", "--compare", runs / "denser", "--out", out)

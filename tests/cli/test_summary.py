@@ -124,6 +124,6 @@ def test_mistakes(runs, tmp_path, capsys):
             runs / "masked",
             "--input-size",
             "1,1,7,8",
-        ): "error: `input_size` must be what the net takes, got 1 x 1",
+        ): "error: `--input-size` must be what the net takes, got 1 x 1",
     }.items():
         assert stopped_with(capsys, *words).startswith(message)

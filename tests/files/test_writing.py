@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from lightning_sparse.checks import SparsityError
+from lightning_sparse.export import export
 from lightning_sparse.files.writing import whole_file, write_whole
 
 
@@ -43,3 +44,11 @@ def test_only_a_path_without_an_ending_gets_one(tmp_path):
             assert unfinished.suffix == ".pt"
         assert finished == tmp_path / expected
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names.values())
+
+
+def test_files_have_the_permissions_that_the_user_gives_new_ones(tmp_path):
+    (tmp_path / "plain").touch()
+    net = torch.nn.Linear(3, 2)
+    for format_ in ("dense", "safetensors"):  # the writer of safetensors lets only the owner read
+        path = export(net, tmp_path / format_, format_)
+        assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode

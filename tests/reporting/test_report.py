@@ -12,16 +12,20 @@ import torch
 from asni_toy import CENTROIDS, MASKS, RETRAINED, fixed_state, log, save, search_and_retrain
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
+from torch import nn
 from toy import Toy, loader
 
-from lightning_sparse import DCTpSConversion, RigLCallback, SparsityReport
+from lightning_sparse import DCTpSConversion, RigLCallback, SparsityReport, sparsify_
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.packing import unpack_masks
 from lightning_sparse.layers.offsets import NoOffset
 from lightning_sparse.layers.offsets.state import offset_state
 from lightning_sparse.reporting.page import render_page
 from lightning_sparse.reporting.report import build_report, material_of_run, to_json
+from lightning_sparse.reporting.report.costs import costs_of_module, costs_of_supports
+from lightning_sparse.reporting.report.supports import supports_of_module
 from lightning_sparse.reporting.report_files import write_report
+from lightning_sparse.reporting.summary import summary
 
 EPOCHS = 3
 
@@ -172,6 +176,24 @@ def test_costs_are_counted(report, rigl):
         assert flops["dense"] == conv + linear
         assert flops["sparse"] == pytest.approx(conv * kept[0] / 216 + linear * kept[1] / 800)
         assert (flops["dense_how"], flops["sparse_how"]) == ("measured", "theory")
+
+
+def test_packed_values_take_what_they_take_in_the_net():
+    net = nn.Sequential(nn.Linear(16, 8)).bfloat16()
+    sparsify_(net, "random", 0.5)
+    packed = costs_of_supports(supports_of_module(net))[1]
+    assert (packed.dense, packed.sparse) == (2 * 128, 2 * 64 + 128 // 8)
+
+
+def test_flops_are_those_of_the_summary():
+    """Of weights without a mask too, which count by their zeros."""
+    net, inputs = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2)), torch.zeros(1, 6)
+    nn.init.zeros_(net[0].weight[:3].detach())
+    costs, _ = costs_of_module(net, inputs, "")
+    flops = summary(net, example_input=inputs).flops
+    found = {one.what: (one.dense, one.sparse) for one in costs if one.unit == "FLOPs"}
+    assert found["FLOPs, forward"] == (flops.dense.forward, flops.sparse.forward) == (64, 28)
+    assert found["FLOPs, forward and backward"] == (flops.dense.training, flops.sparse.training)
 
 
 def test_the_callback_knows_the_net_itself(rigl):

@@ -53,7 +53,7 @@ def test_event_files_need_tensorboard_and_a_table_does_not(folder, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "tensorboard"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "lightning-sparse\[recipes\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "lightning-sparse\[plots\]"'):
         read_curves(folder)
     log(folder, 1)
     assert read_curves(folder) == {"val/acc": {0: 0.5}}

@@ -1,8 +1,6 @@
 """``lightning-sparse export RUN --format FORMAT``: trained nets as files for other programs."""
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import Field, fields
 from inspect import cleandoc
 from pathlib import Path
@@ -12,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError, check_writable
 from lightning_sparse.cli.commands.base import Command, register_command
-from lightning_sparse.cli.inputs import add_input_size, example_input
+from lightning_sparse.cli.inputs import add_input_size, called_as_option
 from lightning_sparse.cli.nets import checkpoint_at, trained_net
 from lightning_sparse.cli.options import add_option, is_option
 from lightning_sparse.export import EXPORT_FORMATS, ExportFormat, export, takes_input
@@ -60,7 +58,7 @@ class Export(Command):
             raise SparsityError(
                 f"`--out` must be another file than the checkpoint, got {str(out)!r}. Give another name."
             )
-        with _as_input_size(arguments.input_size):
+        with called_as_option(arguments.input_size):
             path = export(module, out, format_, print, example_input=inputs)
         size, dense = path.stat().st_size, _dense_bytes(module)
         print(
@@ -104,8 +102,7 @@ def _net_at(path: str, kind: type[ExportFormat], size: tuple[int, ...] | None) -
     net = trained_net(path)
     if not takes_input(kind):
         return net.checkpoint, net.module, None
-    data = None if size is not None or net.module.example_input_array is not None else net.data()
-    inputs, _ = example_input(net.module, data, size)
+    inputs = net.input(size)
     if inputs is None:
         raise SparsityError(
             f"`--input-size` must be given for --format {kind.name}, which calls the net: neither the module "
@@ -123,14 +120,3 @@ def _dense_bytes(module: nn.Module) -> int:
 def _times(dense: int, size: int) -> str:
     share = size / max(1, dense)
     return f"{share:.1%} of" if share < 10 else f"{share:.0f} times"
-
-
-@contextmanager
-def _as_input_size(size: tuple[int, ...] | None) -> Iterator[None]:
-    """Let errors name the input as the user has."""
-    try:
-        yield
-    except SparsityError as error:
-        if size is None:
-            raise
-        raise SparsityError(str(error).replace("`example_input`", "`--input-size`")) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.cli.commands.base import Command, register_command
-from lightning_sparse.cli.inputs import add_input_size, example_input
+from lightning_sparse.cli.inputs import add_input_size, called_as_option
 from lightning_sparse.cli.nets import TrainedNet, config_beside, trained_net
 from lightning_sparse.files.reading import short_path
 from lightning_sparse.reporting.runs import read_run
@@ -63,9 +63,10 @@ def _with_net(stored: StoredNet, size: tuple[int, ...] | None) -> tuple[NetSumma
 def _counted(net: TrainedNet, size: tuple[int, ...] | None) -> NetSummary:
     """Return the summary of a net with FLOPs at the input that there is; else the note says why not."""
     if size is not None:
-        return summary(net.module, size)
+        with called_as_option(size):
+            return summary(net.module, size)
     try:
-        value, _ = example_input(net.module, net.data(), None)
+        value = net.input(None)
         report = summary(net.module, example_input=value)
     except SparsityError as error:
         return replace(summary(net.module), note=f"FLOPs are not counted: {error} Or name --input-size.")

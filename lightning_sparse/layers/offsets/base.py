@@ -50,6 +50,11 @@ class Offset(ABC):
     """
 
     @property
+    def layer_storage(self) -> str:
+        """What tables call a weight that is stored beside it: ``"compact"``, or ``"dct + compact"``."""
+        return "compact" if self.is_zero else f"{self.name} + compact"
+
+    @property
     def has_alpha(self) -> bool:
         """Whether C is scaled."""
         return not (self.is_zero or self.is_stored)

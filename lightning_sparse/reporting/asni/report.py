@@ -18,6 +18,7 @@ from lightning_sparse.reporting.asni.runs import (
     parts_of,
     schedule_of,
 )
+from lightning_sparse.reporting.names import tells_of_sparsity
 from lightning_sparse.reporting.pages import ReportPage, register_page
 from lightning_sparse.reporting.runs import Curve, Run, read_run
 
@@ -31,12 +32,6 @@ RUNS_OF: dict[Variant, str] = {
 }
 WITH_WEIGHTS: tuple[Variant, ...] = ("D", "A", "C")
 PATHS = ("asni/target_sparsity", "asni/sparsity")
-OF_LAYERS = (
-    "sparsity/",
-    "sparsity_layers/",
-    "centroids/",
-    "asni/",
-)  # logged names that nobody means by a metric
 KEEP = "ModelCheckpoint(every_n_epochs=<search_epochs>, save_top_k=-1) keeps one of A and one of C"
 
 
@@ -138,7 +133,7 @@ def _why_no_curve(parts: Sequence[Part], variant: Variant, metric: str) -> str:
     part = next((part for part in parts if part.variant == variant), None)
     if part is None:
         return _why_no_part(parts, variant)
-    logged = [name for name in part.curves if not name.startswith(OF_LAYERS)]
+    logged = [name for name in part.curves if not tells_of_sparsity(name)]
     instead = f"; choose by --metric from {', '.join(logged[:8])}" if logged else ""
     return f"{part.run.folder} has logged no {metric!r} in epochs of {variant}{instead}."
 

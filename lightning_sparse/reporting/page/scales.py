@@ -43,6 +43,8 @@ def linear(values: Sequence[float], ticks: int = 5, whole: bool = False, zero: b
     (0.2, 0.4, 0.6, 0.8, 1.0)
     >>> linear([0, 3], whole=True).ticks
     (0.0, 1.0, 2.0, 3.0)
+    >>> linear([-0.9, 0.9], 4).ticks  # no fewer than three, or nobody could read a value
+    (-0.5, 0.0, 0.5)
     """
     low, high = min(values, default=0.0), max(values, default=1.0)
     low = min(low, 0.0) if zero else low
@@ -52,9 +54,12 @@ def linear(values: Sequence[float], ticks: int = 5, whole: bool = False, zero: b
     elif not whole:
         room = 0.04 * (high - low)
         low, high = (low if zero and low == 0 else low - room), high + room
-    step = _step((high - low) / max(1, ticks))
-    step = max(1.0, round(step)) if whole else step
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    for wanted in (ticks, 2 * ticks):
+        step = _step((high - low) / max(1, wanted))
+        step = max(1.0, round(step)) if whole else step
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        if last - first >= 2:
+            break
     return Scale(low, high, tuple(_clean(i * step) for i in range(first, last + 1)))
 
 

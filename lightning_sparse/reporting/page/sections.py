@@ -92,9 +92,7 @@ def _dead(report: Report) -> str:
     known = [one for one in report.layers if one.outputs is not None]
     layers = [one for one in known if one.without_inputs or one.unread]
     if not layers:
-        words = (
-            f"Every unit of the {len(known)} masked layers has inputs left, and is read by the next layer."
-        )
+        words = f"In each of the {len(known)} masked layers every unit has inputs, and every input is read."
         return _section("Dead units", words, "") if known else ""
     rows = [
         Bar(
@@ -110,8 +108,8 @@ def _dead(report: Report) -> str:
     some = f", {len(layers)} of {len(known)} layers" if len(layers) < len(known) else ""
     title = f"Units without connections, by the masks{some}" + _first_of(layers)
     look = (
-        "A unit without inputs gives a constant; one that the next layer does not read is computed for "
-        "nothing. Both can be cut out of the net without changing what it says."
+        "A unit without inputs gives a constant; one that no layer reads is computed for nothing. "
+        "`lightning-sparse export RUN --format dense-small` cuts both where it can; outputs stay the same."
     )
     keys = [("b0", "units of this layer without inputs"), ("b1", "its inputs that it does not read")]
     swatches = "".join(f'<li><span class="sw {key}"></span>{escape(words)}</li>' for key, words in keys)

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from lightning_sparse.checks import SparsityError, first_line
-from lightning_sparse.reporting.flops import count_flops
 from lightning_sparse.reporting.latency import Latency, measure_latency
 from lightning_sparse.reporting.products import Flops
 from lightning_sparse.reporting.report.content import Cost, LeftOut
 from lightning_sparse.reporting.report.supports import Support
+from lightning_sparse.reporting.summary import summary
 from lightning_sparse.reporting.twins import dense_twin
 from lightning_sparse.trainer.packages import LightningModule, is_lightning
 from lightning_sparse.trainer.parts import callable_net
@@ -39,17 +39,18 @@ def costs_of_supports(supports: Sequence[Support]) -> list[Cost]:
     if not supports:
         return []
     dense, kept = sum(one.weights for one in supports), sum(one.kept for one in supports)
-    least = sum(min(4 * one.kept + (one.weights + 7) // 8, 8 * one.kept) for one in supports)
+    values = sum(one.item * one.kept for one in supports)
+    positions = sum(min((one.weights + 7) // 8, 4 * one.kept) for one in supports)
     return [
         Cost("Weights of the sparse layers", "weights", dense, "measured", kept, "measured", "counted"),
         Cost(
             "These weights, packed",
             "bytes",
-            4 * dense,
+            sum(one.item * one.weights for one in supports),
             "theory",
-            least,
+            values + positions,
             "theory",
-            "4 bytes a value, and a bit for each entry or 4 bytes a position",
+            "values, and a bit for each entry or 4 bytes a position",
         ),
     ]
 
@@ -60,12 +61,11 @@ def costs_of_file(path: Path) -> list[Cost]:
     return [Cost("Checkpoint on disk", "bytes", None, "measured", path.stat().st_size, "measured", note)]
 
 
-def costs_of_module(module: nn.Module, supports: Sequence[Support], inputs: Any, why_none: str) -> Costs:
+def costs_of_module(module: nn.Module, inputs: Any, why_none: str) -> Costs:
     """Return what a net takes on disk, and its FLOPs at an input; the module stays as it is.
 
     Args:
         module: The net.
-        supports: Its sparse layers.
         inputs: One input, such as ``example_input_array``; ``None`` if there is none.
         why_none: Why there is none, in words.
     """
@@ -87,7 +87,7 @@ def costs_of_module(module: nn.Module, supports: Sequence[Support], inputs: Any,
     if inputs is None:
         return costs, [*left_out, LeftOut("FLOPs", why_none)]
     try:
-        costs += _flops(module, supports, inputs)
+        costs += _flops(module, inputs)
     except SparsityError as error:
         left_out.append(LeftOut("FLOPs", str(error)))
     return costs, left_out
@@ -122,13 +122,10 @@ def _called(net: nn.Module) -> Callable[..., Any]:
     return inner
 
 
-def _flops(module: nn.Module, supports: Sequence[Support], inputs: Any) -> list[Cost]:
-    shares = {one.parameter: one.kept / max(1, one.weights) for one in supports}
-    count = count_flops(module, inputs, list(shares))
-    offsets = {n: w.offset_work / max(1, w.shape.numel()) for n, w in sparse_weights(module).items()}
-    known = {name: flops for name, flops in count.weights.items() if name in shares}
-    sparse = {name: flops.scaled(shares[name], offsets.get(name, 0.0)) for name, flops in known.items()}
-    net = count.net(sparse)
+def _flops(module: nn.Module, inputs: Any) -> list[Cost]:
+    net = summary(module, example_input=inputs).flops
+    if net is None:
+        return []
     note = f"input {net.inputs}, two per multiply-add; dense ones counted by torch" + (
         f"; without {net.unknown}" if net.unknown else ""
     )

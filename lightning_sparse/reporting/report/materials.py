@@ -106,7 +106,7 @@ def with_costs(
         measure: Whether to measure latency.
         others: More nets to measure, by name, such as exported ones.
     """
-    costs, left_out = costs_of_module(module, material.supports, inputs, why_none)
+    costs, left_out = costs_of_module(module, inputs, why_none)
     found = latency_of(module, inputs, others) if measure and inputs is not None else []
     if isinstance(found, LeftOut):
         left_out.append(found)

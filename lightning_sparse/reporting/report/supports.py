@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError
-from lightning_sparse.files.masks import states_in, unpacked
+from lightning_sparse.files.masks import packed_in, unpacked
 from lightning_sparse.files.reading import read_dict
 from lightning_sparse.functional.ranking import positions_of
 from lightning_sparse.layers.offsets.state import OFFSET_KEY, offsets_in, shape_from_state
@@ -32,6 +32,7 @@ class Support:
         values: How strong they are; empty if that is not known.
         stored_as: ``"masked"``, ``"compact"``, or with a dense part before it, as in ``"dct + compact"``.
         prunes: Whether the other entries are zero, and not those of a dense part.
+        item: Bytes of one value, as the net holds it.
     """
 
     parameter: str
@@ -40,6 +41,7 @@ class Support:
     values: Tensor
     stored_as: str
     prunes: bool
+    item: int = 4
 
     @property
     def name(self) -> str:
@@ -80,19 +82,20 @@ def supports_in_checkpoint(path: Path) -> list[Support]:
 
 def _of_weight(weight: SparseWeight) -> Support:
     positions, values = weight.positions.detach().cpu(), weight.active.detach().float().cpu()
-    return Support(weight.name, tuple(weight.shape), positions, values, weight.stored_as, weight.prunes)
+    item = weight.parameter.element_size()
+    return Support(weight.name, tuple(weight.shape), positions, values, weight.stored_as, weight.prunes, item)
 
 
 def _masked(content: dict[str, Any], weights: Mapping[str, Any], path: Path) -> Iterable[Support]:
-    packed = [state["masks"] for state in states_in(content) if isinstance(state.get("masks"), dict)]
-    masks = next((unpacked(masks, path, "RUN") for masks in packed if masks), {})
-    for name, mask in masks.items():
+    packed = packed_in(content)
+    for name, mask in (unpacked(packed, path, "RUN") if packed else {}).items():
         positions, weight = positions_of(mask), weights.get(name)
         if isinstance(weight, Tensor) and weight.shape == mask.shape:
-            values = weight.detach().reshape(-1)[positions].float()
+            values = weight.detach().reshape(-1)[positions]
         else:
             values = positions.new_zeros(0).float()
-        yield Support(name, tuple(mask.shape), positions, values, "masked", True)
+        item = values.element_size()
+        yield Support(name, tuple(mask.shape), positions, values.float(), "masked", True, item)
 
 
 def _compact(state: Mapping[str, Any]) -> Iterable[Support]:
@@ -103,5 +106,6 @@ def _compact(state: Mapping[str, Any]) -> Iterable[Support]:
             raise SparsityError(f"`RUN` has a checkpoint without positions of {path!r}. Use another one.")
         check_indices(indices, shape.numel())
         name = plain_name(f"{path}.weight")
-        stored = "compact" if offset.is_zero else f"{offset.name} + compact"
-        yield Support(name, tuple(shape), indices.long(), values.float(), stored, offset.is_zero)
+        numbers = (indices.long(), values.float())
+        words, item = offset.layer_storage, values.element_size()
+        yield Support(name, tuple(shape), *numbers, words, offset.is_zero, item)

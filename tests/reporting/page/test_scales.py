@@ -25,6 +25,13 @@ def test_linear(values):
     assert 2 <= len(scale.ticks) <= 12
 
 
+@pytest.mark.parametrize("ticks", [3, 4, 5])
+@given(st.floats(0, 10), st.floats(0.01, 10))
+def test_axes_with_room_have_three_ticks(ticks, low, wide):
+    for zero in (True, False):
+        assert 3 <= len(linear([low, low + wide], ticks, zero=zero).ticks) <= 2 * ticks + 1
+
+
 @given(st.integers(0, 5000), st.integers(0, 5000))
 def test_epochs_have_whole_ticks(first, last):
     scale = linear([first, last], 6, whole=True)
