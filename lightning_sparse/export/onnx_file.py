@@ -1,6 +1,7 @@
 """The net as an ONNX file."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_sparse.checks import SparsityError, check_count, first_line
 from lightning_sparse.export.base import ExportFormat, register_format
-from lightning_sparse.export.calls import Call, call_of, check_outputs, program_of
+from lightning_sparse.export.calls import Call, call_of, program_of
+from lightning_sparse.export.same import check_outputs
 
 __all__ = ["ONNX"]
 
@@ -71,21 +73,26 @@ class ONNX(ExportFormat):
                 f"`module` must consist of operations that ONNX has, got {type(call.net).__name__}, which "
                 f"ends in {type(cause).__name__}: {first_line(cause)}. Use the format 'torch-export'."
             ) from error
-        names = list(program.graph_signature.user_inputs)
-        check_outputs(calls, reference, lambda one: _run(path, names, one), self.name)
+        check_outputs(calls, reference, _running(path, list(program.graph_signature.user_inputs)), self.name)
         return said
 
 
-def _run(path: Path, names: list[Any], call: Call) -> list[Tensor]:
-    """Return what onnxruntime computes."""
+def _running(path: Path, names: list[Any]) -> Callable[[Call], list[Tensor]]:
+    """Return a function that calls onnxruntime."""
     runtime = import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
-    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    wanted = [one.name for one in session.get_inputs()]
-    leaves = tree_leaves((call.args, call.kwargs))
-    given = {name: leaf.numpy() for name, leaf in zip(names, leaves, strict=True) if isinstance(leaf, Tensor)}
-    if len(wanted) == len(given):  # some may have been renamed, but none left out
-        given = dict(zip(wanted, given.values(), strict=True))
-    feed = {name: given[name] for name in wanted}
-    return [torch.as_tensor(one) for one in session.run(None, feed)]
+    session = None
+
+    def run(call: Call) -> list[Tensor]:
+        nonlocal session
+        session = session or runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        wanted = [one.name for one in session.get_inputs()]
+        leaves = zip(names, tree_leaves((call.args, call.kwargs)), strict=True)
+        given = {name: leaf.numpy() for name, leaf in leaves if isinstance(leaf, Tensor)}
+        if len(wanted) == len(given):  # some may have been renamed, but none left out
+            given = dict(zip(wanted, given.values(), strict=True))
+        feed = {name: given[name] for name in wanted}
+        return [torch.as_tensor(one) for one in session.run(None, feed)]
+
+    return run

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from lightning_sparse.checks import check_count
 from lightning_sparse.export.base import ExportFormat, register_format
-from lightning_sparse.export.calls import Call, call_of, check_outputs
+from lightning_sparse.export.calls import Call, call_of
+from lightning_sparse.export.same import check_outputs
 from lightning_sparse.export.timing import ratio_of_times
 from lightning_sparse.layers.dense_state import dense_state_dict
 from lightning_sparse.selection import plain_name
@@ -54,28 +55,34 @@ class SparseRows(ExportFormat):
 
     def write(self, module: nn.Module, path: Path) -> list[str]:
         """Time the layers, save the state dict, load it, and compare outputs with those of the net."""
-        call = call_of(module, self.example_input).random()
+        *_, call = call_of(module, self.example_input).samples(larger=False)
         state = dense_state_dict(call.whole)
         threads = torch.get_num_threads()
-        said = [f"Time of linear layers as CSR, as a share of dense, measured on {threads} threads:"]
+        where = f"{threads} thread{'s' * (threads != 1)}"
+        said = [f"Time of linear layers as CSR, as a share of dense, measured on {where}:"]
         sparse, taken = copy.deepcopy(call.whole), 0
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch calls CSR a beta, and says how it reads such files
             for name, layer, rows in _timed_layers(call):
                 weight = _as_csr(layer.weight.detach())
                 if self._pays(name, layer, weight, rows, said) and _takes_(sparse, call, name, weight, said):
-                    state[f"{name}.weight" if name else "weight"] = weight
+                    old = state[f"{name}.weight" if name else "weight"]  # a layer may have several names
+                    state |= {key: weight for key, value in state.items() if value is old}
                     taken += 1
             torch.save(state, path)
             sparse = copy.deepcopy(call.whole)
             sparse.load_state_dict(torch.load(path), assign=True)
-        net = _counterpart(call, sparse)
+        net = sparse.get_submodule(call.path)
         reference = call_of(module, self.example_input, dense=False).net
-        check_outputs([call, call.of_batch(3)], reference, lambda one: one(net), self.name)
+        check_outputs(call.samples(), reference, lambda one: one(net), self.name)
         if not taken:
             said.append("  No layer is faster as CSR: all weights are written densely.")
         else:
-            ratio = ratio_of_times(lambda: call(net), call, self.rounds)
+            ratio = ratio_of_times(
+                lambda: net(*call.args, **call.kwargs),  # `call` itself has more to do
+                lambda: call.net(*call.args, **call.kwargs),
+                self.rounds,
+            )
             said.append(f"  the whole net: {ratio:.2f}")
         return said
 
@@ -90,8 +97,8 @@ class SparseRows(ExportFormat):
         except RuntimeError as error:  # some builds of PyTorch and some shapes of inputs have no such product
             said.append(f"{what}: dense; PyTorch has no such product here ({type(error).__name__})")
             return False
-        pays = ratio < _FASTER
-        said.append(f"{what}, {rows[..., 0].numel()} rows: {ratio:.2f}{'' if pays else ', stays dense'}")
+        pays, count = ratio < _FASTER, rows[..., 0].numel()
+        said.append(f"{what}, {count} row{'s' * (count != 1)}: {ratio:.2f}{'' if pays else ', stays dense'}")
         return pays
 
 
@@ -123,7 +130,7 @@ def _takes_(sparse: nn.Module, call: Call, name: str, weight: Tensor, said: list
     layer = next(part for path, part in sparse.named_modules() if plain_name(path) == name)
     before, layer.weight = layer.weight, nn.Parameter(weight, requires_grad=False)
     try:
-        call(_counterpart(call, sparse))
+        call(sparse.get_submodule(call.path))
     except RuntimeError:
         layer.weight = before
         said.append(f"  {name} stays dense all the same: the net has another use for its weight")
@@ -142,9 +149,3 @@ def _as_csr(weight: Tensor) -> Tensor:
         return csr
     rows, columns = csr.crow_indices().int(), csr.col_indices().int()
     return torch.sparse_csr_tensor(rows, columns, csr.values(), weight.shape, check_invariants=False)
-
-
-def _counterpart(call: Call, whole: nn.Module) -> nn.Module:
-    """Return what of a copy is called."""
-    path = next(name for name, part in call.whole.named_modules() if part is call.net)
-    return whole.get_submodule(path)

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from lightning_sparse.export.base import ExportFormat, register_format
-from lightning_sparse.export.calls import call_of, check_outputs, program_of
+from lightning_sparse.export.calls import call_of, program_of
+from lightning_sparse.export.same import check_outputs
 
 __all__ = ["TorchProgram"]
 
@@ -24,7 +25,7 @@ class TorchProgram(ExportFormat):
 
     name = "torch-export"
     suffix = ".pt2"
-    loading = "net = torch.export.load({path!r}).module()\nnet(batch)  # of any size"
+    loading = "net = torch.export.load({path!r}).module()\nnet(batch)"
 
     example_input: Any = field(default=None, compare=False, repr=False)
 

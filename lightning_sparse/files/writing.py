@@ -11,7 +11,7 @@ import torch
 
 from lightning_sparse.checks import check_writable
 
-__all__ = ["whole_file", "write_whole"]
+__all__ = ["whole_file", "with_ending", "write_whole"]
 
 
 @contextmanager
@@ -32,9 +32,7 @@ def whole_file(
         SparsityError: If no file can be written there.
     """
     check_writable(argument, path)
-    finished = Path(path)
-    has_ending = re.fullmatch(r"\.[A-Za-z]\w*", finished.suffix) is not None  # "net_0.05" has none
-    finished = finished if has_ending or not finished.name else finished.with_name(finished.name + suffix)
+    finished = with_ending(path, suffix)
     check_writable(argument, finished)
     finished.parent.mkdir(parents=True, exist_ok=True)
     ending = "" if finished.suffix == suffix else suffix  # writers may add theirs to what lacks it
@@ -48,6 +46,17 @@ def whole_file(
         unfinished.replace(finished)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def with_ending(path: str | os.PathLike[str], suffix: str) -> Path:
+    """Return a path with an ending, if it has none.
+
+    >>> str(with_ending("net_0.05", ".pt")), str(with_ending("net.bin", ".pt"))
+    ('net_0.05.pt', 'net.bin')
+    """
+    path = Path(path)
+    has_ending = re.fullmatch(r"\.[A-Za-z]\w*", path.suffix) is not None  # "net_0.05" has none
+    return path if has_ending or not path.name else path.with_name(path.name + suffix)
 
 
 def write_whole(content: Any, path: str | os.PathLike[str]) -> None:

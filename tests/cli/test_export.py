@@ -96,6 +96,17 @@ def test_a_checkpoint_alone_is_enough_for_a_state_dict(run, name, tmp_path, caps
     )
 
 
+def test_what_is_exported_is_not_overwritten(run, tmp_path, capsys):
+    """The file of the format "dense" has the ending of many saved state dicts."""
+    saved = shutil.copy(checkpoint_of(run / "masked"), tmp_path / "net.pt")
+    before = Path(saved).read_bytes()
+    for words in ((), ("--out", tmp_path / "net"), ("--out", tmp_path / "." / "net.pt")):
+        line = stopped_with(capsys, saved, "--format", "dense", *words)
+        assert line.startswith("error: `--out` must be another file than the checkpoint, got ")
+    assert Path(saved).read_bytes() == before
+    assert list(tmp_path.glob("*.pt")) == [tmp_path / "net.pt"]
+
+
 def test_options_of_a_format(run, tmp_path):
     words = ["export", str(run / "dctps"), "--format", "safetensors", "--out", str(tmp_path / "small")]
     main([*words, "--offsets", "small"])

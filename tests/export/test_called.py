@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import nn
 from toy import loader, make_toy, trainer
@@ -12,6 +13,7 @@ from lightning_sparse.checks import SparsityError
 from lightning_sparse.export import export
 from lightning_sparse.export.calls import call_of
 from lightning_sparse.export.onnx_file import ONNX
+from lightning_sparse.export.same import differences
 from lightning_sparse.export.sparse_rows import SparseRows
 from lightning_sparse.export.timing import ratio_of_times
 from lightning_sparse.export.torch_program import TorchProgram
@@ -132,24 +134,26 @@ def test_outputs_that_are_no_numbers(format_, tmp_path):
     assert export(Odd(), tmp_path / "net", format_, example_input=torch.zeros(2, 4)).is_file()
 
 
-class OnlyTwo(nn.Module):
-    """A net for a batch of two."""
+class OneSize(nn.Module):
+    """A net for batches of one size."""
 
-    def __init__(self):
+    def __init__(self, size):
         super().__init__()
-        self.fc = nn.Linear(4, 3)
+        self.fc, self.size = nn.Linear(4, 3), size
 
     def forward(self, x):
-        return self.fc(x.reshape(2, 4))
+        return self.fc(x.reshape(self.size, 4))
 
 
-def test_a_net_for_one_size_of_the_batch(tmp_path):
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("format_", ["torch-export", "csr", "dense-small"])
+def test_a_net_for_one_size_of_the_batch(format_, size, tmp_path):
     said = []
-    file = export(
-        OnlyTwo(), tmp_path / "net", "torch-export", example_input=torch.zeros(2, 4), tell=said.append
-    )
-    assert "The batch size is part of the net: the file takes 2 items at a time." in "\n".join(said)
-    assert outputs("torch-export", file, torch.ones(2, 4)).shape == (2, 3)
+    x = torch.zeros(size, 4)
+    file = export(OneSize(size), tmp_path / "net", format_, example_input=x, tell=said.append)
+    if format_ == "torch-export":
+        assert f"The file takes {size} items at a time" in "\n".join(said)
+        assert outputs(format_, file, torch.ones(size, 4)).shape == (size, 3)
 
 
 class Looks(nn.Module):
@@ -180,6 +184,65 @@ def test_what_cannot_be_exported(tmp_path):
     with pytest.raises(SparsityError, match="`opset` must be an integer of at least 18, got 3"):
         ONNX(opset=3)
     assert not list(tmp_path.iterdir())
+
+
+class NoForward(pl.LightningModule):
+    """Two children, none of which holds all weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = nn.Linear(4, 3), nn.Linear(4, 3)
+
+
+@pytest.mark.parametrize("format_", ["torch-export", "csr", "dense-small"])
+def test_nets_that_cannot_be_called(format_, tmp_path):
+    for net, message in (
+        (nn.Linear(4, 3, device="meta"), "^`module` must have values, got 'weight' without"),
+        (nn.LazyLinear(3), "^`module` must have values, got 'weight' without"),
+        (NoForward(), "^`module` must have a `forward`, or one child that holds all its weights, got NoFor"),
+    ):
+        with pytest.raises(SparsityError, match=message):
+            export(net, tmp_path / "net", format_, example_input=torch.zeros(1, 4))
+    assert not list(tmp_path.iterdir())
+
+
+class Picky(nn.Module):
+    """Takes no negative numbers."""
+
+    def forward(self, x):
+        assert bool((x >= 0).all())
+        return x.sqrt()
+
+
+def test_a_net_that_does_not_take_all_numbers(tmp_path):
+    net = nn.Sequential(Picky(), nn.Linear(4, 3))
+    assert export(net, tmp_path / "net", "csr", example_input=torch.ones(2, 4)).is_file()
+
+
+def test_random_numbers_of_others_stay(monkeypatch):
+    call = call_of(nn.Dropout().train(), torch.ones(2, 40))
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda _: pytest.fail("GPUs were seeded"))
+    call.net.train()
+    state = torch.get_rng_state()
+    first, again = call(), call()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.testing.assert_close(first, again)
+    assert 0 < (first[0] == 0).sum() < 80
+
+
+def test_differences_of_outputs():
+    nan, inf = torch.nan, torch.inf
+    for one, other, expected in (
+        ([1.0, -4.0], [1.5, -4.0], (0.5, 4.0)),
+        ([nan, inf, 2.0], [nan, inf, 2.0], (0.0, 2.0)),
+        ([nan], [inf], (inf, 0.0)),
+        ([inf], [-inf], (inf, 0.0)),
+        ([1.0, 2.0], [1.0], (inf, 0.0)),
+    ):
+        assert differences([torch.tensor(one)], [torch.tensor(other)]) == [expected]
+    assert differences([torch.tensor([1, 2])], [torch.tensor([1, 3])]) == [(inf, 0.0)]
+    assert differences([torch.tensor([3 + 4j])], [torch.tensor([3 + 2j])]) == [(2.0, 4.0)]
+    assert differences([torch.ones(1)], []) == [(inf, 0.0)]
 
 
 def test_an_example_of_the_module_is_taken(tmp_path):
@@ -272,6 +335,14 @@ def test_a_bare_layer_and_half_precision(tmp_path, monkeypatch):
     assert state["weight"].layout == torch.sparse_csr
     half = export(layer.half(), tmp_path / "half", "csr", example_input=torch.zeros(2, 40).half())
     assert torch.load(half)["weight"].layout == torch.strided
+
+
+def test_a_layer_in_two_places_is_sparse_in_both(tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_sparse.export.sparse_rows.ratio_of_times", lambda *_: 0.1)
+    net = nn.Sequential(*[nn.Linear(40, 40)] * 2)
+    sparsify_(net, "uniform", density=0.05)
+    state = torch.load(export(net, tmp_path / "net", "csr", example_input=torch.zeros(2, 40)))
+    assert {state[name].layout for name in ("0.weight", "1.weight")} == {torch.sparse_csr}
 
 
 def test_ratios_are_of_both_ways():

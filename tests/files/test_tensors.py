@@ -32,6 +32,12 @@ def test_tensors_and_values_come_back(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
 
 
+def test_a_file_can_be_read_by_whoever_can_read_others(tmp_path):
+    (tmp_path / "other").touch()
+    write_tensors({"a": torch.ones(2)}, {}, tmp_path / "net", "kind", 1)
+    assert (tmp_path / "net").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_the_same_content_makes_the_same_bytes(tmp_path):
     assert len({written(tmp_path / str(i)).read_bytes() for i in range(9)}) == 1
 

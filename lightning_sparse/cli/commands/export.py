@@ -15,6 +15,7 @@ from lightning_sparse.cli.nets import checkpoint_at, trained_net
 from lightning_sparse.cli.options import add_option, is_option
 from lightning_sparse.export import EXPORT_FORMATS, ExportFormat, export, takes_input
 from lightning_sparse.files.held import held_checkpoint
+from lightning_sparse.files.writing import with_ending
 from lightning_sparse.layers.dense_state import dense_state_dict
 
 __all__ = ["Export"]
@@ -52,7 +53,11 @@ class Export(Command):
         format_ = _with_options(kind, options)
         check_writable("--out", arguments.out)
         checkpoint, module, inputs = _net_at(arguments.path, kind, arguments.input_size)
-        out = arguments.out or checkpoint.with_name(checkpoint.stem + kind.suffix)
+        out = with_ending(arguments.out or checkpoint.with_name(checkpoint.stem + kind.suffix), kind.suffix)
+        if out.exists() and out.samefile(checkpoint):
+            raise SparsityError(
+                f"`--out` must be another file than the checkpoint, got {str(out)!r}. Give another name."
+            )
         with called_as_option(arguments.input_size):
             path = export(module, out, format_, print, example_input=inputs)
         size, dense = path.stat().st_size, _dense_bytes(module)

@@ -65,7 +65,8 @@ class Flow:
 
     Args:
         trace: The net.
-        fixed: Whether views are to keep their sizes, as the net asks for these by number.
+        fixed: Whether views are to keep their sizes, as the net asks for these by number, and with them
+            layers of other classes than PyTorch's linear and convolutional ones.
     """
 
     def __init__(self, trace: Trace, fixed: bool) -> None:
@@ -160,13 +161,12 @@ class Flow:
             return None
         if any(self.of(giver) is None and giver not in self.trace.names for giver in givers):
             return None
-        dtype = next(giver for giver in givers if self.of(giver) is not None).meta["val"].dtype
 
         def stand_in(giver: Node) -> Tensor:
             value = self.of(giver)
             if value is None:
                 return self.trace.tensors[self.trace.names[giver]].detach()
-            return value.along_axis(value.constant.to(dtype)).contiguous()
+            return value.along_axis(value.constant.to(giver.meta["val"].dtype)).contiguous()
 
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), stand_in)
         with torch.no_grad():
@@ -182,11 +182,14 @@ class Flow:
         if found is None:
             return
         outcome, known = found
-        rows = outcome.movedim(made.axis, 0).flatten(1)
+        eps = torch.finfo(outcome.dtype).eps if outcome.is_floating_point() else 0.0
+        rows = (
+            outcome.movedim(made.axis, 0).flatten(1).double()
+        )  # comparisons are of bool, which has no minus
         low, high = rows.amin(1), rows.amax(1)
-        close = high - low <= 64 * torch.finfo(rows.dtype).eps * torch.maximum(low.abs(), high.abs())
+        close = high - low <= 64 * eps * torch.maximum(low.abs(), high.abs())
         made.known = known & close & high.isfinite() & low.isfinite()
-        middle = torch.where(low == high, low, rows.mean(1)).double()
+        middle = torch.where(low == high, low, rows.mean(1))
         made.constant = torch.where(made.known, middle, 0.0)
 
     def _follow(self, node: Node) -> None:

@@ -96,6 +96,8 @@ def _convolution(flow: Flow, node: Node) -> Value:
 def _mix(flow: Flow, node: Node, spatial: int, padded: bool, groups: int) -> Value:
     given = arguments(node)
     weight, bias = flow.own(given["weight"]), given["bias"]
+    if flow.fixed and not _has_sizes_of_its_own(flow, weight):
+        raise NotFollowedError("the class of the layer asks for fixed sizes")
     bias = None if bias is None else flow.own(bias)
     x, shape = flow.of(given["input"]), node.meta["val"].shape
     axis = len(shape) - 1 - spatial
@@ -115,10 +117,14 @@ def _mix(flow: Flow, node: Node, spatial: int, padded: bool, groups: int) -> Val
 
 def takes_bias(flow: Flow, node: Node, weight: str) -> bool:
     """Tell whether an operator is the forward pass of a layer of PyTorch's that may be given a bias."""
+    return _has_sizes_of_its_own(flow, weight) and place_of(node) == weight.rpartition(".")[0]
+
+
+def _has_sizes_of_its_own(flow: Flow, weight: str) -> bool:
+    """Tell whether a weight is of a layer of PyTorch's, which says its sizes and does not check its input."""
     path, _, key = weight.rpartition(".")
-    layer = flow.trace.net.get_submodule(path)
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    return isinstance(layer, kinds) and key == "weight" and place_of(node) == path
+    return isinstance(flow.trace.net.get_submodule(path), kinds) and key == "weight"
 
 
 def _mixer(flow: Flow, mixer: Mixer, inputs: int) -> Mixer:

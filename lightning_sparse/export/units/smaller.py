@@ -2,26 +2,22 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import cast
+from itertools import repeat
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_map_only
 
-from lightning_sparse.checks import SparsityError, check_counts, check_kind, first_line
+from lightning_sparse.checks import SparsityError, check_counts, check_kind
+from lightning_sparse.export.calls import Call, copied_call
+from lightning_sparse.export.same import differences
 from lightning_sparse.export.units import mixing, moves, slotwise
 from lightning_sparse.export.units.cutting import Cut, decide, kept_tensors
 from lightning_sparse.export.units.flow import Flow
 from lightning_sparse.export.units.report import KeptUnits, SmallerNet, kept_units, smaller_layers
-from lightning_sparse.export.units.same import Inputs, batches_like, call, largest_difference, outputs_of
-from lightning_sparse.export.units.same import refuse_input as refused
 from lightning_sparse.export.units.sizes import resize_
 from lightning_sparse.export.units.trace import Trace, UntraceableError, trace
-from lightning_sparse.layers import to_dense_
 from lightning_sparse.selection import layer_name
-from lightning_sparse.trainer.packages import LightningModule, is_lightning
-from lightning_sparse.trainer.parts import callable_net
 from lightning_sparse.weights.found import sparse_weights
 
 __all__ = ["smaller"]
@@ -33,7 +29,7 @@ _RULES = (mixing, slotwise, moves)  # each registers what it knows of operators
 
 
 def smaller(
-    module: nn.Module, example_input: Inputs | None = None, input_size: Sequence[int] | None = None
+    module: nn.Module, example_input: Any = None, input_size: Sequence[int] | None = None
 ) -> SmallerNet:
     """Return a net without the units that do nothing, which gives the same outputs in eval mode.
 
@@ -73,125 +69,83 @@ def smaller(
         )
     """
     check_kind("module", module, nn.Module)
-    inputs, argument = _inputs_of(module, example_input, input_size)
+    if input_size is not None:
+        example_input = _input_of_size(example_input, input_size)
+    call, argument = copied_call(module, example_input)
     dense = [weight.name for weight in sparse_weights(module).values() if not weight.prunes]
-    result = _own_copy(module)
-    before = _count(result)
-    net, inputs, dtype = _in_double(result, inputs, argument)
     reasons = [KeptUnits(layer_name(name), None, NOTHING_ZERO) for name in dense]
-    inner, prefix = _part_that_runs(net)
+    before = _count(call.whole)
+    double, dtype = _in_double(call, argument if input_size is None else "input_size")
     try:
-        seen = trace(inner, *call(inputs))
+        seen = trace(double.net, double.args, double.kwargs)
     except UntraceableError as error:
-        return SmallerNet(result, (), (*reasons, KeptUnits("", None, str(error))), before, before, 0.0)
-    cut, tensors, difference = _same_outputs(net, seen, inputs, TOLERANCES[dtype])
-    own = _part_that_runs(result)[0]
-    resize_(own, {name: tensor.to(_dtype_in(own, name)) for name, tensor in tensors.items()})
+        return SmallerNet(call.whole, (), (*reasons, KeptUnits("", None, str(error))), before, before, 0.0)
+    cut, tensors, difference = _same_outputs(double, seen, TOLERANCES[dtype])
+    resize_(call.net, {name: tensor.to(_dtype_in(call.net, name)) for name, tensor in tensors.items()})
+    prefix = f"{call.path}." if call.path else ""
     reasons += kept_units(cut, prefix)
     layers = tuple(smaller_layers(cut, prefix))
-    return SmallerNet(result, layers, tuple(reasons), before, _count(result), difference)
+    return SmallerNet(call.whole, layers, tuple(reasons), before, _count(call.whole), difference)
 
 
 NOTHING_ZERO = "its weight, a dense matrix plus a sparse one, has no zeros; nothing of it can be dead"
 
 
-def _inputs_of(module: nn.Module, example: Inputs | None, size: Sequence[int] | None) -> tuple[Inputs, str]:
-    """Return what to run the net on, and the name of the argument that it is from."""
-    if example is not None and size is not None:
-        raise SparsityError("`input_size` must come without `example_input`, got both. Leave one out.")
-    if size is not None:
-        check_counts("input_size", size, hint="It is a shape, the batch's size first.")
-        return torch.randn(tuple(size), generator=torch.Generator().manual_seed(0)), "input_size"
+def _input_of_size(example: Any, size: Sequence[int]) -> Tensor:
     if example is not None:
-        return example, "example_input"
-    own = getattr(module, "example_input_array", None)
-    if own is None:
-        raise SparsityError(
-            f"`example_input` must be given, got None, and {type(module).__name__} has no "
-            "`example_input_array`. Pass what the net takes, such as torch.zeros(1, 3, 32, 32)."
-        )
-    return own, "example_input_array"
+        raise SparsityError("`input_size` must come without `example_input`, got both. Leave one out.")
+    check_counts("input_size", size, hint="It is a shape, the batch's size first.")
+    return torch.randn(tuple(size), generator=torch.Generator().manual_seed(0))
 
 
-def _own_copy(module: nn.Module) -> nn.Module:
-    """Return a copy in eval mode on the CPU, with ordinary layers in the place of compact ones."""
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    if without := [name for name, tensor in tensors.items() if is_lazy(tensor) or tensor.is_meta]:
-        raise SparsityError(
-            f"`module` must have values, got {without[0]!r} without (lazy, or on the meta device). Run it "
-            "once, or load a checkpoint."
-        )
+def _in_double(call: Call, argument: str) -> tuple[Call, torch.dtype]:
+    """Return a call of the net in double precision; in single precision if the net insists on it."""
     try:
-        holder = nn.ModuleList([deepcopy(module)])  # a bare compact layer has to be held by something
-    except Exception as error:  # whatever copying an attribute raises
-        raise SparsityError(
-            f"`module` must be one that can be copied, got {type(module).__name__}: {first_line(error)}. "
-            "Computed weights become plain ones by `torch.nn.utils.prune.remove` and its like."
-        ) from error
-    to_dense_(holder)
-    return holder[0].cpu().eval()
-
-
-def _in_double(module: nn.Module, inputs: Inputs, argument: str) -> tuple[nn.Module, Inputs, torch.dtype]:
-    """Return net and input in double precision; in single precision if the net insists on it."""
-
-    def to(dtype: torch.dtype) -> tuple[nn.Module, Inputs, torch.dtype]:
-        net = deepcopy(module).to(dtype)
-        given = tree_map_only(Tensor, lambda t: _cast(t.detach().cpu(), dtype), inputs)
-        outputs_of(_part_that_runs(net)[0], given)
-        return net, given, dtype
-
-    try:
-        return to(torch.float64)
+        double = call.to(torch.float64)
+        double()
+        return double, torch.float64
     except Exception:  # whatever a net raises that makes tensors of another type
-        try:
-            return to(torch.float32)
-        except Exception as error:
-            raise refused(inputs, error, argument) from error
+        single = call.to(torch.float32)
+        single.check(argument)
+        return single, torch.float32
 
 
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
-
-def _part_that_runs(module: nn.Module) -> tuple[nn.Module, str]:
-    """Return what is called with an input, and what stands before the names in it."""
-    if not is_lightning(module, "core.LightningModule"):
-        return module, ""
-    inner = callable_net(cast(LightningModule, module), module.parameters())
-    if inner is None:
-        raise SparsityError(
-            f"`module` must have a `forward`, or one child that holds all its weights, got "
-            f"{type(module).__name__}. Give it a `forward`, or name a child alone."
-        )
-    name = next(path for path, child in module.named_modules() if child is inner)
-    return inner, f"{name}." if name else ""
-
-
-def _same_outputs(
-    net: nn.Module, seen: Trace, inputs: Inputs, tolerance: float
-) -> tuple[Cut, dict[str, Tensor], float]:
+def _same_outputs(call: Call, seen: Trace, tolerance: float) -> tuple[Cut, dict[str, Tensor], float]:
     """Return which units stay, what that makes of tensors, and how far outputs differ.
 
     Views to sizes that are written down as numbers are kept whole if the net does not run without.
     """
+    calls = list(call.samples(3))
+    expected = [one() for one in calls]
+    if not expected[0]:
+        raise SparsityError(
+            f"`module` must return tensors, got {type(call.net).__name__} without. They are what is compared."
+        )
     difference = torch.inf
     for fixed in (False, True):
         flow = Flow(seen, fixed)
         flow.run()
         cut = decide(flow)
         tensors = kept_tensors(cut)
-        small = deepcopy(net)
-        resize_(_part_that_runs(small)[0], tensors)
-        pair = _part_that_runs(net)[0], _part_that_runs(small)[0]
-        difference = max(largest_difference(*pair, batch) for batch in batches_like(pair[0], inputs))
+        small = deepcopy(call.net)
+        resize_(small, tensors)
+        difference = max(map(_share_off, calls, expected, repeat(small)))
         if difference <= tolerance:
             return cut, tensors, difference
     other = f"outputs that differ by {difference:.1e}" if difference < torch.inf else "other outputs, or none"
     raise SparsityError(
-        f"`module` must give the same outputs without its dead units, got {type(net).__name__}, which "
+        f"`module` must give the same outputs without its dead units, got {type(call.net).__name__}, which "
         f"gives {other}: its forward pass counts on sizes or values that cannot be seen. Export as 'dense'."
     )
+
+
+def _share_off(call: Call, expected: list[Tensor], net: nn.Module) -> float:
+    """Return the largest difference of a net's outputs, as a share of the largest output."""
+    try:
+        found = differences(expected, call(net))
+    except Exception:  # a size in the forward pass that does not fit any more
+        return torch.inf
+    return max(off / top if off and top else torch.inf if off else 0.0 for off, top in found)
 
 
 def _dtype_in(module: nn.Module, name: str) -> torch.dtype:

@@ -157,6 +157,19 @@ class Tied(nn.Module):
         return x
 
 
+class Attention(nn.Module):
+    """Looks at what it is given whether its size is that with which it was made."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.attention = nn.Linear(4, 4), nn.MultiheadAttention(4, 2, batch_first=True)
+        self.wide, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        x = self.fc(x)
+        return self.last(torch.relu(self.wide(self.attention(x, x, x)[0])))
+
+
 @pytest.mark.parametrize(
     ("make", "example", "left", "kept", "reason"),
     [
@@ -169,6 +182,13 @@ class Tied(nn.Module):
             "feed their units",
         ),
         (Words, torch.zeros(1, 3, dtype=torch.long), {"fc": 1, "last": 2}, "words", "rows of embeddings"),
+        (
+            Attention,
+            torch.randn(1, 3, 4),
+            {"fc": 4, "attention.out_proj": 4, "wide": 1, "last": 2},
+            "attention.in_proj_weight",
+            "asks for fixed sizes",
+        ),
         (Tied, torch.randn(1, 4), {"a": 4, "d": 4}, "c", "'c.weight' is used in more than one place"),
         (ByValue, torch.randn(1, 4), {}, "", "torch.export cannot follow it"),
     ],
@@ -184,6 +204,31 @@ def test_what_cannot_be_followed_is_kept(make, example, left, kept, reason):
     assert any(layer == kept and reason in why for layer, _, why in reasons(small)), reasons(small)
     torch.testing.assert_close(small.module(example), net(example))
     assert reason in str(small)
+
+
+class Compares(nn.Module):
+    """Comparisons are neither numbers nor of the type of what they choose from."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.fc(x)
+        x = torch.where(x > 1, 2.5 * x, x.masked_fill(x < 0, 0.5))
+        return self.last(x * (x != 7) + x.round().long())
+
+
+def test_comparisons_of_constants():
+    """Units 0 to 2 are the constants 3, -4 and 0.25; they become 7.5 + 8, 0.5 + 0 and 0.25 + 0."""
+    net = Compares().eval()
+    nn.init.zeros_(net.fc.weight[:3])
+    net.fc.bias.data[:3] = torch.tensor([3.0, -4.0, 0.25])
+    net.last.weight.data[0] = torch.tensor([1.0, 10.0, 100.0, 1.0])
+    small = smaller(net, input_size=(1, 3)).module
+    assert small.fc.out_features == 1
+    shift = small.last.bias[0] - net.last.bias[0]
+    torch.testing.assert_close(shift.detach(), torch.tensor(15.5 + 5.0 + 25.0))
 
 
 def test_a_net_that_would_differ_is_an_error():
@@ -204,7 +249,7 @@ def test_a_net_that_would_differ_is_an_error():
 def test_an_input_is_needed_and_has_to_fit():
     net = nn.Sequential(nn.Linear(4, 2))
     for options, message in (
-        ({}, r"^`example_input` must be given, got None, and Sequential has no"),
+        ({}, r"^`example_input` must be given for a format that calls the net, got none"),
         (
             {"input_size": (1, 5)},
             r"^`input_size` must be what the net takes, got 1 x 5, which ends in Runtime",
