@@ -1,3 +1,5 @@
+import os
+import signal
 import threading
 import zipfile
 from contextlib import ExitStack
@@ -108,6 +110,20 @@ def test_who_only_looks_is_waited_for(tmp_path):
         with folder.locked() as lock:
             assert lock is not None
         end.join()
+
+
+def test_who_is_killed_while_it_clears_leaves_what_tells_that_the_rest_is_of_another_recipe(
+    tmp_path, monkeypatch
+):
+    folder = CellFolder(tmp_path)
+    folder.begin(RECIPE, {})
+    folder.write_result(Result("done", {}, 1.0))
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr("shutil.rmtree", lambda path: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        folder.clear()
+    assert folder.result() is None
+    assert folder.difference({"trainer": {"max_epochs": 9}})
 
 
 def test_clearing_leaves_the_lock(tmp_path):

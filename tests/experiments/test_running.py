@@ -77,6 +77,21 @@ def test_a_killed_cell_says_so_and_goes_on_from_its_checkpoint(tmp_path):
     assert (tmp_path / "a" / "log.txt").read_text() == "training\n"
 
 
+def test_a_process_that_ends_before_its_fit_has_not_finished_the_cell(tmp_path):
+    """Whatever it says of itself, and whatever an earlier one has left."""
+    run_job(job_in(tmp_path), start=Faked(1))
+    (tmp_path / "a" / "metrics.json").write_text('{"test/acc": 0.5}')
+    found = run_job(job_in(tmp_path), retry=True, start=lambda job, words, lock: 0)
+    assert (found.status, found.error) == (FAILED, "it ended before its fit had")
+
+
+def test_a_cell_that_is_run_once_more_has_no_result_in_the_meantime(tmp_path):
+    run_job(job_in(tmp_path), start=Faked(1, checkpoint=True))
+    seen = []
+    run_job(job_in(tmp_path), True, lambda job, *_: seen.append(CellFolder(job.folder).result()) or 1)
+    assert seen == [None]
+
+
 def test_without_exact_resume_a_killed_cell_begins_anew(tmp_path):
     job = job_in(tmp_path, {"trainer": {"callbacks": [{"class_path": "Other"}]}})
     run_job(job, start=Faked(-9, "training\n", checkpoint=True))
@@ -122,7 +137,7 @@ def test_a_process_gets_its_folder_and_its_variables(tmp_path, monkeypatch):
     monkeypatch.setattr(running, "FIT", (sys.executable, "-c", show))
     monkeypatch.setenv("MKL_NUM_THREADS", "7")
     job = Job("a", tmp_path / "a", EXACT, {}, tmp_path, {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": None})
-    assert run_job(job, start=start_process).status == DONE
+    run_job(job, start=start_process)
     folder, words, variables = json.loads((tmp_path / "a" / "log.txt").read_text())
     assert folder == str(tmp_path)
     assert words == ["--config", str(tmp_path / "a" / "recipe.yaml")]
