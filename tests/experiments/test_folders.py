@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 import yaml
 
-from lightning_sparse.experiments.folders import CellFolder, Result, recipe_in
+from lightning_sparse.experiments.folders import CellFolder, Result, locked, recipe_in
 
 RECIPE = {
     "trainer": {
@@ -101,14 +101,14 @@ def test_one_process_at_a_time(tmp_path):
     assert not folder.is_running()
 
 
-def test_who_only_looks_is_waited_for(tmp_path):
-    folder = CellFolder(tmp_path / "a")
-    with ExitStack() as looking:
-        looking.enter_context(folder.locked())
-        end = threading.Timer(0.05, looking.pop_all().close)
+@pytest.mark.parametrize(("patience", "held"), [(0.01, False), (5, True)])
+def test_who_holds_a_folder_is_waited_for(tmp_path, patience, held):
+    with ExitStack() as other:
+        other.enter_context(locked(tmp_path, 0))
+        end = threading.Timer(0.1, other.pop_all().close)
         end.start()
-        with folder.locked() as lock:
-            assert lock is not None
+        with locked(tmp_path, patience) as lock:
+            assert (lock is not None) == held
         end.join()
 
 

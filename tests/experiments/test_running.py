@@ -3,11 +3,11 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 import zipfile
 
+import forked
 import pytest
 
 from lightning_sparse.checks import SparsityError
@@ -106,30 +106,33 @@ def test_what_another_process_runs_is_left_alone(tmp_path):
         assert run_job(job_in(tmp_path), start=Faked()) is None
 
 
-def test_a_child_holds_the_cell_after_its_parent_was_killed(tmp_path, monkeypatch):
+def test_a_child_holds_the_cell_after_its_parent_was_killed(tmp_path):
     """Otherwise a second sweep would write into the folder beside it."""
-    sleep = f"import time; open({str(tmp_path / 'up')!r}, 'w'); time.sleep(60)"
-    script = f"""
+    script = tmp_path / "script.py"
+    script.write_text("""
 from pathlib import Path
 from lightning_sparse.experiments import running
-running.FIT = ({sys.executable!r}, "-c", {sleep!r})
-job = running.Job("a", Path({str(tmp_path / "a")!r}), {{}}, {{}}, Path({str(tmp_path)!r}), {{}})
-print(running.run_job(job))
-"""
-    parent = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+running.FIT = ("sh", "-c", "touch up; sleep 60")
+running.run_job(running.Job("a", Path("a"), {}, {}, Path.cwd(), {}))
+""")
+    started = forked.start(script, output=tmp_path / "output.txt")
+    (parent,) = started.processes
     try:
-        end = time.monotonic() + 60
-        while not (tmp_path / "up").exists() and time.monotonic() < end:
-            time.sleep(0.05)
+        assert waited_for((tmp_path / "up").exists)
         parent.kill()
-        parent.wait()
+        parent.join()
         assert CellFolder(tmp_path / "a").is_running()
     finally:
-        os.killpg(parent.pid, signal.SIGKILL)
-    end = time.monotonic() + 10
-    while CellFolder(tmp_path / "a").is_running() and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not CellFolder(tmp_path / "a").is_running()
+        forked.signalled(parent, signal.SIGKILL)
+    assert waited_for(lambda: not CellFolder(tmp_path / "a").is_running())
+
+
+def waited_for(condition):
+    """Wait until a condition holds, and tell whether it does."""
+    end = time.monotonic() + 60
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return condition()
 
 
 def test_a_process_gets_its_folder_and_its_variables(tmp_path, monkeypatch):
