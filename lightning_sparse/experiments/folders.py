@@ -21,6 +21,7 @@ DONE, FAILED, RUNNING, WAITING = "done", "failed", "running", "not finished"
 HERE = "{cell}"
 """Stands for the cell's folder in any text of a recipe."""
 _PLACES = ("default_root_dir", "save_dir")
+REPORT = "SparsityReport"
 METRICS = "lightning_sparse.experiments.CellMetrics"
 
 
@@ -71,14 +72,20 @@ def _replaced(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     made = {key: _replaced(value) for key, value in node.items()}
+    if str(made.get("class_path")).rpartition(".")[2] == REPORT:
+        made["init_args"] = _in_cell(made.get("init_args") or {}, "path")
     for key, value in made.items():
         if key in _PLACES:
             made[key] = HERE
         elif key == "dirpath" and value:
             made[key] = f"{HERE}/checkpoints"
-        elif key == "ticket_path" and value and HERE not in str(value):
-            made[key] = f"{HERE}/{Path(str(value)).name}"
-    return made
+    return _in_cell(made, "ticket_path")
+
+
+def _in_cell(arguments: Config, key: str) -> Config:
+    """Return arguments in which a file, if there is one, is in the cell's folder, under its name."""
+    path = str(arguments.get(key) or "")
+    return {**arguments, key: f"{HERE}/{Path(path).name}"} if path and HERE not in path else arguments
 
 
 def _at(node: Any, folder: str) -> Any:

@@ -99,8 +99,17 @@ def test_without_ray_nothing_is_run(monkeypatch):
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize(("path", "said"), [("no.yaml", "got nothing there"), (RECIPE, "'seed_everything'")])
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("nowhere", "got 'nowhere'. List those: lightning-sparse recipes"),
+        ("digit", "got 'digit'; did you mean sweeps/digits?"),
+        ("other.yml", "got 'other.yml'; did you mean other.yaml?"),
+        (RECIPE, "'seed_everything'"),
+    ],
+)
 def test_what_is_no_sweep(capsys, path, said):
+    Path("other.yaml").touch()
     assert said in error_of(capsys, path)
 
 

@@ -23,6 +23,7 @@ RECIPE = {
                 "class_path": "ASNI",
                 "init_args": {"ticket_path": "runs/a/ticket.pt", "note": "{cell}/note.txt"},
             },
+            {"class_path": "SparsityReport", "init_args": {"path": "reports/a.html"}},
         ],
     },
     "data": {"class_path": "Data", "init_args": {"data_dir": "data"}},
@@ -38,6 +39,7 @@ def test_a_recipe_writes_into_the_cells_folder_alone():
         {"dirpath": None},
         {"dirpath": "/out/a b/checkpoints"},
         {"ticket_path": "/out/a b/ticket.pt", "note": "/out/a b/note.txt"},
+        {"path": "/out/a b/a.html"},
         {"path": "/out/a b/metrics.json"},
     ]
     assert made["data"] == RECIPE["data"]

@@ -11,7 +11,8 @@ from tqdm import tqdm
 from lightning_sparse.checks import SparsityError, near
 from lightning_sparse.cli.commands.base import Command, register_command
 from lightning_sparse.cli.composing import arguments_of, check_recipe, composed
-from lightning_sparse.cli.library import recipe_file
+from lightning_sparse.cli.library import meant_recipes, recipe_file
+from lightning_sparse.cli.recipes import near_file
 from lightning_sparse.experiments.folders import DONE, FAILED, CellFolder, Result, locked
 from lightning_sparse.experiments.jobs import changed_jobs, clear, jobs_of, refuse_wrong, unfinished
 from lightning_sparse.experiments.on_ray import run_on_ray
@@ -39,7 +40,9 @@ class SweepCommand(Command):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add what to run, and how, and what to draw."""
-        parser.add_argument("sweep", metavar="SWEEP.yaml", help="names a recipe, and the settings to try")
+        parser.add_argument(
+            "sweep", metavar="SWEEP.yaml", help="a file, or a name out of `lightning-sparse recipes`"
+        )
         parser.add_argument(
             "--set", metavar="KEY=VALUE", action="append", default=[], help="as a line of its `set`"
         )
@@ -60,8 +63,7 @@ class SweepCommand(Command):
 
     def run(self, arguments: argparse.Namespace) -> None:
         """Run what is missing, write the tables and the figure, print them; exit with 1 if a cell failed."""
-        file = recipe_file(arguments.sweep, "SWEEP.yaml")
-        sweep = read_sweep(file, arguments.set, arguments.out, arguments.against)
+        sweep = read_sweep(_file_of(arguments.sweep), arguments.set, arguments.out, arguments.against)
         cells = sweep.shard(*_shard(arguments.shard))
         axes_of(sweep, arguments.x, arguments.line)
         if arguments.table:
@@ -157,6 +159,15 @@ class _Progress:
         found = {metric: result.metrics[metric] for metric in self.sweep.metrics if metric in result.metrics}
         said = ", ".join(f"{metric} {value:.4f}" for metric, value in found.items())
         return f"{said} ({time})"
+
+
+def _file_of(given: str) -> str:
+    """Return the file of a sweep, or of the package's sweep of that name."""
+    file = recipe_file(given, "SWEEP.yaml")
+    if not Path(file).is_file():
+        close = near_file(given) or meant_recipes(given) or ". List those: lightning-sparse recipes"
+        raise SparsityError(f"`SWEEP.yaml` must be a file, or a sweep of the package, got {given!r}{close}")
+    return file
 
 
 def _shard(given: str | None) -> tuple[int, int]:
