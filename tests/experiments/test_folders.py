@@ -1,8 +1,7 @@
-import os
-import signal
 import threading
 import zipfile
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import yaml
@@ -114,18 +113,19 @@ def test_who_holds_a_folder_is_waited_for(tmp_path, patience, held):
         end.join()
 
 
-def test_who_is_killed_while_it_clears_leaves_what_tells_that_the_rest_is_of_another_recipe(
-    tmp_path, monkeypatch
-):
+def test_clearing_begins_with_the_result_and_ends_with_what_tells_whose_it_was(tmp_path, monkeypatch):
+    """Who is killed in between leaves no result, and nothing that another recipe would go on from."""
     folder = CellFolder(tmp_path)
     folder.begin(RECIPE, {})
     folder.write_result(Result("done", {}, 1.0))
     (tmp_path / "run").mkdir()
-    monkeypatch.setattr("shutil.rmtree", lambda path: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
-        folder.clear()
-    assert folder.result() is None
-    assert folder.difference({"trainer": {"max_epochs": 9}})
+    removed, unlink = [], Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda path, **how: (removed.append(path.name), unlink(path, **how)))
+    monkeypatch.setattr("shutil.rmtree", lambda path: removed.append(path.name))
+    folder.clear()
+    assert removed[0] == "result.json"
+    assert {"run", "recipe.yaml"} < set(removed[: removed.index("cell.json")])
+    assert removed.index("cell.json") == len(removed) - 1
 
 
 def test_clearing_leaves_the_lock(tmp_path):
