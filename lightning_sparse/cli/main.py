@@ -5,6 +5,7 @@ What takes no recipe has a file of its own in ``commands/``.
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -26,12 +27,16 @@ from lightning_sparse.trainer.packages import (
     LightningDataModule,
     LightningModule,
     cli_module,
+    is_lightning,
     overrides,
     quiet_lightning,
     rank_zero_warn,
 )
 
 __all__ = ["main"]
+
+TERMINATED = 128 + signal.SIGTERM
+"""Exit status of a command that was sent SIGTERM, as shells have it."""
 
 ABOUT = {"-h": help_text, "--help": help_text, "--version": version_text}
 """What is printed without a command."""
@@ -65,7 +70,7 @@ def main(args: list[str] | None = None) -> None:
         found = with_files(words)
         if args is None:
             sys.argv[1:] = found  # also what Lightning starts other processes with
-        with quiet_lightning() if words[0] == "plan" else nullcontext():
+        with _status_of_sigterm(), quiet_lightning() if words[0] == "plan" else nullcontext():
             sparse_cli(
                 trainer_class=PlanTrainer,
                 subclass_mode_model=True,
@@ -174,6 +179,20 @@ def _make_cli(base: type, session: _Session) -> Any:
             _test_if_possible(self.trainer, self.model, self.datamodule)
 
     return SparseCLI
+
+
+@contextmanager
+def _status_of_sigterm() -> Iterator[None]:
+    """End a command that was sent SIGTERM with a status that says so.
+
+    Lightning ends it by a SystemExit without a status, which means that all went well.
+    """
+    try:
+        yield
+    except SystemExit as stopped:
+        if is_lightning(stopped, "utilities.exceptions.SIGTERMException"):
+            sys.exit(TERMINATED)
+        raise
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lightning_sparse.checks import SparsityError, near
 from lightning_sparse.cli.library import meant_recipes, recipe_file
+from lightning_sparse.files.repeated import repeated_key
 
 if TYPE_CHECKING:
     from yaml import MarkedYAMLError, Node
@@ -138,22 +139,10 @@ def _where(error: "MarkedYAMLError") -> str:
 
 
 def _refuse_twice(option: str, value: str, node: "Node | None") -> None:
-    """Refuse a key that stands twice in one mapping: YAML would take the last and drop the other."""
-    import yaml
-
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_twice(option, value, item)
-    if not isinstance(node, yaml.MappingNode):
-        return
-    seen: dict[str, int] = {}
-    for key, item in node.value:
-        line = key.start_mark.line + 1
-        if isinstance(key, yaml.ScalarNode) and key.value in seen and key.value != "<<":
-            twice = f", where {key.value!r} stands twice, in lines {seen[key.value]} and {line}"
-            raise _refusal(option, value, f"{twice}. Put what is under both under one.")
-        seen[str(key.value)] = line
-        _refuse_twice(option, value, item)
+    """Refuse a key that stands twice in one mapping."""
+    if found := repeated_key(node):
+        twice = ", where {!r} stands twice, in lines {} and {}".format(*found)
+        raise _refusal(option, value, f"{twice}. Put what is under both under one.")
 
 
 def _check_mapping(option: str, value: str, node: "Node | None") -> None:

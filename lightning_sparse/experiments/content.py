@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sparse.checks import SparsityError, near, shown
+from lightning_sparse.files.repeated import repeated_key
 
 __all__ = ["mapping_in", "read_content", "refusal", "setting_of"]
 
@@ -45,6 +46,9 @@ def read_content(path: Path) -> dict[str, Any]:
     for key in ("variants", "grid", "list", "metric"):
         if key in content and not content[key]:
             raise refusal(path, f"have values in `{key}`", "none. Leave it out, or fill it.")
+    metrics = content.get("metric")
+    if isinstance(metrics, list) and not all(isinstance(metric, str) for metric in metrics):
+        raise refusal(path, "have names of metrics at `metric`", f"{shown(metrics)}.")
     if content.get("threads", 1) < 1:
         raise refusal(path, "have at least 1 at `threads`", f"{content['threads']}.")
     return content
@@ -63,7 +67,7 @@ def setting_of(given: str) -> tuple[str, Any]:
         raise SparsityError(f"`--set` must have a value in YAML, got {given!r}.") from None
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str, path: Path | None = None) -> Any:
     """Return what YAML says, and ``1e-3`` as a number, as in recipes; YAML 1.1 wants ``1.0e-3``."""
     import yaml
 
@@ -72,6 +76,8 @@ def _parsed(text: str) -> Any:
 
     number = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    if path is not None and (twice := repeated_key(yaml.compose(text, Loader))):
+        raise refusal(path, "have each key once", "{!r} in lines {} and {}.".format(*twice))
     return yaml.load(text, Loader)  # a SafeLoader
 
 
@@ -83,7 +89,7 @@ def _load(path: Path) -> Any:
         names = [file.name for file in folder.glob("*.y*ml")] if folder.is_dir() else []
         raise refusal(path, "be a file in YAML", f"nothing there{near(path.name, names) or '.'}")
     try:
-        return _parsed(path.read_text(encoding="utf-8"))
+        return _parsed(path.read_text(encoding="utf-8"), path)
     except UnicodeDecodeError:
         raise refusal(path, "be a text", "other bytes. Save it as UTF-8.") from None
     except yaml.YAMLError as error:
@@ -96,7 +102,7 @@ def _load(path: Path) -> Any:
 def mapping_in(path: Path, place: str, value: Any) -> dict[str, Any]:
     """Return a value that is a mapping of texts; refuse another."""
     if not isinstance(value, dict) or not all(isinstance(key, str) and key for key in value):
-        raise refusal(path, f"have values by key at `{place}`", f"{shown(value)}.")
+        raise refusal(path, f"have values by keys that are texts at `{place}`", f"{shown(value)}.")
     return value
 
 

@@ -6,7 +6,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from lightning_sparse.checks import SparsityError, shown
 from lightning_sparse.experiments.settings import Config, first_difference
 from lightning_sparse.files.writing import whole_file
 
-__all__ = ["DONE", "FAILED", "RUNNING", "WAITING", "CellFolder", "Result", "recipe_in"]
+__all__ = ["DONE", "FAILED", "RUNNING", "WAITING", "CellFolder", "Result", "locked", "recipe_in"]
 
 DONE, FAILED, RUNNING, WAITING = "done", "failed", "running", "not finished"
 HERE = "{cell}"
 """Stands for the cell's folder in any text of a recipe."""
 _PLACES = ("default_root_dir", "save_dir")
+REPORT = "SparsityReport"
 METRICS = "lightning_sparse.experiments.CellMetrics"
 
 
@@ -71,14 +72,20 @@ def _replaced(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     made = {key: _replaced(value) for key, value in node.items()}
+    if str(made.get("class_path")).rpartition(".")[2] == REPORT:
+        made["init_args"] = _in_cell(made.get("init_args") or {}, "path")
     for key, value in made.items():
         if key in _PLACES:
             made[key] = HERE
         elif key == "dirpath" and value:
             made[key] = f"{HERE}/checkpoints"
-        elif key == "ticket_path" and value and HERE not in str(value):
-            made[key] = f"{HERE}/{Path(str(value)).name}"
-    return made
+    return _in_cell(made, "ticket_path")
+
+
+def _in_cell(arguments: Config, key: str) -> Config:
+    """Return arguments in which a file, if there is one, is in the cell's folder, under its name."""
+    path = str(arguments.get(key) or "")
+    return {**arguments, key: f"{HERE}/{Path(path).name}"} if path and HERE not in path else arguments
 
 
 def _at(node: Any, folder: str) -> Any:
@@ -130,9 +137,10 @@ class CellFolder:
         return f"`{found[0]}` was {shown(found[1])}, and is {shown(found[2])}" if found else None
 
     def begin(self, recipe: Config, settings: Config) -> None:
-        """Write down what the cell is."""
+        """Write down what the cell is, and forget what came of it before."""
         import yaml
 
+        self._forget()
         _write({"settings": settings, "recipe": recipe_in(recipe)}, self.path / "cell.json")
         with whole_file(self.recipe) as (unfinished, _):
             content = yaml.safe_dump(recipe_in(recipe, self.path.resolve()), sort_keys=False)
@@ -145,12 +153,22 @@ class CellFolder:
         return next((path for path in files if zipfile.is_zipfile(path)), None)
 
     def clear(self) -> None:
-        """Remove all of it but the lock."""
+        """Remove all of it but the lock.
+
+        What tells of the cell goes last: who is killed in here leaves no result or checkpoint of a cell that
+        would be taken for another.
+        """
+        self._forget()
         for path in list(self.path.iterdir()) if self.path.is_dir() else []:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
-            elif path.name != "lock":
+            elif path.name not in ("lock", "cell.json"):
                 path.unlink()
+        (self.path / "cell.json").unlink(missing_ok=True)
+
+    def _forget(self) -> None:
+        for path in (self.path / "result.json", self.metrics):
+            path.unlink(missing_ok=True)
 
     def is_running(self) -> bool:
         """Tell whether a process runs the cell."""
@@ -159,36 +177,49 @@ class CellFolder:
         with self.locked() as lock:
             return lock is None
 
-    @contextmanager
-    def locked(self) -> Iterator[int | None]:
+    def locked(self) -> AbstractContextManager[int | None]:
         """Hold the cell for one process and its children; ``None`` if another one has it.
 
-        What is given is a file descriptor. A child that inherits it holds the cell until it ends, also when
-        its parent was killed. Where files cannot be locked (Windows), nothing is held.
+        Who only looks whether a cell is run holds it for a moment, and is waited for.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            yield descriptor if _lock(descriptor) else None
-        finally:
-            os.close(descriptor)
+        return locked(self.path, 0.2)
 
 
-def _lock(descriptor: int) -> bool:
+@contextmanager
+def locked(folder: Path, patience: float) -> Iterator[int | None]:
+    """Hold a folder for one process and its children; ``None`` if another one has it.
+
+    What is given is a file descriptor. A child that inherits it holds the folder until it ends, also when
+    its parent was killed. Where files cannot be locked (Windows), nothing is held.
+
+    Args:
+        folder: It is made if it is not there.
+        patience: So many seconds are waited for another process.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        yield descriptor if _lock(descriptor, time.monotonic() + patience) else None
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, end: float) -> bool:
     try:
         import fcntl
     except ModuleNotFoundError:
         return True
-    for wait in (0.02, 0.05, 0.1, 0.0):  # who only looks whether a cell is run holds it for a moment
+    while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
-            time.sleep(wait)
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.02)
         except OSError as error:
             said = f"`out` must be in a folder whose files can be locked: {error.strerror}."
             raise SparsityError(said) from error
-    return False
 
 
 def _read(path: Path) -> dict[str, Any]:

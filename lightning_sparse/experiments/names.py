@@ -28,6 +28,7 @@ def short_names(keys: Iterable[str], taken: Collection[str] = ()) -> dict[str, s
         ['a.lr', 'b.lr']
     """
     words = {key: [word for word in key.split(".") if word not in _SILENT] or [key] for key in keys}
+    words |= {key: [_FAMILIAR[key]] for key in words if key in _FAMILIAR}
     names = {}
     for key, parts in words.items():
         others = [other for name, other in words.items() if name != key]
@@ -36,7 +37,7 @@ def short_names(keys: Iterable[str], taken: Collection[str] = ()) -> dict[str, s
             any(other[-count:] == parts[-count:] for other in others) or ".".join(parts[-count:]) in taken
         ):
             count += 1
-        names[key] = _FAMILIAR.get(key, ".".join(parts[-count:]))
+        names[key] = key if parts in others else ".".join(parts[-count:])  # `a.init_args.b` beside `a.b`
     return names
 
 

@@ -14,11 +14,11 @@ from lightning_sparse.experiments.tables import Row
 from lightning_sparse.extras import import_extra
 from lightning_sparse.reporting.statistics import deviation
 
-__all__ = ["draw", "usual_x"]
+__all__ = ["axes_of", "draw", "usual_x"]
 
 # Colours that colour-blind readers can tell apart (Okabe and Ito, 2008); markers say it once more.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
-MARKERS = "osD^vPX"
+MARKERS = "osD^vPX*"  # one more than colours: no two lines of many look the same
 DECADE = 10
 """Positive settings that differ by so much are drawn on an axis of logarithms, as densities always are."""
 
@@ -32,6 +32,23 @@ def usual_x(sweep: Sweep) -> str | None:
         and len({cell.settings.get(key) for cell in sweep.cells if _is_number(cell.settings.get(key))}) > 1
     ]
     return next((key for key in numeric if key.rpartition(".")[2] == "density"), next(iter(numeric), None))
+
+
+def axes_of(sweep: Sweep, x: str | None = None, line: str | None = None) -> tuple[str | None, list[str]]:
+    """Return the key of the horizontal axis, ``None`` if there is none, and those that have lines.
+
+    Args:
+        sweep: The sweep.
+        x: Key or name of a setting; ``None``: `usual_x`.
+        line: Key or name of a setting; ``None``: all but that of the axis and seeds.
+
+    Raises:
+        SparsityError: If there is no such setting, or that of the axis has no numbers.
+    """
+    over = _key(sweep, x, "--x") if x else usual_x(sweep)
+    if over and not any(_is_number(cell.settings.get(over)) for cell in sweep.cells):
+        raise SparsityError(f"`--x` must be a setting with numbers, got {x!r}, which has none.")
+    return over, [_key(sweep, line, "--line")] if line else [k for k in sweep.names if k not in (SEED, over)]
 
 
 def draw(
@@ -51,13 +68,12 @@ def draw(
         line: Key or name of the setting that has a line for each value; ``None``: all other settings.
 
     Raises:
-        SparsityError: If there is no such setting, or none with numbers.
+        SparsityError: As from `axes_of`.
         ModuleNotFoundError: If matplotlib is not installed.
     """
-    over = _key(sweep, x, "--x") if x else usual_x(sweep)
+    over, lines = axes_of(sweep, x, line)
     if over is None:
         return "left out the figure: no setting has two or more numbers. Name one by --x."
-    lines = [_key(sweep, line, "--line")] if line else [k for k in sweep.names if k not in (SEED, over)]
     matplotlib = import_extra("matplotlib", "the figure of a sweep")
     matplotlib.use("Agg")
     plt = import_extra("matplotlib.pyplot", "the figure of a sweep")

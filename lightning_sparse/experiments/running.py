@@ -14,7 +14,7 @@ from lightning_sparse.experiments.folders import DONE, FAILED, CellFolder, Resul
 from lightning_sparse.experiments.metrics import read_metrics
 from lightning_sparse.experiments.settings import Config
 
-__all__ = ["FIT", "Job", "Start", "run_all", "run_job", "start_process", "threads_of"]
+__all__ = ["FIT", "Job", "Start", "checkpoint_of", "run_all", "run_job", "start_process", "threads_of"]
 
 FIT = (sys.executable, "-m", "lightning_sparse.cli", "fit")
 """What is run, less the recipe."""
@@ -74,10 +74,17 @@ def start_process(job: Job, words: Sequence[str], lock: int) -> int:
         ).returncode
 
 
+def checkpoint_of(job: Job) -> Path | None:
+    """Return the checkpoint that a cell goes on from; ``None`` if it begins anew.
+
+    A recipe without ExactResume does: from a checkpoint it would end elsewhere than undisturbed.
+    """
+    folder = CellFolder(job.folder)
+    return folder.checkpoint() if folder.is_started() and _is_exact(job.recipe) else None
+
+
 def run_job(job: Job, retry: bool = False, start: Start = start_process) -> Result | None:
     """Run a cell, from its last checkpoint if it has one; keep what came of it.
-
-    A recipe without ExactResume begins anew: from a checkpoint it would end elsewhere than undisturbed.
 
     Args:
         job: The cell.
@@ -94,7 +101,7 @@ def run_job(job: Job, retry: bool = False, start: Start = start_process) -> Resu
         found = folder.result()  # another process may have ended it in the meantime
         if found and not (retry and found.status == FAILED):
             return found
-        checkpoint = folder.checkpoint() if folder.is_started() and _is_exact(job.recipe) else None
+        checkpoint = checkpoint_of(job)
         if checkpoint is None:
             folder.clear()
         folder.begin(job.recipe, job.settings)
@@ -117,12 +124,14 @@ def run_all(
 
 
 def _result_of(folder: CellFolder, status: int, seconds: float | None) -> Result:
-    if status == 0:
+    if status == 0 and folder.metrics.is_file():
         return Result(DONE, read_metrics(folder.metrics), seconds)
     said = folder.log.read_text(encoding="utf-8", errors="replace") if folder.log.is_file() else ""
     lines = [line.rstrip() for line in said.splitlines() if line.strip()][-LINES:]
     if status < 0:
         lines.append(f"killed by {_signal(-status)}{' (out of memory?)' * (-status == signal.SIGKILL)}")
+    elif status == 0:
+        lines.append("it ended before its fit had")
     return Result(FAILED, {}, seconds, "\n".join(lines) or f"exit status {status}")
 
 

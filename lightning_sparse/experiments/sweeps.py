@@ -16,7 +16,12 @@ SEED = "seed_everything"
 VARIANT = "variant"
 WITHOUT = "without"
 _OF_FILES = ("recipe", "overlays")
-COLUMNS = ("seconds", "status", "folder")
+COLUMNS = (
+    *("seconds", "status", "folder"),
+    *("metric", "mean", "deviation", "runs", "failed", "cells"),
+    *("against", "difference", "low", "high", "pairs"),
+)
+"""What the tables call what is no setting: no setting is called so."""
 
 
 @dataclass(frozen=True)
@@ -128,16 +133,16 @@ def _cells(
     content: Mapping[str, Any], path: Path
 ) -> Iterator[tuple[dict[str, Any], tuple[str, ...], dict[str, Any]]]:
     """Return settings, configs and changes of each cell: the grid, for every variant, then the list."""
-    grid = content.get("grid", {})
+    grid = mapping_in(path, "grid", content.get("grid", {}))
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             raise refusal(path, f"have a list of values at `grid`: `{key}`", f"{shown(values)}.")
-    variants = content.get("variants", {})
+    variants = mapping_in(path, "variants", content.get("variants", {}))
     spelled_out = []
     if variants or grid:
-        for name in variants or (None,):
-            given = dict(mapping_in(path, f"variants: {name}", variants.get(name) or {}))
-            known = {} if name is None else {VARIANT: name}
+        for name, bundle in (variants or {"": None}).items():
+            given = dict(mapping_in(path, f"variants: {name}", bundle or {}))
+            known = {VARIANT: name} if name else {}
             axes = _axes(path, name, grid, given.pop(WITHOUT, []))
             spelled_out += [
                 (known | (point := dict(zip(axes, values, strict=True))), given | point)
@@ -152,7 +157,7 @@ def _cells(
         yield settings, _configs(path, files), changes
 
 
-def _axes(path: Path, variant: str | None, grid: dict[str, Any], without: Any) -> dict[str, Any]:
+def _axes(path: Path, variant: str, grid: dict[str, Any], without: Any) -> dict[str, Any]:
     """Return the grid of a variant: without the keys that it leaves out."""
     names = [without] if isinstance(without, str) else without
     if not isinstance(names, list) or not set(map(str, names)) <= grid.keys():
@@ -211,6 +216,9 @@ def _against(content: Mapping[str, Any], compare: str | None, cells: Sequence[Ce
     values = [cell.settings[compare] for cell in cells if compare in cell.settings] if compare else []
     if "against" not in content:
         return _with_most_counterparts(compare, cells) if compare else None
+    if compare is None:
+        got = f"{shown(content['against'])} alone: all settings are numbers. Name one at `compare`."
+        raise refusal(path, "say what is compared if it has `against`", got)
     found = [value for value in values if content["against"] in (value, in_words(value))]
     if not found:
         raise refusal(

@@ -1,3 +1,5 @@
+import os
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,6 +46,16 @@ def test_quickstart_logs_checkpoints_and_tests(tmp_path, capsys):
     checkpoint = torch.load(next(tmp_path.rglob("last.ckpt")), weights_only=True)
     kept = sum(int(checkpoint["state_dict"][f"net.fcs.{i}.weight"].count_nonzero()) for i in (0, 2, 4))
     assert kept == 2510
+
+
+def test_a_fit_that_was_terminated_does_not_end_well(monkeypatch):
+    def terminated(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(models.ImageClassifier, "training_step", terminated)
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", QUICKSTART, "--trainer.max_epochs", "1"])
+    assert stopped.value.code == 128 + signal.SIGTERM
 
 
 def test_density_from_the_command_line(capsys):

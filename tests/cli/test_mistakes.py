@@ -247,11 +247,11 @@ def test_what_is_no_unknown_argument():
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ("density: 0.05}", "density: 0.05", 16),
-        ("  devices: 1", "   devices: 1", 5),
-        ("  devices: 1", "\tdevices: 1", 5),
-        ("max_epochs: 30", "max_epochs 30", 5),
-        ("save_last: true}", "save_last: true]", 12),
+        ("density: 0.05}", "density: 0.05", 17),
+        ("  devices: 1", "   devices: 1", 6),
+        ("  devices: 1", "\tdevices: 1", 6),
+        ("max_epochs: 30", "max_epochs 30", 6),
+        ("save_last: true}", "save_last: true]", 13),
     ],
 )
 def test_bad_yaml_names_its_file_and_line(capsys, old, new, line):
@@ -270,10 +270,10 @@ def test_bad_yaml_names_its_file_and_line(capsys, old, new, line):
         ("# a comment\n", "which is empty."),
         ("- trainer\n- model\n", "which holds a list at its top."),
         ("trainer\n", "which holds one value at its top."),
-        (f"{TEXT}\ntrainer:\n  max_epochs: 2\n", "where 'trainer' stands twice, in lines 3 and 25."),
+        (f"{TEXT}\ntrainer:\n  max_epochs: 2\n", "where 'trainer' stands twice, in lines 4 and 26."),
         (
             TEXT.replace("density: 0.05", "density: 0.05, density: 0.1"),
-            "where 'density' stands twice, in lines 15",
+            "where 'density' stands twice, in lines 16",
         ),
     ],
 )

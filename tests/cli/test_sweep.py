@@ -11,8 +11,11 @@ import forked
 import pytest
 import yaml
 
+from lightning_sparse.checks import SparsityError
+from lightning_sparse.cli.commands.sweep import _Progress
 from lightning_sparse.cli.main import main
-from lightning_sparse.experiments.folders import CellFolder
+from lightning_sparse.experiments.folders import DONE, CellFolder, Result
+from lightning_sparse.experiments.running import Job
 from lightning_sparse.experiments.sweeps import read_sweep
 
 ROOT = Path(__file__).parents[2]
@@ -55,18 +58,15 @@ def table(path):
     ("keys", "said"),
     [
         ({"set": {"trainer.max_epoch": 1}}, "did you mean --trainer.max_epochs?"),
-        ({"set": {"model.net.widht": 1}}, "widht"),
         (
             {"grid": {"trainer.callbacks.PruneAtInit.density": [0.1, 1.5]}},
             "density=1.5: `density` must be in (0, 1]",
         ),
-        ({"grid": {"trainer.callbacks.PruneAtInit.method": ["erk", "snp"]}}, "did you mean SNIP?"),
         ({"grid": {"trainer.callbacks.PruneAtInt.density": [0.1, 0.5]}}, "did you mean PruneAtInit?"),
         (
             {"recipe": "nothing.yaml"},
             "`--config` must be a recipe, got 'nothing.yaml', which does not exist.",
         ),
-        ({"overlays": RECIPE + "l"}, "which does not exist"),
     ],
 )
 def test_mistakes_cost_a_line_and_run_nothing(capsys, keys, said):
@@ -80,24 +80,36 @@ def test_shards_that_are_none(capsys, shard):
 
 
 def test_a_dry_run_says_what_would_be_done(capsys):
-    main(["sweep", write(), "--dry-run", "--shard", "2/2"])
-    assert capsys.readouterr().out.splitlines() == [
-        "method=erk,density=0.05  to run",
-        "method=synflow,density=0.05  to run",
-        "2 of 2 cells would be run.",
-    ]
+    main(["sweep", write(grid={"seed_everything": [0, 1, 2]}), "--dry-run", "--shard", "2/2"])
+    assert capsys.readouterr().out.splitlines() == ["seed=1  to run", "1 of 1 cells would be run."]
+    assert not Path("out").exists()
+
+
+def test_what_the_figure_cannot_have_is_said_first(capsys):
+    said = error_of(capsys, write(), "--x", "densty")
+    assert said == "`--x` must be one of method, density, got 'densty'; did you mean density?"
+    assert "`--line` must be one of" in error_of(capsys, write(), "--line", "densty")
     assert not Path("out").exists()
 
 
 def test_without_ray_nothing_is_run(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SystemExit, match=r"error: `ray` must be installed for --ray: pip install"):
-        main(["sweep", write(), "--ray"])
+        main(["sweep", write(grid={"seed_everything": [0]}), "--ray"])
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize(("path", "said"), [("no.yaml", "got nothing there"), (RECIPE, "'seed_everything'")])
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("nowhere", "got 'nowhere'. List those: lightning-sparse recipes"),
+        ("digit", "got 'digit'; did you mean sweeps/digits?"),
+        ("other.yml", "got 'other.yml'; did you mean other.yaml?"),
+        (RECIPE, "'seed_everything'"),
+    ],
+)
 def test_what_is_no_sweep(capsys, path, said):
+    Path("other.yaml").touch()
     assert said in error_of(capsys, path)
 
 
@@ -164,6 +176,16 @@ def test_a_metric_that_nobody_logs_is_said_and_costs_no_run(run, capsys, monkeyp
     assert "got 'test/ac'; did you mean test/acc? They log" in said
 
 
+def test_a_metric_that_only_some_cells_log_stops_nothing(tmp_path):
+    sweep = read_sweep(write(metric=["test/acc", "rigl/explored"]))
+    job = Job("a", tmp_path, {}, {}, tmp_path, {})
+    progress = _Progress(sweep, [], [])
+    progress.end(job, Result(DONE, {"test/acc": 0.5, "rigl/explored": 0.1}))
+    progress.end(job, Result(DONE, {"test/acc": 0.5}))
+    with pytest.raises(SparsityError, match="`metric` must be one that the runs log, got 'rigl/explored'"):
+        _Progress(sweep, [], []).end(job, Result(DONE, {"test/acc": 0.5}))
+
+
 def test_changed_settings_are_refused(run, capsys, monkeypatch):
     monkeypatch.chdir(run[0])
     grid = {"model.optimizer.lr": [0.002, -1], "seed_everything": [0, 1]}
@@ -172,22 +194,21 @@ def test_changed_settings_are_refused(run, capsys, monkeypatch):
 
 
 def test_a_sweep_killed_in_the_middle_of_a_cell_ends_with_the_table_of_an_undisturbed_one(tmp_path):
-    grid = {"trainer.callbacks.PruneAtInit.method": ["snip"], "seed_everything": [0, 1]}
+    grid = {"trainer.callbacks.PruneAtInit.method": ["snip"]}
     folders = {name: tmp_path / name for name in ("undisturbed", "killed")}
     for folder in folders.values():
         folder.mkdir()
         write(folder / "s.yaml", grid=grid, set={"trainer.max_epochs": 12, "data.batch_size": 64})
     started = forked.start(SCRIPT, "s.yaml", output=folders["killed"] / "log.txt")
-    second = folders["killed"] / "out" / "method=snip,seed=1"
+    cell = CellFolder(folders["killed"] / "out" / "method=snip")
     end = time.monotonic() + 60
-    while CellFolder(second).checkpoint() is None and time.monotonic() < end:
+    while cell.checkpoint() is None and time.monotonic() < end:
         time.sleep(0.01)
     forked.signalled(started.processes[0], signal.SIGKILL)
     started.processes[0].join()
-    assert CellFolder(second).checkpoint()
-    assert CellFolder(second).result() is None, "it had ended before it was killed"
+    assert cell.checkpoint()
+    assert cell.result() is None, "it had ended before it was killed"
     said = {name: forked.run(SCRIPT, "s.yaml", output=folder / "log.txt") for name, folder in folders.items()}
-    assert "1 of 2 cells are finished already." in said["killed"]
     assert "(went on from its checkpoint)" in said["killed"]
     assert table(folders["killed"] / "out" / "table.csv") == table(
         folders["undisturbed"] / "out" / "table.csv"

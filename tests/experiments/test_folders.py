@@ -1,11 +1,12 @@
 import threading
 import zipfile
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import yaml
 
-from lightning_sparse.experiments.folders import CellFolder, Result, recipe_in
+from lightning_sparse.experiments.folders import CellFolder, Result, locked, recipe_in
 
 RECIPE = {
     "trainer": {
@@ -21,6 +22,7 @@ RECIPE = {
                 "class_path": "ASNI",
                 "init_args": {"ticket_path": "runs/a/ticket.pt", "note": "{cell}/note.txt"},
             },
+            {"class_path": "SparsityReport", "init_args": {"path": "reports/a.html"}},
         ],
     },
     "data": {"class_path": "Data", "init_args": {"data_dir": "data"}},
@@ -36,6 +38,7 @@ def test_a_recipe_writes_into_the_cells_folder_alone():
         {"dirpath": None},
         {"dirpath": "/out/a b/checkpoints"},
         {"ticket_path": "/out/a b/ticket.pt", "note": "/out/a b/note.txt"},
+        {"path": "/out/a b/a.html"},
         {"path": "/out/a b/metrics.json"},
     ]
     assert made["data"] == RECIPE["data"]
@@ -99,15 +102,30 @@ def test_one_process_at_a_time(tmp_path):
     assert not folder.is_running()
 
 
-def test_who_only_looks_is_waited_for(tmp_path):
-    folder = CellFolder(tmp_path / "a")
-    with ExitStack() as looking:
-        looking.enter_context(folder.locked())
-        end = threading.Timer(0.05, looking.pop_all().close)
+@pytest.mark.parametrize(("patience", "held"), [(0.01, False), (5, True)])
+def test_who_holds_a_folder_is_waited_for(tmp_path, patience, held):
+    with ExitStack() as other:
+        other.enter_context(locked(tmp_path, 0))
+        end = threading.Timer(0.1, other.pop_all().close)
         end.start()
-        with folder.locked() as lock:
-            assert lock is not None
+        with locked(tmp_path, patience) as lock:
+            assert (lock is not None) == held
         end.join()
+
+
+def test_clearing_begins_with_the_result_and_ends_with_what_tells_whose_it_was(tmp_path, monkeypatch):
+    """Who is killed in between leaves no result, and nothing that another recipe would go on from."""
+    folder = CellFolder(tmp_path)
+    folder.begin(RECIPE, {})
+    folder.write_result(Result("done", {}, 1.0))
+    (tmp_path / "run").mkdir()
+    removed, unlink = [], Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda path, **how: (removed.append(path.name), unlink(path, **how)))
+    monkeypatch.setattr("shutil.rmtree", lambda path: removed.append(path.name))
+    folder.clear()
+    assert removed[0] == "result.json"
+    assert {"run", "recipe.yaml"} < set(removed[: removed.index("cell.json")])
+    assert removed.index("cell.json") == len(removed) - 1
 
 
 def test_clearing_leaves_the_lock(tmp_path):

@@ -8,6 +8,12 @@ def test_keys_are_called_by_as_few_words_as_tell_them_apart():
     assert list(short_names(keys).values()) == ["A.density", "B.density", "net", "seed"]
 
 
+def test_no_two_keys_have_one_name():
+    """Each would be a column of its own, and the second would write over the first."""
+    keys = ["trainer.callbacks.RigLCallback.seed", "seed_everything", "model.init_args.net.a", "model.net.a"]
+    assert list(short_names(keys).values()) == ["RigLCallback.seed", "seed", *keys[2:]]
+
+
 def test_class_paths_are_no_words_and_taken_names_are_left():
     assert short_names(["model.init_args.net.class_path"]) == {"model.init_args.net.class_path": "net"}
     assert short_names(["trainer.status", "x.test/acc"], ["status", "test/acc"]) == {

@@ -3,11 +3,11 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 import zipfile
 
+import forked
 import pytest
 
 from lightning_sparse.checks import SparsityError
@@ -77,6 +77,21 @@ def test_a_killed_cell_says_so_and_goes_on_from_its_checkpoint(tmp_path):
     assert (tmp_path / "a" / "log.txt").read_text() == "training\n"
 
 
+def test_a_process_that_ends_before_its_fit_has_not_finished_the_cell(tmp_path):
+    """Whatever it says of itself, and whatever an earlier one has left."""
+    run_job(job_in(tmp_path), start=Faked(1))
+    (tmp_path / "a" / "metrics.json").write_text('{"test/acc": 0.5}')
+    found = run_job(job_in(tmp_path), retry=True, start=lambda job, words, lock: 0)
+    assert (found.status, found.error) == (FAILED, "it ended before its fit had")
+
+
+def test_a_cell_that_is_run_once_more_has_no_result_in_the_meantime(tmp_path):
+    run_job(job_in(tmp_path), start=Faked(1, checkpoint=True))
+    seen = []
+    run_job(job_in(tmp_path), True, lambda job, *_: seen.append(CellFolder(job.folder).result()) or 1)
+    assert seen == [None]
+
+
 def test_without_exact_resume_a_killed_cell_begins_anew(tmp_path):
     job = job_in(tmp_path, {"trainer": {"callbacks": [{"class_path": "Other"}]}})
     run_job(job, start=Faked(-9, "training\n", checkpoint=True))
@@ -91,30 +106,33 @@ def test_what_another_process_runs_is_left_alone(tmp_path):
         assert run_job(job_in(tmp_path), start=Faked()) is None
 
 
-def test_a_child_holds_the_cell_after_its_parent_was_killed(tmp_path, monkeypatch):
+def test_a_child_holds_the_cell_after_its_parent_was_killed(tmp_path):
     """Otherwise a second sweep would write into the folder beside it."""
-    sleep = f"import time; open({str(tmp_path / 'up')!r}, 'w'); time.sleep(60)"
-    script = f"""
+    script = tmp_path / "script.py"
+    script.write_text("""
 from pathlib import Path
 from lightning_sparse.experiments import running
-running.FIT = ({sys.executable!r}, "-c", {sleep!r})
-job = running.Job("a", Path({str(tmp_path / "a")!r}), {{}}, {{}}, Path({str(tmp_path)!r}), {{}})
-print(running.run_job(job))
-"""
-    parent = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+running.FIT = ("sh", "-c", "touch up; sleep 60")
+running.run_job(running.Job("a", Path("a"), {}, {}, Path.cwd(), {}))
+""")
+    started = forked.start(script, output=tmp_path / "output.txt")
+    (parent,) = started.processes
     try:
-        end = time.monotonic() + 60
-        while not (tmp_path / "up").exists() and time.monotonic() < end:
-            time.sleep(0.05)
+        assert waited_for((tmp_path / "up").exists)
         parent.kill()
-        parent.wait()
+        parent.join()
         assert CellFolder(tmp_path / "a").is_running()
     finally:
-        os.killpg(parent.pid, signal.SIGKILL)
-    end = time.monotonic() + 10
-    while CellFolder(tmp_path / "a").is_running() and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not CellFolder(tmp_path / "a").is_running()
+        forked.signalled(parent, signal.SIGKILL)
+    assert waited_for(lambda: not CellFolder(tmp_path / "a").is_running())
+
+
+def waited_for(condition):
+    """Wait until a condition holds, and tell whether it does."""
+    end = time.monotonic() + 60
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return condition()
 
 
 def test_a_process_gets_its_folder_and_its_variables(tmp_path, monkeypatch):
@@ -122,7 +140,7 @@ def test_a_process_gets_its_folder_and_its_variables(tmp_path, monkeypatch):
     monkeypatch.setattr(running, "FIT", (sys.executable, "-c", show))
     monkeypatch.setenv("MKL_NUM_THREADS", "7")
     job = Job("a", tmp_path / "a", EXACT, {}, tmp_path, {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": None})
-    assert run_job(job, start=start_process).status == DONE
+    run_job(job, start=start_process)
     folder, words, variables = json.loads((tmp_path / "a" / "log.txt").read_text())
     assert folder == str(tmp_path)
     assert words == ["--config", str(tmp_path / "a" / "recipe.yaml")]

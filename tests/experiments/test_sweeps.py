@@ -144,11 +144,20 @@ def test_shards_have_every_cell_once(count):
         ("recipe: quickstart", "metric: test/acc", "name a `recipe`, got none."),
         ("recipe: quickstart", "recipe: 3", "have a text at `recipe`, got 3."),
         ("set:", "list: []\nset:", "have values in `list`, got none."),
-        ("set:", "list: [3]\nset:", "values by key at `list, entry 1`, got 3."),
-        ("set:", "variants: {a: 3}\nset:", "values by key at `variants: a`, got 3."),
+        ("set:", "list: [3]\nset:", "values by keys that are texts at `list, entry 1`, got 3."),
+        ("set:", "variants: {a: 3}\nset:", "values by keys that are texts at `variants: a`, got 3."),
         ("set:", "compare: methd\nset:", "`compare`, got 'methd'; did you mean method?"),
         ("set:", "against: snip\nset:", "`against`, got 'snip'. It has erk, synflow."),
         ("set:", "threads: 0\nset:", "at least 1 at `threads`, got 0."),
+        ("seed_everything: [0, 1]", "1: [0, 1]", "values by keys that are texts at `grid`, got "),
+        ("set:", "variants: {7: {}}\nset:", "values by keys that are texts at `variants`, got {7: {}}."),
+        ("set:", "metric: [1]\nset:", "have names of metrics at `metric`, got [1]."),
+        ("grid:", "set: {}\ngrid:", "have each key once, got 'set' in lines 2 and 3."),
+        (
+            "  trainer.callbacks.PruneAtInit.method:",
+            "  seed_everything: [3]\n  trainer.callbacks.PruneAtInit.method:",
+            "have each key once, got 'seed_everything' in lines 4 and 7.",
+        ),
         ("set: {", "set: {{", "be YAML, got at line "),
         ("quickstart", "[a", "be YAML, got at line "),
     ],
@@ -158,6 +167,11 @@ def test_mistakes_are_said(old, new, said):
         sweep(old=old, new=new)
     assert str(refused.value).startswith("`a.yaml` must ")
     assert said in str(refused.value)
+
+
+def test_numbers_alone_are_not_compared():
+    with pytest.raises(SparsityError, match=r"say what is compared if it has `against`, got '0' alone"):
+        sweep("recipe: a\ngrid: {seed_everything: [0, 1]}\nagainst: '0'\n")
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.experiments.folders import DONE, FAILED, WAITING, CellFolder, Result
-from lightning_sparse.experiments.plots import draw, usual_x
+from lightning_sparse.experiments.plots import MARKERS, draw, usual_x
 from lightning_sparse.experiments.sweeps import read_sweep
-from lightning_sparse.experiments.tables import groups_of, render_groups, rows_of, write_tables
+from lightning_sparse.experiments.tables import Row, groups_of, render_groups, rows_of, write_tables
 
 SWEEP = """\
 recipe: a
@@ -139,8 +139,8 @@ def drawn(sweep, monkeypatch):
     plt = pytest.importorskip("matplotlib.pyplot")
     monkeypatch.setattr(plt, "close", lambda figure: None)
 
-    def draw_(**options):
-        said = draw(sweep, rows_of(sweep), Path("out/a.png"), "test/acc", **options)
+    def draw_(rows=None, **options):
+        said = draw(sweep, rows or rows_of(sweep), Path("out/a.png"), "test/acc", **options)
         axes = plt.gcf().axes[0]
         return said, axes
 
@@ -182,3 +182,17 @@ def test_columns_that_are_not_there(drawn):
         drawn(x="desity")
     with pytest.raises(SparsityError, match="`--line` must be one of"):
         drawn(line="nothing")
+    with pytest.raises(SparsityError, match="`--x` must be a setting with numbers, got 'method', which has"):
+        drawn(x="method")
+
+
+def test_each_of_nine_lines_looks_different(sweep, drawn):
+    cell = sweep.cells[0]
+    methods = {f"m{number}": 0.1 * number for number in range(9)}
+    rows = [
+        Row(replace(cell, settings={**cell.settings, "p.method": m}), DONE, {"test/acc": v}, 1.0)
+        for m, v in methods.items()
+    ]
+    _, axes = drawn(rows)
+    looks = [(line.get_color(), line.get_marker()) for line in axes.lines if line.get_marker() in MARKERS]
+    assert len(looks) == len(set(looks)) == 9

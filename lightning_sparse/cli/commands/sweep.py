@@ -11,16 +11,20 @@ from tqdm import tqdm
 from lightning_sparse.checks import SparsityError, near
 from lightning_sparse.cli.commands.base import Command, register_command
 from lightning_sparse.cli.composing import arguments_of, check_recipe, composed
-from lightning_sparse.cli.library import recipe_file
-from lightning_sparse.experiments.folders import DONE, FAILED, CellFolder, Result
+from lightning_sparse.cli.library import meant_recipes, recipe_file
+from lightning_sparse.cli.recipes import near_file
+from lightning_sparse.experiments.folders import DONE, FAILED, CellFolder, Result, locked
 from lightning_sparse.experiments.jobs import changed_jobs, clear, jobs_of, refuse_wrong, unfinished
 from lightning_sparse.experiments.on_ray import run_on_ray
-from lightning_sparse.experiments.plots import draw
-from lightning_sparse.experiments.running import Job, run_all
+from lightning_sparse.experiments.plots import axes_of, draw
+from lightning_sparse.experiments.running import Job, checkpoint_of, run_all
 from lightning_sparse.experiments.sweeps import Sweep, read_sweep
 from lightning_sparse.experiments.tables import Row, groups_of, legend, render_groups, rows_of, write_tables
 
 __all__ = ["SweepCommand"]
+
+PATIENCE = 60
+"""So many seconds are waited for another process that writes the tables."""
 
 
 @register_command
@@ -36,7 +40,9 @@ class SweepCommand(Command):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add what to run, and how, and what to draw."""
-        parser.add_argument("sweep", metavar="SWEEP.yaml", help="names a recipe, and the settings to try")
+        parser.add_argument(
+            "sweep", metavar="SWEEP.yaml", help="a file, or a name out of `lightning-sparse recipes`"
+        )
         parser.add_argument(
             "--set", metavar="KEY=VALUE", action="append", default=[], help="as a line of its `set`"
         )
@@ -57,9 +63,9 @@ class SweepCommand(Command):
 
     def run(self, arguments: argparse.Namespace) -> None:
         """Run what is missing, write the tables and the figure, print them; exit with 1 if a cell failed."""
-        file = recipe_file(arguments.sweep, "SWEEP.yaml")
-        sweep = read_sweep(file, arguments.set, arguments.out, arguments.against)
+        sweep = read_sweep(_file_of(arguments.sweep), arguments.set, arguments.out, arguments.against)
         cells = sweep.shard(*_shard(arguments.shard))
+        axes_of(sweep, arguments.x, arguments.line)
         if arguments.table:
             return self._report(sweep, arguments)
         jobs = jobs_of(sweep, cells, composed, arguments_of)
@@ -68,23 +74,26 @@ class SweepCommand(Command):
         todo = [job for job in jobs if job in left or job in changed]
         refuse_wrong(todo, check_recipe)
         if arguments.dry_run:
-            print("\n".join(_plans(jobs, todo)))
+            print("\n".join(_plans(jobs, todo, changed)))
             return None
         clear(changed)
-        _Progress.of(sweep, jobs, todo).run(arguments)
+        _Progress(sweep, jobs, todo).run(arguments)
         return self._report(sweep, arguments)
 
     def _report(self, sweep: Sweep, arguments: argparse.Namespace) -> None:
         """Write and print everything; name what failed."""
-        rows = rows_of(sweep)
-        _refuse_metrics(sweep, [row for row in rows if row.status == DONE])
-        written = write_tables(sweep, rows)
+        # Other processes of the sweep write the same files: one after another, each with all that is there.
+        with locked(sweep.out, PATIENCE):
+            rows = rows_of(sweep)
+            _refuse_metrics(sweep, [row for row in rows if row.status == DONE])
+            written = write_tables(sweep, rows)
+            figure = _figure(sweep, rows, arguments)
         if any(row.metrics for row in rows):
             tables = {metric: groups_of(sweep, rows, metric) for metric in sweep.metrics}
             for metric, groups in tables.items():
                 print(f"\n{render_groups(sweep, groups, metric)}")
             print(legend(groups))
-        print(_figure(sweep, rows, arguments))
+        print(figure)
         print("\n".join(f"wrote {path}" for path in written))
         for status in dict.fromkeys(row.status for row in rows if row.status not in (DONE, FAILED)):
             print(f"{sum(row.status == status for row in rows)} of {len(rows)} cells: {status}")
@@ -101,21 +110,18 @@ class SweepCommand(Command):
 class _Progress:
     """A line for each cell that ends, above a bar."""
 
-    def __init__(self, sweep: Sweep, done: int, todo: Sequence[Job]) -> None:
-        self.sweep, self.todo = sweep, list(todo)
+    def __init__(self, sweep: Sweep, jobs: Sequence[Job], todo: Sequence[Job]) -> None:
+        self.sweep, self.todo, self.total = sweep, todo, len(jobs)
+        found = [CellFolder(job.folder).result() for job in jobs if job not in todo]
+        self.done = [result for result in found if result and result.status == DONE]
+        self.ended = len(found)
         hidden = not sys.stderr.isatty()
-        self.bar = tqdm(total=done + len(self.todo), initial=done, unit="cell", disable=hidden, leave=False)
-        self.ended, self.total = done, done + len(self.todo)
-
-    @classmethod
-    def of(cls, sweep: Sweep, jobs: Sequence[Job], todo: Sequence[Job]) -> "_Progress":
-        """Begin with the jobs that need not be run."""
-        if done := len(jobs) - len(todo):
-            print(f"{done} of {len(jobs)} cells are finished already.")
-        return cls(sweep, done, todo)
+        self.bar = tqdm(total=self.total, initial=self.ended, unit="cell", disable=hidden, leave=False)
 
     def run(self, arguments: argparse.Namespace) -> None:
         """Run all that is to be run."""
+        if self.ended:
+            print(f"{self.ended} of {self.total} cells are finished already.")
         retry = arguments.retry_failed
         try:
             if arguments.ray and self.todo:
@@ -139,7 +145,8 @@ class _Progress:
         self.bar.write(f"[{self.ended}/{self.total}] {job.name}  {self._words(job, result)}", file=sys.stdout)
         sys.stdout.flush()
         if result and result.status == DONE:
-            _refuse_metrics(self.sweep, [result])
+            self.done.append(result)
+            _refuse_metrics(self.sweep, self.done)
 
     def _words(self, job: Job, result: Result | None) -> str:
         if result is None:
@@ -154,6 +161,15 @@ class _Progress:
         return f"{said} ({time})"
 
 
+def _file_of(given: str) -> str:
+    """Return the file of a sweep, or of the package's sweep of that name."""
+    file = recipe_file(given, "SWEEP.yaml")
+    if not Path(file).is_file():
+        close = near_file(given) or meant_recipes(given) or ". List those: lightning-sparse recipes"
+        raise SparsityError(f"`SWEEP.yaml` must be a file, or a sweep of the package, got {given!r}{close}")
+    return file
+
+
 def _shard(given: str | None) -> tuple[int, int]:
     """Return number and count of a share of the cells."""
     if given is None:
@@ -165,16 +181,17 @@ def _shard(given: str | None) -> tuple[int, int]:
     return number, count
 
 
-def _plans(jobs: Sequence[Job], todo: Sequence[Job]) -> list[str]:
+def _plans(jobs: Sequence[Job], todo: Sequence[Job], changed: Sequence[Job]) -> list[str]:
     """Return a line for each cell: what would be done with it."""
     lines = []
     for job in jobs:
-        folder = CellFolder(job.folder)
         if job not in todo:
-            result = folder.result()
+            result = CellFolder(job.folder).result()
             plan = result.status if result else "done"
+        elif job in changed:
+            plan = "to run anew"
         else:
-            plan = "goes on from its checkpoint" if folder.checkpoint() else "to run"
+            plan = "goes on from its checkpoint" if checkpoint_of(job) else "to run"
         lines.append(f"{job.name}  {plan}")
     return [*lines, f"{len(todo)} of {len(jobs)} cells would be run."]
 
