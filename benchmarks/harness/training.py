@@ -114,6 +114,13 @@ def loader(
     return DataLoader(Batches(shape, steps, device), batch_size=None)
 
 
+def silence_lightning() -> None:
+    """Let Lightning say nothing in this process."""
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    for package in ("pytorch_lightning", "lightning.pytorch"):
+        logging.getLogger(package).setLevel(logging.ERROR)
+
+
 def bare_trainer(
     callbacks: list[pl.Callback],
     accelerator: str = "cpu",
@@ -121,9 +128,7 @@ def bare_trainer(
     strategy: Any = "auto",
 ) -> pl.Trainer:
     """Return a Trainer for one epoch that logs, shows and saves nothing."""
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-    for package in ("pytorch_lightning", "lightning.pytorch"):
-        logging.getLogger(package).setLevel(logging.ERROR)
+    silence_lightning()
     return pl.Trainer(
         accelerator=accelerator,
         devices=1,

@@ -16,7 +16,6 @@ it, and as a compact layer of this package.
 import argparse
 import copy
 import gzip
-import logging
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 from benchmarks.harness.report import Bar, Report
 from benchmarks.harness.runner import add_sections, interleave, parse, timed_at_length
 from benchmarks.harness.tables import table
+from benchmarks.harness.training import silence_lightning
 from lightning_sparse import DCTpSConversion, PruneAtInit
 from lightning_sparse.data import DigitsDataModule
 from lightning_sparse.export import export
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     options = parse(__doc__, argv, rounds=7, add_own=partial(add_sections, names=list(SECTIONS)))
     report = Report("export_sizes", options)
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)
+    silence_lightning()
     warnings.filterwarnings("ignore")
     for name in options.sections:
         print(f"{name}:\n{SECTIONS[name](report, options)}\n", flush=True)

@@ -54,7 +54,7 @@ def linear(values: Sequence[float], ticks: int = 5, whole: bool = False, zero: b
     elif not whole:
         room = 0.04 * (high - low)
         low, high = (low if zero and low == 0 else low - room), high + room
-    for wanted in (ticks, 2 * ticks):
+    for wanted in (ticks, 2 * ticks, 3 * ticks):
         step = _step((high - low) / max(1, wanted))
         step = max(1.0, round(step)) if whole else step
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
