@@ -35,7 +35,7 @@ class SparsityReport(OurCallback):
     Args:
         path: Where to write the page instead; the JSON file lies beside it.
         latency: Whether to measure how long one input takes, in one thread of the CPU: a few seconds at the
-            end of fit, and two copies of the net.
+            end of fit, and copies of the net, of which some are in double precision.
 
     Raises:
         SparsityError: If no file can be written there.

@@ -12,12 +12,11 @@ from lightning_sparse.experiments.names import in_words
 from lightning_sparse.experiments.sweeps import SEED, Sweep
 from lightning_sparse.experiments.tables import Row
 from lightning_sparse.extras import import_extra
+from lightning_sparse.reporting.curve_pages import COLOURS
 from lightning_sparse.reporting.statistics import deviation
 
 __all__ = ["axes_of", "draw", "usual_x"]
 
-# Colours that colour-blind readers can tell apart (Okabe and Ito, 2008); markers say it once more.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 MARKERS = "osD^vPX*"  # one more than colours: no two lines of many look the same
 DECADE = 10
 """Positive settings that differ by so much are drawn on an axis of logarithms, as densities always are."""

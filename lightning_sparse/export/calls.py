@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_sparse.checks import SparsityError, first_line
 from lightning_sparse.layers import to_dense_
-from lightning_sparse.trainer.packages import LightningModule, is_lightning
-from lightning_sparse.trainer.parts import callable_net
+from lightning_sparse.trainer.parts import called_net
 
 __all__ = ["WAY_OUT", "Call", "call_of", "copied_call", "program_of"]
 
@@ -153,14 +152,7 @@ def copied_call(module: nn.Module, example_input: Any, dense: bool = True) -> tu
             "takes: a tensor, a tuple or a dict; or set the module's `example_input_array`."
         )
     copy = _eval_copy(module, dense)
-    net: nn.Module | None = copy
-    if is_lightning(copy, "core.LightningModule"):
-        net = callable_net(cast(LightningModule, copy), copy.parameters())
-    if net is None:
-        raise SparsityError(
-            f"`module` must have a `forward`, or one child that holds all its weights, got "
-            f"{type(copy).__name__}. Give it a `forward`, or export a child alone."
-        )
+    net = called_net(copy, copy.parameters(), "export a child alone")
     given = tree_map(lambda leaf: leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf, own)
     args = () if isinstance(given, dict) else tuple(given) if isinstance(given, tuple | list) else (given,)
     call = Call(copy, net, args, given if isinstance(given, dict) else {})

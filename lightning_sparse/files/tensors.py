@@ -58,8 +58,6 @@ def write_tensors(
     content = {**content, "tensors": {name: checksum(tensor) for name, tensor in copies.items()}}
     record = {"kind": kind, "version": version, "checksum": _checksum_of(content), "content": content}
     with whole_file(path) as (unfinished, _):
-        unfinished.touch()
-        mode = unfinished.stat().st_mode  # as of any new file; that of safetensors is for its owner only
         try:
             save_file(copies, unfinished, {RECORD: json.dumps(record)})
         except KeyError as error:
@@ -67,7 +65,6 @@ def write_tensors(
                 f"`module` must hold tensors of types that safetensors has, got some of {error.args[0]}. "
                 "Convert them."
             ) from None
-        unfinished.chmod(mode)
 
 
 def read_tensors(path: str | Path, kind: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:

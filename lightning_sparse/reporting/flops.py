@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,7 @@ from lightning_sparse.checks import SparsityError, check_counts, first_line
 from lightning_sparse.reporting.products import Flops, ProductCounter, WeightFlops
 from lightning_sparse.reporting.twins import dense_twin
 from lightning_sparse.selection import parameters_by_name
-from lightning_sparse.trainer.packages import LightningModule, is_lightning
-from lightning_sparse.trainer.parts import callable_net
+from lightning_sparse.trainer.parts import called_net
 from lightning_sparse.trainer.randomness import rng_state, set_rng_state
 
 __all__ = ["ExampleInput", "FlopCount", "NetFlops", "count_flops", "input_of_size"]
@@ -140,14 +139,7 @@ def _count(twin: nn.Module, device: torch.device, inputs: Any, names: Collection
     there = parameters_by_name(twin)
     found = ((name, there.get(name.removeprefix("."))) for name in names)  # "." of a bare compact layer
     weights = {name: weight for name, weight in found if weight is not None}
-    net: nn.Module | None = twin
-    if is_lightning(twin, "core.LightningModule"):
-        net = callable_net(cast(LightningModule, twin), weights.values())
-    if net is None:
-        raise SparsityError(
-            f"`module` must have a `forward`, or one child that holds all its weights, got "
-            f"{type(twin).__name__}. Give it a `forward`, or count a child alone."
-        )
+    net = called_net(twin, weights.values(), "count a child alone")
     given = tree_map_only(Tensor, lambda tensor: tensor.detach().to(device), inputs)
     products, counter = ProductCounter(weights), FlopCounterMode(display=False)
     with _counted_as_products(), torch.enable_grad(), products, counter:

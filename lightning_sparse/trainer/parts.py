@@ -7,13 +7,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.trainer.packages import (
     Callback,
     LightningModule,
@@ -31,6 +32,7 @@ __all__ = [
     "builds_layers_late",
     "callable_net",
     "callbacks_of",
+    "called_net",
     "copied_train_loader",
     "for_the_step",
     "has_optimizers",
@@ -89,6 +91,28 @@ def callable_net(module: LightningModule, weights: Iterable[nn.Parameter]) -> nn
     holders = [child for child in module.children() if wanted <= {id(p) for p in child.parameters()}]
     callable_ones = (c for c in holders if getattr(c.forward, "__func__", None) is not nn.Module.forward)
     return next(callable_ones, None)
+
+
+def called_net(module: nn.Module, weights: Iterable[nn.Parameter], way_out: str) -> nn.Module:
+    """Return what of any module is called with an input: the module, or what `callable_net` finds in it.
+
+    Args:
+        module: Any module; all but a LightningModule is called itself.
+        weights: Those that the result has to hold.
+        way_out: What a user may do instead, in an error: ``"export a child alone"``.
+
+    Raises:
+        SparsityError: If there is nothing to call.
+    """
+    if not is_lightning(module, "core.LightningModule"):
+        return module
+    net = callable_net(cast(LightningModule, module), weights)
+    if net is None:
+        raise SparsityError(
+            f"`module` must have a `forward`, or one child that holds all its weights, got "
+            f"{type(module).__name__}. Give it a `forward`, or {way_out}."
+        )
+    return net
 
 
 def starts_other_processes(trainer: Trainer) -> bool:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from short_runs import DCTPS, MASKED, short_runs
 from torch import nn
 
-import lightning_sparse
 from lightning_sparse import load_exported, load_from_checkpoint
 from lightning_sparse.cli.main import main
 from lightning_sparse.cli.nets import trained_net
@@ -20,20 +20,12 @@ from lightning_sparse.layers.dense_state import dense_state_dict
 from lightning_sparse.models import ImageClassifier, LeNet300100
 
 cli = importlib.import_module("lightning_sparse.cli.main")  # the package has a function of that name
-RECIPE = str(Path(lightning_sparse.__file__).parent.parent / "recipes" / "quickstart.yaml")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Return a folder with short runs: masked weights, and layers of DCTpS."""
-    folder = tmp_path_factory.mktemp("runs of export")
-    common = ["fit", "--config", RECIPE, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
-    for name, callback in {"masked": "PruneAtInit", "dctps": "DCTpSConversion"}.items():
-        where = [f"--trainer.logger.save_dir={folder}", f"--trainer.logger.name={name}"]
-        method = ["--trainer.callbacks.method=erk"] if name == "masked" else []
-        words = [f"--trainer.callbacks={callback}", *method, "--trainer.callbacks.density=0.05"]
-        main([*common, *where, *words, "--trainer.callbacks+=ModelCheckpoint"])
-    return folder
+    return short_runs(tmp_path_factory.mktemp("runs of export"), {"masked": MASKED, "dctps": DCTPS})
 
 
 @pytest.fixture

@@ -1,32 +1,21 @@
 """Nets out of the folders of finished runs."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
+from short_runs import DCTPS, MASKED, short_runs
 
-import lightning_sparse
 from lightning_sparse import load_masks, masks_of
 from lightning_sparse.checks import SparsityError
-from lightning_sparse.cli.main import main
 from lightning_sparse.cli.nets import trained_net
 from lightning_sparse.layers import DensePlusSparse
-
-RECIPE = str(Path(lightning_sparse.__file__).parent.parent / "recipes" / "quickstart.yaml")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Return a folder with two short runs: masked weights, and layers of DCTpS."""
-    folder = tmp_path_factory.mktemp("runs")
-    common = ["fit", "--config", RECIPE, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
-    for name, callback in {"masked": "PruneAtInit", "dctps": "DCTpSConversion"}.items():
-        where = [f"--trainer.logger.save_dir={folder}", f"--trainer.logger.name={name}"]
-        method = ["--trainer.callbacks.method=erk"] if name == "masked" else []
-        words = [f"--trainer.callbacks={callback}", *method, "--trainer.callbacks.density=0.05"]
-        main([*common, *where, *words, "--trainer.callbacks+=ModelCheckpoint"])
-    return folder
+    return short_runs(tmp_path_factory.mktemp("runs"), {"masked": MASKED, "dctps": DCTPS})
 
 
 def saved(net):

@@ -1,34 +1,21 @@
 """``lightning-sparse summary``: what is said of a run, of a checkpoint alone, of masks, and of mistakes."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
+from short_runs import COMPACT, DCTPS, MASKED, short_runs
 from torch import nn
 
-import lightning_sparse
 from lightning_sparse import save_masks, sparsify_
 from lightning_sparse.cli.main import main
-
-RECIPE = str(Path(lightning_sparse.__file__).parent.parent / "recipes" / "quickstart.yaml")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Return a folder with a run of each storage."""
-    folder = tmp_path_factory.mktemp("runs")
-    common = ["fit", "--config", RECIPE, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
-    callbacks = {
-        "masked": ["PruneAtInit", "--trainer.callbacks.method=erk"],
-        "compact": ["PruneAtInit", "--trainer.callbacks.method=erk", "--trainer.callbacks.storage=compact"],
-        "dctps": ["DCTpSConversion"],
-    }
-    for name, (callback, *options) in callbacks.items():
-        where = [f"--trainer.logger.save_dir={folder}", f"--trainer.logger.name={name}"]
-        words = [f"--trainer.callbacks={callback}", *options, "--trainer.callbacks.density=0.05"]
-        main([*common, *where, *words, "--trainer.callbacks+=ModelCheckpoint"])
-    return folder
+    runs = {"masked": MASKED, "compact": COMPACT, "dctps": DCTPS}
+    return short_runs(tmp_path_factory.mktemp("runs"), runs)
 
 
 def said(capsys, *words):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,8 +15,7 @@ from lightning_sparse.reporting.report.content import Cost, LeftOut
 from lightning_sparse.reporting.report.supports import Support
 from lightning_sparse.reporting.summary import summary
 from lightning_sparse.reporting.twins import dense_twin
-from lightning_sparse.trainer.packages import LightningModule, is_lightning
-from lightning_sparse.trainer.parts import callable_net
+from lightning_sparse.trainer.parts import called_net
 from lightning_sparse.weights.found import sparse_weights
 
 __all__ = [
@@ -112,14 +111,8 @@ def latency_of(
 
 
 def _called(net: nn.Module) -> Callable[..., Any]:
-    """Return what of a net is called with an input."""
-    if not is_lightning(net, "core.LightningModule"):
-        return net
     weights = [weight.parameter for weight in sparse_weights(net).values()] or list(net.parameters())
-    inner = callable_net(cast(LightningModule, net), weights)
-    if inner is None:
-        raise SparsityError("it has no `forward`")
-    return inner
+    return called_net(net, weights, "name a child alone")
 
 
 def _flops(module: nn.Module, inputs: Any) -> list[Cost]:
