@@ -1,6 +1,6 @@
 """Does DCTpS lead at 0.01% of the weights, as in Figure 2 of its paper? Deeper nets on CIFAR-10, shortened.
 
-    python -m benchmarks.experiments.extreme --data_dir data                 # a CPU: 1.5 hours of one core
+    python -m benchmarks.experiments.extreme --data_dir data                 # a CPU: two hours of one core
     python -m benchmarks.experiments.extreme --show
     python -m benchmarks.experiments.extreme --nets resnet18 vgg19 --densities 0.0001 0.001 0.01 \\
         --epochs 10 --device cuda --seconds 500                              # a GPU, ended in time
