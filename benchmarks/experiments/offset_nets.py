@@ -113,6 +113,11 @@ def random_images(net: Net) -> Images:
 
 def load_images(name: str, data_dir: Path, cache: Path) -> Images:
     """Return a data set as the package's data modules split and normalise it; decoded once per cache."""
+    return Images(*(_normalised(*part) for part in load_raw(name, data_dir, cache)))
+
+
+def load_raw(name: str, data_dir: Path, cache: Path) -> list[tuple[Tensor, ...]]:
+    """Return images, labels, means and deviations of the three parts, not normalised yet."""
     path = cache / f"{name}.pt"
     if not path.exists():
         make = MNISTDataModule if name == "mnist" else ImageFolderDataModule
@@ -121,7 +126,8 @@ def load_images(name: str, data_dir: Path, cache: Path) -> Images:
         parts = [data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
         cache.mkdir(parents=True, exist_ok=True)
         torch.save([_plain(loader.dataset) for loader in parts], path)
-    return Images(*(_normalised(*part) for part in torch.load(path)))
+    loaded: list[tuple[Tensor, ...]] = torch.load(path)
+    return loaded
 
 
 def _plain(images: InMemoryImages) -> tuple[Tensor, ...]:
