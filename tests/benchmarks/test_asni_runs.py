@@ -15,8 +15,8 @@ pytestmark = pytest.mark.usefixtures("settings_stay")
 class Grey(SyntheticDataModule):
     """Images of the size of MNIST's."""
 
-    def __init__(self) -> None:
-        super().__init__(shape=[1, 28, 28], size=64, batch_size=16)
+    def __init__(self, val_fraction: float = 0.1) -> None:
+        super().__init__(shape=[1, 28, 28], size=64, batch_size=16, val_fraction=val_fraction)
 
 
 def test_a_shorter_schedule_ends_at_the_same_sparsity():
