@@ -40,7 +40,9 @@ class Recipes(Command):
         """Add what may be done with them; with none of it, their folders are listed."""
         what = parser.add_subparsers(title="with them", metavar="[list|copy|show]", dest="what")
         several = what.add_parser("list", help="list those of a folder, or all", allow_abbrev=False)
-        several.add_argument("folder", metavar="FOLDER", nargs="?", help="as the list of folders has it: mnist")
+        several.add_argument(
+            "folder", metavar="FOLDER", nargs="?", help="as the list of folders has it: mnist"
+        )
         copy = what.add_parser("copy", help="write one into a folder, to be changed", allow_abbrev=False)
         show = what.add_parser("show", help="print one", allow_abbrev=False)
         for one in (copy, show):
