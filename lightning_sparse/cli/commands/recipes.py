@@ -30,7 +30,7 @@ LEAST_WIDTH = 40
 
 @register_command
 class Recipes(Command):
-    """List the recipes of the package by folder, or those of one; `copy` writes one here, `show` prints it."""
+    """List the recipes of the package by folder, or those of one; `copy` writes one, `show` prints it."""
 
     name = "recipes"
     usage = "[list FOLDER | copy NAME | show NAME]"
