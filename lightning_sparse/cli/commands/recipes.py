@@ -25,7 +25,7 @@ Train one: lightning-sparse fit --config NAME    Look at what it would do: light
 Those in sweeps/ are many runs of a recipe: lightning-sparse sweep NAME
 Change one: lightning-sparse recipes copy NAME   Read one: lightning-sparse recipes show NAME
 Of mnist/lenet300_erk the last part, lenet300_erk, is name enough. Times: of CPU, measured on one core."""
-LEAST_WIDTH = 40
+LEAST_WIDTH = 30
 
 
 @register_command
