@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning_sparse.checks import SparsityError
-from lightning_sparse.data.images import ImageDataModule
+from lightning_sparse.data.labelled import LabelledImages
 from lightning_sparse.reporting.flops import input_of_size
 from lightning_sparse.trainer.packages import LightningDataModule, LightningModule
 
@@ -31,7 +31,7 @@ def example_input(
         return input_of_size(model, size), "input_size"
     if model.example_input_array is not None:
         return model.example_input_array, "example_input_array"
-    image = input_of_size(model, (1, *data.input_shape)) if isinstance(data, ImageDataModule) else None
+    image = input_of_size(model, (1, *data.input_shape)) if isinstance(data, LabelledImages) else None
     return image, "data"
 
 

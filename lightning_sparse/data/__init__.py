@@ -1,8 +1,11 @@
-"""Data modules: images in memory, split, normalised and batched. Optional packages are imported on use."""
+"""Data modules: images, in memory or read when needed, in batches. Optional packages are imported on use."""
 
 from lightning_sparse.data.digits import DigitsDataModule
 from lightning_sparse.data.image_folder import ImageFolderDataModule
-from lightning_sparse.data.images import ImageDataModule, InMemoryImages, collate
+from lightning_sparse.data.imagenet import ImageNetDataModule, TinyImageNetDataModule
+from lightning_sparse.data.images import ImageDataModule, InMemoryImages
+from lightning_sparse.data.labelled import LabelledImages, collate
+from lightning_sparse.data.streamed import StreamedDataModule, StreamedImages
 from lightning_sparse.data.synthetic import SyntheticDataModule
 from lightning_sparse.data.torchvision_sets import (
     CIFAR10DataModule,
@@ -18,8 +21,13 @@ __all__ = [
     "FashionMNISTDataModule",
     "ImageDataModule",
     "ImageFolderDataModule",
+    "ImageNetDataModule",
     "InMemoryImages",
+    "LabelledImages",
     "MNISTDataModule",
+    "StreamedDataModule",
+    "StreamedImages",
     "SyntheticDataModule",
+    "TinyImageNetDataModule",
     "collate",
 ]

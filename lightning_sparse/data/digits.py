@@ -3,7 +3,8 @@
 import torch
 
 from lightning_sparse.checks import check_count, check_number
-from lightning_sparse.data.images import ImageDataModule, Labelled, split
+from lightning_sparse.data.images import ImageDataModule
+from lightning_sparse.data.labelled import Labelled, split
 from lightning_sparse.extras import import_extra
 
 __all__ = ["DigitsDataModule"]

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from lightning_sparse.checks import SparsityError, check_count, check_path
-from lightning_sparse.data.images import ImageDataModule, Labelled
+from lightning_sparse.data.files import check_classes, class_names
+from lightning_sparse.data.images import ImageDataModule
+from lightning_sparse.data.labelled import Labelled
 from lightning_sparse.extras import import_extra
 
 __all__ = ["ImageFolderDataModule"]
@@ -19,7 +21,7 @@ class ImageFolderDataModule(ImageDataModule):
     """Images in ``<data_dir>/train/<class>/`` and, if wanted, ``<data_dir>/test/<class>/`` and ``val``.
 
     Every image is decoded to RGB once and kept in memory as ``uint8``, so the data set must fit there:
-    3 x height x width bytes per image.
+    3 x height x width bytes per image. ``ImageNetDataModule`` reads larger ones file by file.
 
     Args:
         data_dir: Folder with ``train`` in it.
@@ -54,7 +56,7 @@ class ImageFolderDataModule(ImageDataModule):
     @property
     def classes(self) -> list[str]:
         """Names of the classes: the folders in ``train``, sorted."""
-        return _class_names(Path(self.data_dir, "train"))
+        return class_names(Path(self.data_dir, "train"))
 
     @property
     def num_classes(self) -> int:
@@ -75,7 +77,7 @@ class ImageFolderDataModule(ImageDataModule):
             )
         classes = self.classes
         for part in self._parts():
-            _check_classes(classes, Path(self.data_dir, part))
+            check_classes(classes, Path(self.data_dir, part))
 
     def load_train(self) -> Labelled:
         """Decode the images in ``train``."""
@@ -94,7 +96,7 @@ class ImageFolderDataModule(ImageDataModule):
         return [part for part in ("val", "test") if Path(self.data_dir, part).is_dir()]
 
     def _open(self, part: str) -> Any:
-        _class_names(Path(self.data_dir, part))
+        class_names(Path(self.data_dir, part))
         datasets = import_extra("torchvision.datasets", "this data set")
         return datasets.ImageFolder(str(Path(self.data_dir, part)))
 
@@ -126,23 +128,3 @@ class ImageFolderDataModule(ImageDataModule):
                     f"{path} is {image.size[1]} x {image.size[0]}, the first one {height} x {width}."
                 )
             yield np.asarray(image)
-
-
-def _class_names(folder: Path) -> list[str]:
-    """Return the names of the class folders, sorted as torchvision numbers them."""
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
-    if not names:
-        raise SparsityError(
-            f"`data_dir` must hold a folder per class in {folder.absolute()}, got none. "
-            "The layout is <data_dir>/train/<class>/<image>."
-        )
-    return names
-
-
-def _check_classes(expected: list[str], folder: Path) -> None:
-    """Raise unless ``folder`` has the class folders of ``train``: labels are numbered by their order."""
-    odd = set(expected).symmetric_difference(_class_names(folder))
-    if odd:
-        raise SparsityError(
-            f"{folder} must have the class folders of train, got a difference in {sorted(odd)}."
-        )

@@ -1,13 +1,12 @@
-"""Images held in memory, and the data module that all data sets here share."""
+"""Images held in memory, and the data module of all data sets that are."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset
 
 from lightning_sparse.checks import (
     SparsityError,
@@ -17,13 +16,10 @@ from lightning_sparse.checks import (
     check_kind,
     check_number,
 )
+from lightning_sparse.data.labelled import Labelled, LabelledImages, split
 from lightning_sparse.extras import import_extra
-from lightning_sparse.trainer.packages import LightningDataModule
 
-__all__ = ["ImageDataModule", "InMemoryImages", "Labelled", "channel_statistics", "collate", "split"]
-
-Labelled: TypeAlias = tuple[Tensor, Tensor]
-"""Images ``(N, C, H, W)`` and their labels ``(N,)``."""
+__all__ = ["ImageDataModule", "InMemoryImages", "channel_statistics", "crop_and_flip"]
 
 Augment: TypeAlias = Callable[[Tensor], Tensor]
 """Changes an image ``(C, H, W)`` at random, by the global generator of its process."""
@@ -46,34 +42,6 @@ def crop_and_flip(size: tuple[int, int], padding: int, flip: bool) -> Augment | 
     steps = [transforms.RandomCrop(size, padding=padding)] * bool(padding)
     augment: Augment = transforms.Compose(steps + [transforms.RandomHorizontalFlip()] * flip)
     return augment
-
-
-def collate(batch: Any) -> Any:
-    """Pass a batch on that ``InMemoryImages`` has already put together; stack a list of samples."""
-    return batch if isinstance(batch, tuple) else default_collate(batch)
-
-
-def split(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw which of ``count`` images to hold out.
-
-    Args:
-        count: Number of images.
-        share: Share of them to hold out, in [0, 1); 0 holds none out.
-        seed: Seed of the draw, which leaves the global generator alone.
-
-    Returns:
-        Indices of the images that stay and of the ``floor(share * count + 0.5)`` held out.
-
-    Raises:
-        SparsityError: If ``share`` is positive and one side would be empty.
-    """
-    held_out = math.floor(share * count + 0.5)
-    if share > 0 and not 0 < held_out < count:
-        raise SparsityError(
-            f"`share` must leave an image on each side, got {share} of {count} images. Hold out more or less."
-        )
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return order[held_out:], order[:held_out]
 
 
 def channel_statistics(images: Tensor) -> Labelled:
@@ -151,7 +119,7 @@ class InMemoryImages(Dataset[Labelled]):
         return images.float().sub_(self.mean).div_(self.std), self.labels[index]
 
 
-class ImageDataModule(LightningDataModule, ABC):
+class ImageDataModule(LabelledImages, ABC):
     """Loads a data set once, splits a validation share off, normalises and batches.
 
     All images are normalised with the channel means and standard deviations measured on the training share.
@@ -180,30 +148,11 @@ class ImageDataModule(LightningDataModule, ABC):
         crop_padding: int = 0,
         flip: bool = False,
     ) -> None:
-        super().__init__()
-        check_count("batch_size", batch_size)
-        check_number("val_fraction", val_fraction, "[0, 1)", "It is a share, not a count.")
-        check_count("num_workers", num_workers, 0)
-        check_count("seed", seed, 0)
+        super().__init__(batch_size, val_fraction, num_workers, seed)
         check_count("crop_padding", crop_padding, 0)
         check_flag("flip", flip)
-        self.batch_size = batch_size
-        self.val_fraction = val_fraction
-        self.num_workers = num_workers
-        self.seed = seed
         self.crop_padding = crop_padding
         self.flip = flip
-        self._images: dict[str, InMemoryImages] = {}
-
-    @property
-    @abstractmethod
-    def input_shape(self) -> tuple[int, int, int]:
-        """Shape of one image, ``(C, H, W)``, known before anything is loaded."""
-
-    @property
-    @abstractmethod
-    def num_classes(self) -> int:
-        """Number of classes, known before anything is loaded."""
 
     @abstractmethod
     def load_train(self) -> Labelled:
@@ -217,14 +166,15 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return validation images that are stored apart; None splits them off the training images."""
         return None
 
-    def setup(self, stage: str = "fit") -> None:  # noqa: ARG002 - every stage needs the training statistics
-        """Load and split everything, the first time it is called."""
-        if not self._images:
-            parts = self._load_parts()
-            mean, std = channel_statistics(parts["train"][0])
-            self._images = {name: InMemoryImages(*part, mean, std) for name, part in parts.items()}
-            augment = crop_and_flip(self.input_shape[1:], self.crop_padding, self.flip)
-            self._images["train"].augment = augment
+    def datasets(self) -> dict[str, Dataset[Labelled]]:
+        """Load and split everything."""
+        parts = self._load_parts()
+        mean, std = channel_statistics(parts["train"][0])
+        augment = crop_and_flip(self.input_shape[1:], self.crop_padding, self.flip)
+        return {
+            name: InMemoryImages(*part, mean, std, augment if name == "train" else None)
+            for name, part in parts.items()
+        }
 
     def _load_parts(self) -> dict[str, Labelled]:
         """Return training, validation and test images; the latter two only if there are any."""
@@ -235,33 +185,3 @@ class ImageDataModule(LightningDataModule, ABC):
             train, val = (images[kept], labels[kept]), (images[held_out], labels[held_out])
         parts = {"train": train, "val": val, "test": test}
         return {name: part for name, part in parts.items() if part is not None}
-
-    def train_dataloader(self) -> DataLoader[Labelled]:
-        """Return the shuffled training batches; the last one may be smaller."""
-        return self._loader("train", shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[Labelled] | list[DataLoader[Labelled]]:
-        """Return the validation batches, or an empty list if no images are held out."""
-        self.setup()
-        return self._loader("val") if "val" in self._images else []
-
-    def test_dataloader(self) -> DataLoader[Labelled] | list[DataLoader[Labelled]]:
-        """Return the test batches, or an empty list if there are no test images."""
-        self.setup()
-        return self._loader("test") if "test" in self._images else []
-
-    def predict_dataloader(self) -> DataLoader[Labelled] | list[DataLoader[Labelled]]:
-        """Return the test batches."""
-        return self.test_dataloader()
-
-    def _loader(self, part: str, shuffle: bool = False) -> DataLoader[Labelled]:
-        self.setup()
-        return DataLoader(
-            self._images[part],
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            num_workers=self.num_workers,
-            collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
-        )

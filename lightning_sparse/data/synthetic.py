@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from lightning_sparse.checks import check_count, check_counts, check_number
-from lightning_sparse.data.images import ImageDataModule, Labelled
+from lightning_sparse.data.images import ImageDataModule
+from lightning_sparse.data.labelled import Labelled
 
 __all__ = ["SyntheticDataModule"]
 

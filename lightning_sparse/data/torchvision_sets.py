@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 import torch
 
 from lightning_sparse.checks import SparsityError, check_flag, check_path
-from lightning_sparse.data.images import ImageDataModule, Labelled
+from lightning_sparse.data.images import ImageDataModule
+from lightning_sparse.data.labelled import Labelled
 from lightning_sparse.extras import import_extra
 
 __all__ = ["CIFAR10DataModule", "CIFAR100DataModule", "FashionMNISTDataModule", "MNISTDataModule"]

@@ -14,7 +14,8 @@ from lightning_sparse.data import (
     SyntheticDataModule,
     collate,
 )
-from lightning_sparse.data.images import Labelled, channel_statistics, split
+from lightning_sparse.data.images import channel_statistics
+from lightning_sparse.data.labelled import Labelled, split
 
 
 class Numbered(ImageDataModule):

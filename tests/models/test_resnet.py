@@ -4,12 +4,23 @@ from models_golden import fill_compact_, fill_dense_, logits, relative_error
 from torch import nn
 
 from lightning_sparse.layers import convert_
-from lightning_sparse.models import FixupResNet110, LeNet5, ResNet, ResNet18, ResNet50
+from lightning_sparse.models import (
+    VGG19,
+    FixupResNet110,
+    LeNet5,
+    MobileNetV2,
+    ResNet,
+    ResNet18,
+    ResNet34,
+    ResNet50,
+)
 from lightning_sparse.models.resnet import BasicBlock
 
 NETS = {
     "resnet18": (ResNet18, 1.0),
     "resnet50": (ResNet50, 1.0),
+    "vgg19": (VGG19, 1.0),
+    "mobilenet": (MobileNetV2, 1.0),
     "fixup_resnet110": (FixupResNet110, 0.2),
     "lenet": (LeNet5, 1.0),
 }
@@ -25,6 +36,8 @@ def _counts(net: nn.Module) -> tuple[int, int]:
     [
         (ResNet18, (11_164_352, 9_610)),
         (ResNet50, (23_467_712, 53_130)),
+        (VGG19, (20_024_000, 11_018)),
+        (MobileNetV2, (2_261_824, 35_098)),
         (FixupResNet110, (1_719_856, 282)),
         (LeNet5, (61_510, 0)),
     ],
@@ -35,10 +48,23 @@ def test_parameter_totals_are_those_of_the_paper(net: type[nn.Module], counts: t
 
 
 @pytest.mark.parametrize(
+    ("net", "width"), [(ResNet18, 512), (ResNet50, 2048), (VGG19, 512), (MobileNetV2, 1280), (ResNet34, 512)]
+)
+def test_a_class_more_is_a_row_of_the_last_layer(net: type[nn.Module], width: int) -> None:
+    """100 classes are CIFAR-100's, 200 those of Tiny ImageNet."""
+    with torch.device("meta"):
+        weights, others = _counts(net())
+        for num_classes in (100, 200):
+            more = num_classes - 10
+            assert _counts(net(num_classes=num_classes)) == (weights + more * width, others + more)
+
+
+@pytest.mark.parametrize(
     ("net", "num_classes", "counts"),
     [
         (ResNet18, 10, (11_172_032, 9_610)),  # 11,181,642: table 1 of the ASNI paper
         (ResNet18, 1000, (11_678_912, 10_600)),
+        (ResNet34, 1000, (21_779_648, 18_024)),
         (ResNet50, 1000, (25_502_912, 54_120)),  # 25,557,032: the same table
     ],
 )
@@ -47,11 +73,11 @@ def test_parameter_totals_with_the_stem_for_imagenet(net, num_classes, counts) -
         assert _counts(net(num_classes=num_classes, stem="imagenet")) == counts
 
 
-@pytest.mark.parametrize("net", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("net", ["resnet18", "resnet34", "resnet50"])
 def test_logits_with_the_stem_for_imagenet_are_those_of_torchvision(net: str) -> None:
     """Both register layers in the same order; torchvision calls the shortcuts otherwise."""
     theirs = getattr(pytest.importorskip("torchvision").models, net)(num_classes=10)
-    ours = {"resnet18": ResNet18, "resnet50": ResNet50}[net](stem="imagenet")
+    ours = {"resnet18": ResNet18, "resnet34": ResNet34, "resnet50": ResNet50}[net](stem="imagenet")
     state = zip(ours.state_dict(), theirs.state_dict().values(), strict=True)
     ours.load_state_dict(dict(state))
     images = torch.randn(2, 3, 65, 96, generator=torch.Generator().manual_seed(0))
@@ -72,13 +98,20 @@ def test_dense_logits_are_those_of_the_reference_code(case: str, made: tuple[typ
 
 
 @pytest.mark.parametrize("backend", ["materialize", "transform", "auto"])
-@pytest.mark.parametrize("case", ["lenet", "resnet18", "fixup_resnet110"])
+@pytest.mark.parametrize("case", ["lenet", "resnet18", "fixup_resnet110", "mobilenet"])
 def test_dctps_logits_are_those_of_the_reference_code(case: str, backend: str) -> None:
     make, gain = NETS[case]
     net = make()
     convert_(net, 0.05, backend=backend)
     fill_compact_(net, gain)
     assert relative_error(logits(net), f"{case}_dct") < 1e-6
+
+
+def test_dctps_logits_of_vgg19_are_those_of_the_reference_code() -> None:
+    net = VGG19()
+    convert_(net, 0.05)
+    fill_compact_(net)
+    assert relative_error(logits(net), "vgg19_dct") < 1e-6
 
 
 def test_a_dctps_resnet50_has_one_parameter_more_per_layer() -> None:
@@ -88,12 +121,12 @@ def test_a_dctps_resnet50_has_one_parameter_more_per_layer() -> None:
     assert _counts(net) == (0, sum(budgets.values()) + 53_130 + 54)
 
 
-@pytest.mark.parametrize("net", [ResNet18, ResNet50, FixupResNet110])
+@pytest.mark.parametrize("net", [ResNet18, ResNet50, FixupResNet110, VGG19, MobileNetV2])
 def test_other_channels_and_classes(net: type[nn.Module]) -> None:
     assert net(in_channels=1, num_classes=7)(torch.zeros(2, 1, 32, 32)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("net", [ResNet18, ResNet50, FixupResNet110])
+@pytest.mark.parametrize("net", [ResNet18, ResNet50, FixupResNet110, VGG19, MobileNetV2])
 def test_sizes_must_be_positive(net: type[nn.Module]) -> None:
     with pytest.raises(ValueError, match="`num_classes` must be an integer of at least 1, got 0"):
         net(num_classes=0)
