@@ -36,8 +36,8 @@ cd "$work/empty"
 PATH="$work/user/bin:$PATH"
 says "$work/user/" python -c 'import importlib.util as u; print(u.find_spec("lightning_sparse").origin)'
 says 'lightning-sparse 0.' lightning-sparse --version
-says 'recipes [copy|show NAME]' python -m lightning_sparse --help
-says 'overlays/dense' lightning-sparse recipes
+says 'recipes [list FOLDER' python -m lightning_sparse --help
+says 'overlays/dense' lightning-sparse recipes list overlays
 says 'net.fcs.0' lightning-sparse plan --config quickstart
 says '2,510' lightning-sparse fit --config quickstart --trainer.max_epochs 2
 says 'Read: runs/quickstart' lightning-sparse summary runs/quickstart

@@ -1,6 +1,6 @@
 import re
 import sys
-from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -8,7 +8,11 @@ import torch
 import yaml
 from rounds import ENDS_EARLY
 
+from lightning_sparse.cli.composing import arguments_of, check_recipe, composed
+from lightning_sparse.cli.library import find_recipe
 from lightning_sparse.cli.main import main
+from lightning_sparse.experiments.jobs import jobs_of
+from lightning_sparse.experiments.sweeps import read_sweep
 from lightning_sparse.files.tickets import load_ticket
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -16,12 +20,21 @@ OVERLAYS = sorted((RECIPES / "overlays").glob("*.yaml"))
 ASNI = sorted((RECIPES / "asni").glob("*.yaml"))
 SWEEPS = sorted((RECIPES / "sweeps").glob("*.yaml"))
 EVERY = sorted(path for path in RECIPES.rglob("*.yaml") if path not in (*OVERLAYS, *SWEEPS))
-LARGE = ("VGG11", "VGG13", "VGG16", "ResNet18", "ResNet50")  # two steps of one take up to 7 s
+# Nets of which two steps take seconds; those of CIFAR-100 are those of CIFAR-10 but for the last layer.
+LARGE = ("Conv4", "Conv6", "VGG11", "VGG13", "VGG16", "VGG19", "ResNet18", "ResNet50")
+SMALL = [
+    path
+    for path in EVERY
+    if not re.search(r"class_path: (\w+\.)*({})\b".format("|".join(LARGE)), path.read_text())
+    and "cifar100" not in path.stem
+]
+PLANNED = [path for path in EVERY if path not in SMALL or "of its" in path.read_text().split(".")[0]]
+ONE_OF_EACH = [RECIPES / f"{name}.yaml" for name in ("asni/cifar10_resnet18", "asni/cifar10_vgg16")]
+LENET5 = RECIPES / "dctps" / "cifar10_lenet5.yaml"
 SHAPES = {
     "DigitsDataModule": [1, 8, 8],
     "MNISTDataModule": [1, 28, 28],
     "CIFAR10DataModule": [3, 32, 32],
-    "ImageFolderDataModule": [3, 32, 32],  # ImageNet's 224 x 224 would take minutes
 }
 
 
@@ -34,55 +47,194 @@ def _elsewhere(tmp_path, monkeypatch):
         checkpoint.unlink()
 
 
-def synthetic(content):
+def synthetic(recipe):
     """Arguments that put made-up images in the place of a recipe's data."""
-    shape = SHAPES[content["data"]["class_path"]]
+    shape = SHAPES[yaml.safe_load(recipe.read_text())["data"]["class_path"]]
     return ["--data=SyntheticDataModule", f"--data.shape={shape}", "--data.size=64", "--data.batch_size=16"]
 
 
+def name_of(path):
+    return path.relative_to(RECIPES).with_suffix("").as_posix()
+
+
+@pytest.mark.parametrize("recipe", PLANNED, ids=name_of)
+def test_recipe_plans(recipe, capsys):
+    """On the meta device: shapes, budgets and FLOPs are the same there, and nothing is drawn."""
+    with torch.device("meta"):
+        main(["plan", "--config", name_of(recipe)])
+    said = capsys.readouterr().out
+    assert " total " in said
+    if kept := re.search(r"(?:([\d,]+)|1%) of its ([\d,]+) weights", recipe.read_text()):
+        total = int(kept[2].replace(",", ""))
+        budget = kept[1] or f"{int(0.01 * total + 0.5):,}"
+        assert re.search(rf"^  total +{kept[2]} +{budget} ", said, re.MULTILINE), said
+
+
 @ENDS_EARLY
-@pytest.mark.filterwarnings("ignore:There are no masks for")  # of nets too large to train one step here
-@pytest.mark.parametrize("recipe", EVERY, ids=lambda path: str(path.relative_to(RECIPES)))
-def test_recipe_plans_and_trains(recipe, tmp_path, capsys):
-    """Large nets are built, with optimizer and schedule, validated and tested, but make no step."""
-    content = yaml.safe_load(recipe.read_text())
-    main(["plan", "--config", recipe.relative_to(RECIPES).with_suffix("").as_posix()])
-    assert "total" in capsys.readouterr().out
-    large = content["model"]["init_args"]["net"]["class_path"] in LARGE
-    main(["fit", "--config", str(recipe), *synthetic(content), f"--trainer.max_steps={0 if large else 2}"])
+@pytest.mark.parametrize("recipe", SMALL, ids=name_of)
+def test_recipe_trains(recipe, tmp_path):
+    main(["fit", "--config", str(recipe), *synthetic(recipe), "--trainer.max_steps=2"])
     assert list(tmp_path.rglob("events.out.tfevents.*"))
-    if large:
-        assert "test/acc" in capsys.readouterr().out
-    else:
-        checkpoint = torch.load(next(tmp_path.rglob("last.ckpt")), weights_only=True)
-        assert checkpoint["global_step"] == 2
+    checkpoint = torch.load(next(tmp_path.rglob("last.ckpt")), weights_only=True)
+    assert checkpoint["global_step"] == 2
 
 
-@pytest.mark.parametrize("recipe", EVERY, ids=lambda path: str(path.relative_to(RECIPES)))
+@pytest.mark.filterwarnings("ignore:There are no masks for")
+@pytest.mark.parametrize("recipe", ONE_OF_EACH, ids=name_of)
+def test_nets_too_large_to_train_here_are_built_validated_and_tested(recipe, tmp_path, capsys):
+    main(["fit", "--config", str(recipe), *synthetic(recipe), "--trainer.max_steps=0"])
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
+    assert "test/acc" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", EVERY, ids=name_of)
 def test_recipe_can_be_reproduced_and_resumed(recipe):
     content = yaml.safe_load(recipe.read_text())
     callbacks = [callback["class_path"] for callback in content["trainer"]["callbacks"]]
     assert "seed_everything" in content
-    assert {"ModelCheckpoint", "ExactResume"} <= set(callbacks)
+    assert {"ModelCheckpoint", "SparseCheckpoint"} & set(callbacks)
+    assert "ExactResume" in callbacks
     assert recipe.read_text().startswith("# ")
 
 
+@ENDS_EARLY
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
-def test_overlay_plans_over_every_recipe(overlay, capsys):
-    needs_ticket = "FromFile" in overlay.read_text()
-    for recipe in EVERY:
-        refused = pytest.raises(SystemExit) if needs_ticket else nullcontext()
-        with refused:
-            main(["plan", "--config", str(recipe), "--config", str(overlay)])
-        error = capsys.readouterr().err
-        assert ("`file` must be a file, got 'ticket.pt', which does not exist." in error) == needs_ticket
+def test_overlay_trains_behind_a_recipe(overlay, tmp_path, capsys):
+    words = ["fit", "--config", str(LENET5), "--config", str(overlay), *synthetic(LENET5)]
+    if "FromFile" in overlay.read_text():
+        with pytest.raises(SystemExit):
+            main(words)
+        assert "`file` must be a file, got 'ticket.pt', which does not exist." in capsys.readouterr().err
+        return
+    main([*words, "--trainer.max_steps=2"])
+    checkpoint = torch.load(next(tmp_path.rglob("last.ckpt")), weights_only=True)
+    assert checkpoint["global_step"] == 2
 
 
-@pytest.mark.parametrize("sweep", SWEEPS, ids=lambda path: path.stem)
-def test_sweep_plans_every_cell(sweep, capsys):
-    main(["sweep", str(sweep), "--dry-run"])
+@pytest.mark.parametrize("overlay", [o for o in OVERLAYS if "FromFile" not in o.read_text()], ids=name_of)
+def test_overlay_has_the_last_word(overlay, capsys):
+    """A recipe's callbacks hand arguments down to those of an overlay: none that it cannot live with."""
+    with torch.device("meta"):
+        main(["plan", "--config", "mnist/lenet300_rigl", "--config", name_of(overlay)])
+    said = capsys.readouterr().out
+    if density := re.search(r"\bdensity: ([\d.]+)", overlay.read_text()):
+        assert f"density={density[1]}" in said
+
+
+@pytest.mark.parametrize("overlay", ["force", "synflow"])
+def test_fixup_is_refused_by_scores_as_in_the_paper(overlay, capsys):
+    recipe = RECIPES / "dctps" / "cifar10_fixup110.yaml"
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(recipe), "--config", f"overlays/{overlay}", *synthetic(recipe)])
+    assert re.search(r"scores? .*(zero|0)", capsys.readouterr().err)
+
+
+def test_fixup_starts_from_the_alphas_of_the_authors():
+    """The square root of what a filter's norm would be by Fixup over what it is of the DCT."""
+    recipe = yaml.safe_load((RECIPES / "dctps" / "cifar10_fixup110.yaml").read_text())
+    alphas = next(c["init_args"]["alpha"] for c in recipe["trainer"]["callbacks"][2:])
+    for name, inputs, outputs in [
+        ("net.layer1.*", 16, 16),
+        ("net.layer2.*", 32, 32),
+        ("net.layer3.*", 64, 64),
+        ("net.layer2.0", 16, 32),
+        ("net.layer3.0", 32, 64),
+    ]:
+        patch = torch.tensor(9.0 * inputs)
+        std = (2 / (9 * outputs * 54)) ** 0.5
+        norm = 2**0.5 * std * torch.exp(torch.lgamma((patch + 1) / 2) - torch.lgamma(patch / 2))
+        # The columns of an orthonormal matrix that is not cut across them have norm 1.
+        assert alphas[f"{name}.conv1"] == pytest.approx(float(norm) ** 0.5, abs=2e-5)
+    assert alphas["*.conv2"] == alphas["net.fc"] == 0
+    assert list(alphas).index("net.layer2.*.conv1") < list(alphas).index("net.layer2.0.conv1")
+
+
+@cache
+def _plain(configs):
+    """Return a recipe with overlays put over it, as far as a sweep's keys need it: without LightningCLI."""
+    first, *overlays = (yaml.safe_load(find_recipe(name).path.read_text()) for name in configs)
+    for overlay in overlays:
+        first["trainer"] |= overlay.get("trainer", {})
+        first["model"]["init_args"] |= overlay.get("model", {}).get("init_args", {})
+    return first
+
+
+def jobs_in(sweep):
+    return jobs_of(sweep, sweep.cells, lambda configs: _plain(tuple(configs)), arguments_of)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_sweep_has_the_runs_that_it_says(path):
+    sweep = read_sweep(path)
+    text = path.read_text()
+    assert text.startswith("# ")
+    jobs = jobs_in(sweep)
+    assert int(re.search(r": ([\d,]+) runs\.$", text, re.MULTILINE)[1]) == len(jobs) == len(sweep.cells)
+    densities = {cell.settings.get("trainer.callbacks.density") for cell in sweep.cells} - {None}
+    found = {
+        callback["init_args"].get("density")
+        for job in jobs
+        for callback in job.recipe["trainer"]["callbacks"]
+        if "density" in callback.get("init_args", {})
+    }
+    assert densities <= found
+
+
+def test_a_small_sweep_plans_every_cell(capsys):
+    main(["sweep", "sweeps/digits", "--dry-run"])
     assert re.search(r"^(\d+) of \1 cells would be run", capsys.readouterr().out, re.MULTILINE)
-    assert sweep.read_text().startswith("# ")
+
+
+PANELS = [
+    "figure1",
+    "figure3_left",
+    "figure3_right",
+    "figure6",
+    "figure8_resnet50",
+    "figure8_vgg19",
+    "table1",
+]
+PANELS += [
+    f"figure{n}_{data}_{net}"
+    for n in (2, 9)
+    for data in ("cifar10", "cifar100")
+    for net in ("resnet50", "vgg19")
+]
+PANELS += ["figure10_mobilenetv2", "figure10_fixup110"]
+
+
+def test_figures_of_the_dctps_paper_have_their_methods_and_batches():
+    """Table 3: FORCE on 1, 10 and 20 batches; table 4: the rates of SGD; footnote 8: no SynFlow with SGD."""
+    assert sorted(PANELS) == sorted(
+        path.stem.removeprefix("dctps_") for path in SWEEPS if "dctps" in path.stem
+    )
+    for panel in PANELS:
+        sweep = read_sweep(RECIPES / "sweeps" / f"dctps_{panel}.yaml")
+        variants = {cell.settings["variant"] for cell in sweep.cells}
+        has_sgd = panel.startswith(("figure9", "figure10"))
+        is_fixup = panel in ("figure3_right", "figure10_fixup110")
+        scored = {"FORCE", "SynFlow"} & variants
+        assert scored == (
+            set() if is_fixup or "8" in panel else {"FORCE"} if has_sgd else {"FORCE", "SynFlow"}
+        )
+        for job in jobs_in(sweep):
+            last, data = job.recipe["trainer"]["callbacks"][-1], job.recipe["data"]["class_path"]
+            if job.settings["variant"] == "FORCE":
+                batches = {"CIFAR10DataModule": 1, "CIFAR100DataModule": 10, "TinyImageNetDataModule": 20}
+                arguments = last["init_args"]["method"]["init_args"]
+                assert arguments == {"iterations": 60, "num_batches": batches[data]}
+            rate = (0.03 if last["class_path"] == "DCTpSConversion" else 0.1) if has_sgd else 0.001
+            model = job.recipe["model"]["init_args"]
+            assert model["optimizer"]["init_args"]["lr"] == rate
+            assert ("lr_scheduler" in model) == has_sgd
+
+
+def test_a_cell_of_a_large_sweep_is_a_recipe():
+    sweep = read_sweep(RECIPES / "sweeps" / "dctps_figure9_cifar100_resnet50.yaml")
+    cells = [cell for cell in sweep.cells if "FORCE" in cell.name][:1]
+    (job,) = jobs_of(sweep, cells, composed, arguments_of)
+    with torch.device("meta"):
+        check_recipe(job.recipe)
 
 
 # Table 1 of the ASNI paper: epochs, batch size, learning rate; with SGD also weight decay and delta.
@@ -136,6 +288,9 @@ def test_asni_recipes_are_the_paper_s_tables(recipe):
         assert model["lr_scheduler"]["init_args"]["epochs"] == epochs
         found += [optimizer["weight_decay"], model["lr_scheduler"]["init_args"]["delta"]]
     assert tuple(found) == TABLE_1[recipe.stem]
+    assert content["trainer"]["precision"] == "16-mixed"  # section 4.1
+    if "imagenet" not in recipe.stem:
+        assert content["data"]["init_args"]["val_fraction"] == 0  # all images: 1,000 and 391 iterations
     assert (pruner["alpha"], pruner["gamma"]) == TABLE_2[recipe.stem]
     assert (pruner["beta"], pruner["min_increment"], model["weight_init"]) == (0.5, 0.1, "kaiming_normal")
 
@@ -146,20 +301,25 @@ def test_asni_recipes_say_how_long_each_variant_takes_and_what_it_leaves(recipe)
     content = yaml.safe_load(text)
     pruner = pruner_of(content)
     epochs, run = pruner["search_epochs"], content["trainer"]["logger"]["init_args"]["name"]
+    assert run == f"asni-{recipe.stem}".replace("_", "-")
+    assert pruner["ticket_path"] == f"runs/{run}/ticket.pt"
+    assert re.search(rf"method.file={pruner['ticket_path']}\s", text)
+    if "imagenet" in recipe.stem:  # C and S at a rate of their own
+        assert (content["trainer"]["max_epochs"], pruner["reinit"]) == (epochs, None)
+        assert text.count("--model.optimizer.init_args.lr=0.128\n") == 1
+        return
     assert content["trainer"]["max_epochs"] == 2 * epochs
     assert {"every_n_epochs": epochs, "filename": "{epoch}", "save_top_k": -1} in [
         callback.get("init_args") for callback in content["trainer"]["callbacks"]
     ]
-    assert run == f"asni-{recipe.stem}".replace("_", "-")
-    assert pruner["ticket_path"] == f"runs/{run}/ticket.pt"
     assert text.count(f"--trainer.max_epochs={epochs}\n") == 2
-    assert f"method.file={pruner['ticket_path']} " in text
 
 
+@pytest.mark.filterwarnings("ignore:SparseCheckpoint has kept no net")  # no images are held out
 def test_all_four_variants_of_asni(tmp_path):
     """A and C in one fit; then D, S and C by overlays, at a rate of 0: they end where they begin."""
     recipe = RECIPES / "asni" / "mnist_fc.yaml"
-    data = synthetic(yaml.safe_load(recipe.read_text()))
+    data = synthetic(recipe)
 
     def weights(run, *changes):
         """Of the net that a run leaves."""

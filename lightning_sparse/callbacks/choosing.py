@@ -7,7 +7,7 @@ from lightning_sparse.checks import SparsityError
 from lightning_sparse.trainer.packages import EarlyStopping, LightningModule, ModelCheckpoint, Trainer
 from lightning_sparse.trainer.parts import callbacks_of
 
-__all__ = ["SparseCheckpoint", "SparseEarlyStopping"]
+__all__ = ["SparseCheckpoint", "SparseEarlyStopping", "best_checkpoint"]
 
 
 class SparseCheckpoint(ModelCheckpoint):
@@ -17,6 +17,9 @@ class SparseCheckpoint(ModelCheckpoint):
     one begins to compare by ``monitor`` once the last weights are pruned, and keeps none before: to resume a
     run, have a plain ``ModelCheckpoint(save_last=True)`` beside it, with a ``dirpath`` of its own. What
     ``save_last`` and ``save_on_exception`` save goes by no metric, and is not held back.
+
+    ``lightning-sparse fit`` tests the net that it has kept, and the last one where no such callback stands in
+    the recipe. In Python, ``trainer.test(module, data, ckpt_path=checkpoint.best_model_path)`` does so.
 
     Its arguments are those of Lightning's ``ModelCheckpoint``; ``monitor`` is required.
 
@@ -55,6 +58,17 @@ class SparseEarlyStopping(EarlyStopping):
         """Compare, unless the net is still to be pruned, or training to start once more."""
         if _is_settled(trainer):
             super().on_validation_end(trainer, pl_module)
+
+
+def best_checkpoint(trainer: Trainer) -> tuple[str, str] | None:
+    """Return the file that the first ``SparseCheckpoint`` takes for the best, and its metric.
+
+    Returns:
+        None if there is no such callback. The file is "" if it has kept none: no net was both sparse and
+        validated.
+    """
+    kept = [callback for callback in callbacks_of(trainer) if isinstance(callback, SparseCheckpoint)]
+    return (str(kept[0].best_model_path), str(kept[0].monitor)) if kept else None
 
 
 def _is_settled(trainer: Trainer) -> bool:

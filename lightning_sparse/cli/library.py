@@ -17,6 +17,7 @@ __all__ = ["Recipe", "find_recipe", "library", "meant_recipes", "recipe_file"]
 
 ENDINGS = (".yaml", ".yml")
 FIRST = "quickstart"  # of all recipes the first to try; where it is, the others are
+ABOUT = "about.txt"  # in each folder: what its recipes are
 _TIME, _DATA_MODULE = "Time: ", "DataModule"
 
 
@@ -39,6 +40,17 @@ class Recipe:
     def text(self) -> str:
         """What is in the file."""
         return self.path.read_text(encoding="utf-8")
+
+    @property
+    def folder(self) -> str:
+        """The folder that it is in, "" if in none."""
+        return self.name.rpartition("/")[0]
+
+    @property
+    def about_folder(self) -> str:
+        """What the recipes of its folder are, in a line that lies beside them."""
+        about = self.path.with_name(ABOUT)
+        return about.read_text(encoding="utf-8").strip() if about.is_file() else ""
 
     @property
     def is_overlay(self) -> bool:
@@ -64,15 +76,23 @@ class Recipe:
     @property
     def data(self) -> str:
         """The data it trains on, and whether it is downloaded; "" of an overlay."""
+        data = self._data_module()
+        is_downloaded = (data.get("init_args") or {}).get("download")
+        return f"{_data_set(data)}, downloaded" if is_downloaded else _data_set(data)
+
+    @property
+    def data_set(self) -> str:
+        """The data it trains on; "" of an overlay."""
+        return _data_set(self._data_module())
+
+    def _data_module(self) -> dict[str, Any]:
+        """Return the part of a recipe, or of that of a sweep, that says which data."""
         import yaml
 
         content = yaml.safe_load(self.text)
         if self.is_sweep:
-            return find_recipe(content["recipe"]).data
-        data: dict[str, Any] = content.get("data") or {}
-        name = str(data.get("class_path", "")).removesuffix(_DATA_MODULE)
-        is_downloaded = (data.get("init_args") or {}).get("download")
-        return f"{name}, downloaded" if is_downloaded else name
+            return find_recipe(content["recipe"])._data_module()
+        return content.get("data") or {}
 
     def _comments(self) -> Iterator[str]:
         """Yield the lines of comment that the file begins with."""
@@ -80,6 +100,10 @@ class Recipe:
             if not line.startswith("#"):
                 return
             yield line.lstrip("# ").rstrip()
+
+
+def _data_set(data: dict[str, Any]) -> str:
+    return str(data.get("class_path", "")).removesuffix(_DATA_MODULE)
 
 
 def library() -> dict[str, Recipe]:

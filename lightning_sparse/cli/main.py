@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any
 
+from lightning_sparse.callbacks.choosing import best_checkpoint
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.cli.commands import COMMANDS, run_command
 from lightning_sparse.cli.errors import mistake_in, stop
@@ -23,6 +24,7 @@ from lightning_sparse.cli.plan import PlanTrainer
 from lightning_sparse.cli.recipes import check_recipes, replaced, with_files, without_model
 from lightning_sparse.cli.wording import shorten, unknown_argument
 from lightning_sparse.extras import import_extra
+from lightning_sparse.files.reading import short_path
 from lightning_sparse.trainer.packages import (
     LightningDataModule,
     LightningModule,
@@ -208,10 +210,27 @@ def _as_argument_error() -> Iterator[None]:
 
 
 def _test_if_possible(trainer: Any, model: LightningModule, datamodule: LightningDataModule | None) -> None:
-    """Test the trained net if it can be tested, and the data has a test set."""
+    """Test the trained net if it can be tested, and the data has a test set: the best one, if it is kept."""
     can_test = overrides(model, "test_step") and not trainer.interrupted
     if datamodule is not None and can_test and _has_test_set(datamodule):
-        trainer.test(model, datamodule=datamodule)
+        trainer.test(model, datamodule=datamodule, ckpt_path=_to_test(trainer))
+
+
+def _to_test(trainer: Any) -> str | None:
+    """Return the checkpoint of the net that was chosen by its metric, and say so; None for the last net."""
+    chosen = None if trainer.fast_dev_run else best_checkpoint(trainer)
+    if chosen is None:
+        return None
+    path, metric = chosen
+    if not path:
+        rank_zero_warn(
+            f"SparseCheckpoint has kept no net: none was sparse when {metric} was measured. The last one is "
+            "tested."
+        )
+        return None
+    if trainer.is_global_zero:
+        print(f"Tested: the best net by {metric}, {short_path(path)}", flush=True)
+    return path
 
 
 def _has_test_set(datamodule: LightningDataModule) -> bool:

@@ -1,6 +1,6 @@
 """A LightningModule for image classification, the one that the recipes train."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
@@ -19,6 +19,7 @@ from lightning_sparse.checks import (
     check_path,
 )
 from lightning_sparse.files.reading import read_dict
+from lightning_sparse.models.groups import check_lr_factors, multiply_rates_, rate_groups
 from lightning_sparse.trainer.packages import LightningModule
 
 __all__ = ["ImageClassifier", "LRSchedulerCallable", "OptimizerCallable", "WeightInit"]
@@ -57,9 +58,14 @@ class ImageClassifier(LightningModule):
         weight_init: ``"default"`` leaves the network as it is; ``"kaiming_normal"`` draws the weights of
             linear and convolutional layers anew (fan-in, ReLU gain) and sets their biases to 0.
         weights: File of pretrained weights to start from: a checkpoint of such a module, or its state dict.
+        lr_factors: Factors of the learning rate by pattern on the names of parameters, such as
+            ``{"*.bias*": 0.1, "*.scale": 0.1}``, Fixup's, or ``{"*.alpha": 0.1}`` for the scales of converted
+            layers. Of several patterns that match, the last counts; every other parameter has the
+            optimizer's rate. ``alpha_groups`` keeps weight decay off alphas.
 
     Raises:
-        SparsityError: If an argument is of another kind, or out of range.
+        SparsityError: If an argument is of another kind, or out of range; as the optimizer is made, if a
+            pattern of ``lr_factors`` matches no parameter.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class ImageClassifier(LightningModule):
         input_shape: Sequence[int] | None = None,
         weight_init: WeightInit = "default",
         weights: str | None = None,
+        lr_factors: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         check_kind("net", net, nn.Module)
@@ -83,6 +90,7 @@ class ImageClassifier(LightningModule):
         check_choice("weight_init", weight_init, get_args(WeightInit))
         if weights is not None:
             check_path("weights", weights)
+        check_lr_factors(lr_factors)
         # A checkpoint has weights of its own, and the file of those at the start may be gone.
         self.save_hyperparameters(ignore=[*_LIVE_OBJECTS, "weights"])
         # LightningCLI hands over its configuration: class paths, no objects.
@@ -91,6 +99,7 @@ class ImageClassifier(LightningModule):
         self.net = net
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self.lr_factors = dict(lr_factors or {})
         # Cross-entropy has already refused labels out of range when the metric sees them.
         self.train_acc, self.val_acc, self.test_acc = (
             MulticlassAccuracy(num_classes, average="micro", validate_args=False) for _ in range(3)
@@ -136,7 +145,11 @@ class ImageClassifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer and, if one is asked for, the scheduler."""
-        optimizer = self.optimizer(self.parameters())
+        if self.lr_factors:
+            optimizer = self.optimizer(rate_groups(self, self.lr_factors))
+            multiply_rates_(optimizer)
+        else:
+            optimizer = self.optimizer(self.parameters())
         if self.lr_scheduler is None:
             return optimizer
         scheduler = {"scheduler": self.lr_scheduler(optimizer), "interval": "epoch", "monitor": "val/loss"}

@@ -30,8 +30,10 @@ def test_tables_pair_by_seed_and_leave_gaps():
 
 def recipe_of(configs):
     """What is in a file: that recipes are of use is tested with them."""
-    (path,) = configs
-    return yaml.safe_load(Path(path).read_text())
+    recipe, *overlays = (yaml.safe_load(Path(path).read_text()) for path in configs)
+    for overlay in overlays:
+        recipe["trainer"] |= overlay["trainer"]
+    return recipe
 
 
 @pytest.mark.parametrize(

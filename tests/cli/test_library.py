@@ -89,7 +89,8 @@ def test_a_file_of_that_name_comes_first_and_a_folder_does_not():
         ("quickstrat", "did you mean quickstart?"),
         ("recipes/quickstart.yaml", "did you mean quickstart?"),
         ("mnist/lenet300_rgil", "did you mean mnist/lenet300_rigl"),
-        ("synflow", "did you mean cifar10/lenet5_synflow or mnist/lenet300_synflow?"),
+        ("lenet300_synflo", "did you mean mnist/lenet300_synflow"),
+        ("cifar10/wrn22_rigl", "did you mean rigl/wrn22_rigl"),
         ("dnse", "did you mean overlays/dense?"),
         ("of my own", "lightning-sparse recipes"),
     ],
@@ -116,11 +117,25 @@ def test_a_command_line_of_its_own_process_names_files_for_those_that_lightning_
 
 def test_a_misspelt_word_about_the_whole(capsys):
     assert error_of(capsys, "--versoin").endswith("without a command; did you mean --version?")
-    assert "argument [copy|show NAME]: invalid choice: 'lsit'" in error_of(capsys, "recipes", "lsit")
+    assert "argument [list|copy|show]: invalid choice: 'lsit'" in error_of(capsys, "recipes", "lsit")
 
 
-def test_the_list(capsys):
+def test_the_list_is_of_folders(capsys):
     main(["recipes"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 25
+    folders = {recipe.folder for recipe in library().values() if recipe.folder}
+    for folder in folders:
+        (line,) = (line for line in lines if line.startswith(f"{folder}/ "))
+        inside = [recipe for recipe in library().values() if recipe.folder == folder]
+        assert line.split()[1] == str(len(inside))
+        assert line.endswith(inside[0].about_folder)
+        assert inside[0].about_folder
+    assert lines[1].split()[:3] == ["quickstart", "1", "Digits"]
+
+
+def test_the_list_of_all(capsys):
+    main(["recipes", "list"])
     lines = capsys.readouterr().out.splitlines()
     overlays = next(i for i, line in enumerate(lines) if line.startswith("Overlays"))
     for name, recipe in library().items():
@@ -130,10 +145,27 @@ def test_the_list(capsys):
         assert recipe.is_overlay or f"  {recipe.time}  " in lines[at]
 
 
-def test_the_list_is_wrapped_to_a_terminal(capsys, monkeypatch):
+@pytest.mark.parametrize("folder", ["mnist", "mnist/", "recipes/mnist"])
+def test_the_list_of_a_folder(capsys, folder):
+    main(["recipes", "list", folder])
+    printed = capsys.readouterr().out
+    names = {name for name in library() if name.startswith("mnist/")}
+    assert {line.split()[0] for line in printed.splitlines() if "/" in line.split(" ")[0]} == names
+    assert "Overlays" not in printed
+
+
+def test_folders_that_are_none(capsys):
+    error = error_of(capsys, "recipes", "list", "sweep")
+    assert error.startswith("`FOLDER` must be one of asni, ")
+    assert error.endswith("got 'sweep'; did you mean sweeps?")
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [[], ["list"]])
+def test_the_list_is_wrapped_to_a_terminal(capsys, monkeypatch, words):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "120")
-    main(["recipes"])
+    main(["recipes", *words])
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 120
 
 

@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -13,10 +14,10 @@ from lightning_sparse import callbacks, data, models
 from lightning_sparse.callbacks.sparsifier import Sparsifier
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.cli.errors import refusal_in
-from lightning_sparse.cli.main import _has_test_set, _test_if_possible, main
+from lightning_sparse.cli.main import _has_test_set, _test_if_possible, _to_test, main
 from lightning_sparse.cli.places import check_ckpt_path
 from lightning_sparse.cli.wording import shorten
-from lightning_sparse.trainer.packages import LightningModule
+from lightning_sparse.trainer.packages import LightningModule, ModelCheckpoint
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "recipes" / "quickstart.yaml")
@@ -68,6 +69,48 @@ def test_dense_overlay(tmp_path, capsys):
     assert "test/acc" in capsys.readouterr().out
     checkpoint = torch.load(next(tmp_path.rglob("last.ckpt")), weights_only=True)
     assert checkpoint["state_dict"]["net.fcs.0.weight"].count_nonzero() == 300 * 64
+
+
+BEST = ["--trainer.callbacks+=SparseCheckpoint", "--trainer.callbacks.monitor=val/acc"]
+
+
+def test_fit_tests_the_best_net_where_it_is_kept(tmp_path, capsys, monkeypatch):
+    """An optimizer that runs away in the second epoch leaves the first one's net as the best."""
+    factors = ["--model.lr_factors", '{"*.bias": 0.1}']
+    step = models.ImageClassifier.training_step
+
+    def training_step(self, *batch):
+        if self.current_epoch == 1:
+            self.net.fcs[4].bias.data[0] += 100
+        return step(self, *batch)
+
+    monkeypatch.setattr(models.ImageClassifier, "training_step", training_step)
+    best = [*BEST, "--trainer.callbacks.mode=max", "--trainer.callbacks.filename=best"]
+    main(["fit", "--config", QUICKSTART, "--trainer.max_epochs", "2", *best, *factors])
+    printed = capsys.readouterr().out
+    (path,) = tmp_path.rglob("best.ckpt")
+    assert f"Tested: the best net by val/acc, {path.relative_to(tmp_path)}\n" in printed
+    saved = torch.load(path, weights_only=True)
+    assert saved["epoch"] == 0
+    assert [group["lr"] for group in saved["optimizer_states"][0]["param_groups"]] == [0.002, 0.0002]
+    assert float(re.search(r"test/acc\W+([\d.]+)", printed)[1]) > 0.2  # the last net takes all for zeros
+
+
+def test_the_last_net_is_tested_where_none_was_sparse_or_chosen():
+    kept = callbacks.SparseCheckpoint(monitor="val/acc")
+    trainer = SimpleNamespace(fast_dev_run=False, is_global_zero=True, callbacks=[kept])
+    with pytest.warns(UserWarning, match="kept no net: none was sparse when val/acc was measured. The last"):
+        assert _to_test(trainer) is None
+    kept.best_model_path = "best.ckpt"
+    assert _to_test(trainer) == "best.ckpt"
+    other = ModelCheckpoint(
+        monitor="val/acc"
+    )  # by Lightning's own, a net that is still to be pruned may lead
+    other.best_model_path = "dense.ckpt"
+    trainer.callbacks = [other]
+    assert _to_test(trainer) is None
+    trainer.callbacks, trainer.fast_dev_run = [kept], True
+    assert _to_test(trainer) is None
 
 
 def test_fit_resumes_and_tests_from_the_command_line(tmp_path, capsys):
@@ -346,7 +389,9 @@ def test_a_test_set_made_in_setup_is_found():
 
 def test_a_module_without_a_test_step_is_not_tested(monkeypatch):
     """Lightning would end a fit that went well with an error, though the data has a test set."""
-    trainer = SimpleNamespace(interrupted=False, test=lambda *_, **__: pytest.fail("it was tested"))
+    trainer = SimpleNamespace(
+        interrupted=False, fast_dev_run=True, test=lambda *_, **__: pytest.fail("it was tested")
+    )
     _test_if_possible(trainer, LightningModule(), data.DigitsDataModule())
     with pytest.raises(pytest.fail.Exception):
         _test_if_possible(trainer, models.ImageClassifier(models.LeNet300100(64)), data.DigitsDataModule())

@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
+from lightning_sparse import DCTpSConversion, PruneAtInit, RigLCallback
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.data import SyntheticDataModule
-from lightning_sparse.models import ImageClassifier, LeNet5, LeNet300100
+from lightning_sparse.layers import convert_
+from lightning_sparse.models import FixupResNet110, ImageClassifier, LeNet5, LeNet300100
 from lightning_sparse.trainer.packages import LightningDataModule, LightningModule, Trainer, cli_module
 
 QUIET = {
@@ -141,7 +143,8 @@ def test_loads_a_checkpoint_written_by_code(tmp_path: Path) -> None:
     trainer.fit(model, _data())
     trainer.save_checkpoint(tmp_path / "code.ckpt")
     stored = torch.load(tmp_path / "code.ckpt", weights_only=True)["hyper_parameters"]
-    assert stored == {"num_classes": 10, "input_shape": [3, 4, 4], "weight_init": "default"}
+    plain = {"input_shape": [3, 4, 4], "weight_init": "default", "lr_factors": None}
+    assert stored == {"num_classes": 10, **plain}
     loaded = ImageClassifier.load_from_checkpoint(
         tmp_path / "code.ckpt", net=LeNet300100(in_features=48), weights_only=True
     )
@@ -222,3 +225,153 @@ def test_pretrained_weights_of_a_file(tmp_path, wrapped):
         ImageClassifier(nn.Linear(5, 3), 3, weights=str(path))
     with pytest.raises(SparsityError, match="`weights` must be a file"):
         ImageClassifier(nn.Linear(4, 3), 3, weights=str(tmp_path / "none.ckpt"))
+
+
+# Learning rates of their own.
+
+
+def _rates(model: ImageClassifier) -> dict[str, float]:
+    """Return the learning rate by the name of a parameter."""
+    made = model.configure_optimizers()
+    optimizer = made["optimizer"] if isinstance(made, dict) else made
+    rates = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
+    assert len(rates) == sum(len(group["params"]) for group in optimizer.param_groups)
+    assert all("lr_factor" not in group for group in optimizer.param_groups)
+    return {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
+
+
+def test_patterns_multiply_the_learning_rate_and_the_last_that_matches_counts() -> None:
+    model = _classifier(
+        optimizer=lambda params: torch.optim.Adam(params, lr=0.2, weight_decay=0.3),
+        lr_factors={"*.bias": 0.1, "net.fcs.2.*": 0.5, "net.fcs.4": 2},
+    )
+    rates = _rates(model)
+    expected = {
+        "0.weight": 0.2,
+        "0.bias": 0.02,
+        "2.weight": 0.1,
+        "2.bias": 0.1,
+        "4.weight": 0.4,
+        "4.bias": 0.02,
+    }
+    assert rates == pytest.approx({f"net.fcs.{name}": rate for name, rate in expected.items()})
+    groups = model.configure_optimizers().param_groups
+    assert [group["weight_decay"] for group in groups] == [0.3] * 4
+
+
+def test_fixups_scalars_and_the_alphas_of_converted_layers_have_names() -> None:
+    model = ImageClassifier(FixupResNet110(), lr_factors={"*bias*": 0.1, "*.scale": 0.1})
+    slow = [name for name, rate in _rates(model).items() if rate == pytest.approx(0.01)]
+    assert sum(model.get_parameter(name).numel() for name in slow) == 282
+    net = LeNet300100(in_features=48)
+    convert_(net, 0.1, alpha="match_norm")
+    rates = _rates(ImageClassifier(net, lr_factors={"*.alpha": 0.1}))
+    assert [name for name, rate in rates.items() if rate < 0.1] == [f"net.fcs.{i}.alpha" for i in (0, 2, 4)]
+
+
+@pytest.mark.parametrize("factors", [None, {}])
+def test_without_factors_the_optimizer_is_given_the_parameters_as_ever(factors) -> None:
+    given = []
+    model = _classifier(
+        optimizer=lambda params: given.append(params) or torch.optim.SGD(params, lr=0.1), lr_factors=factors
+    )
+    assert len(model.configure_optimizers().param_groups) == 1
+    assert not isinstance(given[0], list)
+
+
+def test_schedulers_keep_the_ratio_and_rates_in_tensors_are_multiplied_too() -> None:
+    model = _classifier(
+        lr_scheduler=functools.partial(StepLR, step_size=1, gamma=0.5), lr_factors={"*.bias": 0.1}
+    )
+    trainer = _trainer()
+    trainer.fit(model, _data())
+    assert [group["lr"] for group in trainer.optimizers[0].param_groups] == pytest.approx([0.025, 0.0025])
+    model = _classifier(
+        optimizer=lambda params: torch.optim.Adam(params, lr=torch.tensor(0.2), capturable=False),
+        lr_factors={"*.bias": 0.1},
+    )
+    rates = [group["lr"] for group in model.configure_optimizers().param_groups]
+    torch.testing.assert_close(rates, [torch.tensor(0.2), torch.tensor(0.02)])
+
+
+def test_a_slower_parameter_moves_less() -> None:
+    def moved(factors: dict[str, float] | None) -> Tensor:
+        torch.manual_seed(0)
+        model = _classifier(optimizer=functools.partial(torch.optim.SGD, lr=0.1), lr_factors=factors)
+        before = model.net.fcs[4].bias.detach().clone()
+        _trainer(max_steps=1).fit(model, _data())
+        return model.net.fcs[4].bias.detach() - before
+
+    torch.testing.assert_close(moved({"*.bias": 0.1}), 0.1 * moved(None))
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        ({"*.bias": 0}, r"`lr_factors\['\*.bias'\]` must be in \(0, inf\), got 0. Parameters that"),
+        ({"*": float("nan")}, r"`lr_factors\['\*'\]` must be in \(0, inf\), got nan"),
+        ({"*": "0.1"}, r"must be in \(0, inf\), got '0.1'"),
+        (["*.bias"], r"`lr_factors` must be a dict of factors by pattern, got \['\*.bias'\]. Write"),
+        (0.1, "`lr_factors` must be a dict of factors by pattern, got 0.1"),
+    ],
+)
+def test_factors_are_checked_by_the_constructor(factors, message) -> None:
+    with pytest.raises(SparsityError, match=message):
+        _classifier(lr_factors=factors)
+
+
+def test_a_pattern_that_matches_nothing_and_an_optimizer_without_rates() -> None:
+    with pytest.raises(SparsityError, match=r"pattern 'fcs.0' must match a parameter, got none.*net.fcs.0"):
+        _classifier(lr_factors={"fcs.0": 0.1}).configure_optimizers()
+
+    class Own(torch.optim.Optimizer):
+        def __init__(self, params: Any) -> None:
+            super().__init__(params, {})
+
+    with pytest.raises(SparsityError, match="whose groups have a learning rate, got Own"):
+        _classifier(optimizer=Own, lr_factors={"*.bias": 0.1}).configure_optimizers()
+
+
+# Mixed precision.
+
+MIXED = {  # Lightning clips no gradients of a fused optimizer under mixed precision
+    "fused": (functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9, fused=True), None),
+    "clipped": (functools.partial(torch.optim.Adam, lr=0.005), 5.0),
+}
+
+
+@pytest.mark.parametrize("kind", MIXED)
+@pytest.mark.parametrize(
+    "callback",
+    [
+        None,
+        lambda: PruneAtInit("erk", 0.2),
+        lambda: RigLCallback(0.2, every_n_steps=8, stop_at=100),
+        lambda: RigLCallback(0.2, every_n_steps=8, stop_at=100, storage="compact"),
+        lambda: DCTpSConversion(0.2, alpha="match_norm"),
+    ],
+    ids=["dense", "masked", "rigl", "compact", "dctps"],
+)
+def test_mixed_precision_with_fused_and_clipped_optimizers_of_several_groups(callback, kind) -> None:
+    """Products are in bfloat16; weights, what the optimizer keeps and what is logged are not."""
+    torch.manual_seed(0)
+    optimizer, clip = MIXED[kind]
+    model, seen = _classifier(optimizer=optimizer, lr_factors={"*.bias": 0.5}), []
+    trainer = _trainer(
+        precision="bf16-mixed",
+        max_epochs=3,
+        gradient_clip_val=clip,
+        callbacks=[] if callback is None else [callback()],
+    )
+    model.net.register_forward_hook(lambda *call: seen.append(call[-1].dtype))
+    trainer.fit(model, _data())
+    assert set(seen) == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    states = trainer.optimizers[0].state.values()
+    kept = [value for state in states for value in state.values() if isinstance(value, Tensor)]
+    assert kept
+    assert all(value.dtype == torch.float32 for value in kept)
+    assert trainer.callback_metrics["val/acc"] > 0.3  # chance is 0.1
+    if callback is not None:
+        (sparsity,) = (v for n, v in trainer.callback_metrics.items() if n.endswith("sparsity/total"))
+        assert float(sparsity) == pytest.approx(0.8, abs=1e-3)
