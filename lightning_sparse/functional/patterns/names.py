@@ -6,9 +6,8 @@ from lightning_sparse.checks import SparsityError, shown
 from lightning_sparse.functional.patterns.base import PATTERNS, Pattern
 from lightning_sparse.functional.patterns.layerwise import LayerwiseNM
 from lightning_sparse.functional.patterns.nm import NM
-from lightning_sparse.functional.patterns.unstructured import UNSTRUCTURED
 
-__all__ = ["name_of_pattern", "pattern_from_name"]
+__all__ = ["pattern_from_name"]
 
 
 def pattern_from_name(pattern: str | int | Pattern) -> Pattern:
@@ -40,12 +39,3 @@ def pattern_from_name(pattern: str | int | Pattern) -> Pattern:
         )
     m = int(found[2])
     return LayerwiseNM(m) if found[1] == "n" else NM(int(found[1]), m)
-
-
-def name_of_pattern(pattern: Pattern) -> str | None:
-    """Return what a pattern is written as in checkpoints and logs; ``None`` if there is none.
-
-    >>> name_of_pattern(NM(2, 4)), name_of_pattern(UNSTRUCTURED)
-    ('2:4', None)
-    """
-    return None if pattern == UNSTRUCTURED else str(pattern)

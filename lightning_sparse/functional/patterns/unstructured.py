@@ -11,7 +11,7 @@ from lightning_sparse.functional.patterns.base import Pattern, register_pattern
 from lightning_sparse.functional.ranking import best_of, count_nonzero, mask_at, positions_of, rankable
 from lightning_sparse.types import Masks, Scores, Shapes
 
-__all__ = ["UNSTRUCTURED", "Unstructured"]
+__all__ = ["UNSTRUCTURED", "Unstructured", "name_of_pattern"]
 
 
 @dataclass(frozen=True)
@@ -62,3 +62,12 @@ def _check_kept(k: int, least: int, most: int) -> None:
     check_count("k", k, least, f"There are {most} weights, {least} of them kept already.")
     if k > most:
         raise SparsityError(f"`k` must be at most {most}, the number of weights, got {k}. Ask for fewer.")
+
+
+def name_of_pattern(pattern: Pattern) -> str | None:
+    """Return what a pattern is written as in checkpoints and logs; ``None`` if there is none.
+
+    >>> print(name_of_pattern(UNSTRUCTURED))
+    None
+    """
+    return None if pattern == UNSTRUCTURED else str(pattern)
