@@ -63,7 +63,7 @@ class LayerwiseNM(GroupPattern):
         missing = sum(budgets.values()) - sum(ns[name] * groups[name] for name in groups)
         left_over = {name: budgets[name] / max(many, 1) - ns[name] for name, many in groups.items()}
         for name in sorted(groups, key=left_over.__getitem__, reverse=True):
-            if ns[name] < self.m and abs(missing - groups[name]) < abs(missing):
+            if left_over[name] > 0 and abs(missing - groups[name]) < abs(missing):
                 ns[name] += 1
                 missing -= groups[name]
         return {name: ns[name] * groups[name] for name in groups}
