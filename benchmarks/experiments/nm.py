@@ -1,8 +1,8 @@
 """LeNet-300-100 on MNIST under N:M against as many weights of each layer without a pattern.
 
-``python benchmarks/nm_patterns.py DATA_DIR OUT.csv``: a row for each run, of three seeds; runs whose row is there
-are passed over. 1:8 is had by the first layer only (300 and 100 inputs are no multiples of 8): the others stay
-dense in both.
+``python -m benchmarks.experiments.nm DATA_DIR OUT.csv``: a row for each run, of three seeds; runs that have a
+row are passed over. 1:8 is had by the first layer only (300 and 100 inputs are no multiples of 8): the others
+stay dense in both.
 """
 
 import csv
@@ -31,7 +31,9 @@ def callback(method: str, pattern: str, within: bool) -> pl.Callback:
     return PruneAtInit("uniform" if method == "random" else SNIP(allocation="uniform"), density, **shared)
 
 
-def run(data: pl.LightningDataModule, method: str, pattern: str, within: bool, seed: int) -> dict[str, object]:
+def run(
+    data: pl.LightningDataModule, method: str, pattern: str, within: bool, seed: int
+) -> dict[str, object]:
     """Train once, and return the row."""
     pl.seed_everything(seed, verbose=False)
     module = ImageClassifier(LeNet300100(), weight_init="kaiming_normal")

@@ -227,11 +227,14 @@ def allocate(
     free = [name for name in shapes if name not in taken]
     sizes = [math.prod(shapes[name]) for name in free]
     least = [min(min_weights, size) for size in sizes]
-    why = f"{min_weights} in each of {len(sizes)} layers"
     if groups is not None:
-        least, why = [groups.least(shapes[name], min_weights) for name in free], f"`pattern` is {groups}"
-    rest = total - sum(taken.values())
-    _check_reachable(sum(least), sum(sizes), rest, density, total, why, len(sizes) if taken else None)
+        least = [groups.least(shapes[name], min_weights) for name in free]
+        why, way_out = f"`pattern` is {groups}", "take larger groups"
+    else:
+        why = f"{min_weights} in each of {len(sizes)} layers"
+        way_out = "lower `min_weights_per_layer` (`min_weights` of `allocate`)"
+    rest, beside = total - sum(taken.values()), len(sizes) if taken else None
+    _check_reachable(sum(least), sum(sizes), rest, density, total, (why, way_out), beside)
     outputs = (
         {n: torch.Size([number]) for n, number in (filters or {}).items()} if allocation == "epf" else {}
     )
@@ -262,14 +265,21 @@ def _proportion(allocation: str, shape: torch.Size) -> int:
 
 
 def _check_reachable(
-    least: int, most: int, rest: int, density: float, total: int, why: str, beside_overrides: int | None
+    least: int,
+    most: int,
+    rest: int,
+    density: float,
+    total: int,
+    reason: tuple[str, str],
+    beside_overrides: int | None,
 ) -> None:
     if least <= rest <= most:
         return
+    why, larger = reason
     if beside_overrides is None:
         raise SparsityError(
             f"`density` must keep at least {least} weights ({why}), got {density}, which keeps {total}. "
-            "Raise `density` or lower `min_weights_per_layer` (`min_weights` of `allocate`)."
+            f"Raise `density` or {larger}."
         )
     way_out = "Lower the overrides or raise" if rest < least else "Raise the overrides or lower"
     raise SparsityError(
