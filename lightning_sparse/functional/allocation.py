@@ -183,8 +183,7 @@ def allocate(
     """Share the budget of a density out over the layers, some of them at a density of their own.
 
     The total does not depend on ``fixed``: these layers are served first, the others share what remains.
-    A pattern such as n:4 has few counts for each layer: then budgets are rounded to those, and the total to
-    one that is near.
+    For a pattern such as n:4, which has few counts for each layer, budgets are rounded to those.
 
     Args:
         shapes: Weight shape per layer name: ``(out, in)`` or ``(out, in / groups, *kernel)``.

@@ -340,7 +340,7 @@ WITHIN_GROUPS = {
 @pytest.mark.parametrize(
     ("row", "scenario"),
     [
-        *((row, "optimizer-adamw") for row in WITHIN_GROUPS),
+        *((row, "optimizer-adam") for row in WITHIN_GROUPS),
         *((row, "bf16") for row in WITHIN_GROUPS),
         ("RigL from PruneAtInit, 1:8", "gan"),
         ("RigL from PruneAtInit, 1:8", "accumulation"),

@@ -226,8 +226,8 @@ def test_layerwise_masks_keep_n_of_every_group():
         [ns[name]] = mask.unflatten(1, (-1, 4)).sum(2).unique().tolist()
         assert count_kept({name: mask}) == budgets[name]
     assert ns == {"conv": 1, "grouped": 2, "fc": 3}  # 288 at least, then 92.1 of 40 groups, 400.9 of 160
-    fixed = masks_from_scores(scores, 0.4, "erk", fixed={"conv": 0.7}, min_weights=0, pattern=LayerwiseNM(4))
-    assert fixed["conv"].sum() == 3 * 288  # 0.7 is nearest to 3 of 4
+    fixed = masks_from_scores(scores, 0.6, "erk", fixed={"fc": 0.7}, min_weights=0, pattern=LayerwiseNM(4))
+    assert fixed["fc"].sum() == 3 * 160  # 0.7 is nearest to 3 of 4
     with pytest.raises(SparsityError, match=r"n:4 needs a count for each layer.*SNIP\(allocation='erk'\)"):
         masks_from_scores(scores, 0.4, "global", pattern=LayerwiseNM(4))
     with pytest.raises(SparsityError, match=r"keep at least 488 weights \(`pattern` is n:4\), got 0.2"):
