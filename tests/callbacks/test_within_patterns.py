@@ -28,7 +28,7 @@ from lightning_sparse import (
     summary,
 )
 from lightning_sparse.checks import SparsityError
-from lightning_sparse.functional.patterns import NM
+from lightning_sparse.functional.patterns import NM, LayerwiseNM
 from lightning_sparse.functional.pruning import random_positions
 
 pytestmark = pytest.mark.filterwarnings("ignore:Weights without a multiple of")
