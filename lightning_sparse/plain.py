@@ -22,6 +22,13 @@ from lightning_sparse.checks import (
 )
 from lightning_sparse.files.from_file import SAYS_WHAT, FromFile
 from lightning_sparse.functional.isolation import left_as_found
+from lightning_sparse.functional.patterns import (
+    Pattern,
+    density_within,
+    name_of_pattern,
+    pattern_from_name,
+    weights_within,
+)
 from lightning_sparse.functional.pruning import prune_along
 from lightning_sparse.functional.ranking import positions_of
 from lightning_sparse.functional.saliency import (
@@ -60,6 +67,7 @@ def sparsify_(
     density_overrides: Mapping[str, float] | None = None,
     seed: int | None = None,
     storage: Storage = "masked",
+    pattern: str | int | Pattern = "unstructured",
 ) -> Masks:
     """Prune a module once, in place: what `PruneAtInit` does when training starts, without a Trainer.
 
@@ -83,6 +91,7 @@ def sparsify_(
             makes the same masks.
         storage: ``"masked"``: weights stay dense parameters, with zeros. ``"compact"``: linear and
             convolutional layers are replaced by ones that hold only what is kept; make optimizers afterwards.
+        pattern: ``"2:4"`` or another N:M, ``"n:4"``, or a `Pattern`, as for `PruneAtInit`.
 
     Returns:
         Boolean mask by parameter name, as `masks_of` tells it later.
@@ -102,11 +111,12 @@ def sparsify_(
     check_kind("module", module, nn.Module)
     if batches is not None:
         check_kind("batches", batches, Iterable)
-    method = method_from_name(method)
+    method, pattern = method_from_name(method), pattern_from_name(pattern)
     check_choice("storage", storage, ("masked", "compact"))
     _check_arguments(loss_fn, include, exclude, density_overrides, min_weights_per_layer, seed)
     if isinstance(method, FromFile):
-        chosen = (density, min_weights_per_layer, include, exclude, density_overrides)
+        given = name_of_pattern(pattern)
+        chosen = (density, min_weights_per_layer, include, exclude, density_overrides, given)
         method.refuse_beside(dict(zip(SAYS_WHAT, chosen, strict=True)))
         method.refuse_seed(seed)
         named = list(map(escape, method.weights_of(module)))  # refuses what does not fit
@@ -114,17 +124,21 @@ def sparsify_(
         masks = method.masks()
         method.reinitialise_([module])
     else:
-        check_density("density", density)
-        assert density is not None
+        share = density_within(pattern, density, method.allocation, density_overrides)
+        check_density("density", share)
+        assert share is not None
         layers = convertible_layers(module, include, exclude or ()) if storage == "compact" else {}
         weights: Mapping[str, Tensor] = {name: layer.weight for name, layer in layers.items()}
         if storage == "masked":
             weights = select_weights(module, include, exclude or ())
+        weights = weights_within(weights, pattern)
+        layers = {name: layer for name, layer in layers.items() if name in weights}
         draws = torch.Generator().manual_seed(torch.initial_seed() if seed is None else seed)
         problem = _problem(module, weights, draws, method, loss_fn, batches)
         least = method.least_per_layer if min_weights_per_layer is None else min_weights_per_layer
         fixed = match_overrides(weights, density_overrides)
-        masks = _last(prune_along(method, problem, density, fixed=fixed, min_weights=least), module, method)
+        path = prune_along(method, problem, share, fixed=fixed, min_weights=least, pattern=pattern)
+        masks = _last(path, module, method)
     if storage == "compact":
         supports = {name: positions_of(masks[name]) for name in layers}
         store_compactly_(module, layers, supports, torch.Generator(), exclude or ())

@@ -13,6 +13,7 @@ from lightning_sparse.export import EXPORT_FORMATS
 from lightning_sparse.functional import allocation
 from lightning_sparse.functional.allocation import ALLOCATIONS
 from lightning_sparse.functional.growth import GROWTH_RULES
+from lightning_sparse.functional.patterns import PATTERNS
 from lightning_sparse.functional.saliency import METHODS
 from lightning_sparse.layers.backends import BACKEND_ROWS, choose_backend
 from lightning_sparse.layers.offsets import OFFSETS
@@ -28,6 +29,7 @@ TABLES = {
     "OFFSETS": OFFSETS,
     "BACKEND_ROWS": BACKEND_ROWS,
     "GROWTH_RULES": GROWTH_RULES,
+    "PATTERNS": PATTERNS,
     "STORAGES": STORAGES,
     "EXPORT_FORMATS": EXPORT_FORMATS,
     "REPORT_PAGES": REPORT_PAGES,

@@ -63,6 +63,7 @@ def assert_same(a, b, ranks):
         ("mid-epoch", "dctps", 0),
         ("mid-epoch", "rigl", 0),
         ("mid-epoch", "set", 0),
+        ("mid-epoch", "1:4", 0),
         ("mid-epoch", "dctps-rigl", 0),
         ("mid-epoch", "tuned-gradient", 0),
         ("mid-epoch", "tuned-rigl", 2),

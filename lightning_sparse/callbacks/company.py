@@ -10,6 +10,7 @@ from torch import nn
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.files.reading import read_checkpoint
 from lightning_sparse.files.record import add_record_
+from lightning_sparse.functional.patterns import Pattern, refuse_other_pattern
 from lightning_sparse.trainer.packages import (
     Callback,
     LightningModule,
@@ -95,6 +96,7 @@ class Member(Protocol):
 
     density: float
     storage: str
+    support_pattern: Pattern | None
 
     @property
     def storages(self) -> Sequence[str]:
@@ -173,6 +175,8 @@ def refuse_company(callback: Member, callbacks: Sequence[Member]) -> None:
                 f"{type(callback).__name__} cannot prune what {type(other).__name__} stores as "
                 f"{other.storage!r}. Leave `storage` out there."
             )
+        if "moves" in (callback.role, other.role):
+            refuse_other_pattern({type(one).__name__: one.support_pattern for one in (callback, other)})
 
 
 def refuse_missing_owner(state: SparseState) -> None:

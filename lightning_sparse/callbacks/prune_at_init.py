@@ -12,6 +12,13 @@ from lightning_sparse.callbacks.sparsifier import Config
 from lightning_sparse.checks import SparsityError, check_choice, check_count
 from lightning_sparse.files.from_file import FromFile
 from lightning_sparse.functional.ablation import redraw_, shuffled
+from lightning_sparse.functional.patterns import (
+    Pattern,
+    density_within,
+    name_of_pattern,
+    pattern_from_name,
+    weights_within,
+)
 from lightning_sparse.functional.pruning import plan_budgets
 from lightning_sparse.functional.saliency import (
     MethodName,
@@ -52,6 +59,9 @@ class PruneAtInit(SparsityCallback):
         mask_ablation: Changes the masks as a check of what they are worth: ``"shuffle"`` draws new places
             within each layer, ``"reinit"`` keeps the masks but permutes each layer's weights, ``"invert"``
             keeps what scores lowest.
+        pattern: ``"2:4"`` keeps 2 of every 4 inputs in a row, exactly, and so any N:M; ``density`` is then
+            N / M, and may be left out. ``"n:4"`` lets N differ by layer, as the method's allocation has it.
+            Weights without a multiple of M inputs stay dense, with a warning. Or a `Pattern` of your own.
         **selection: ``include``, ``exclude``, ``density_overrides``, ``seed``, ``storage`` and ``verify``, as
             `SparsityCallback` has them. With ``storage="compact"`` the weights are chosen before optimizers
             are made, by the same scores.
@@ -74,9 +84,10 @@ class PruneAtInit(SparsityCallback):
         min_weights_per_layer: int | None = None,
         loss_fn: LossFunction | None = None,
         mask_ablation: Ablation | None = None,
+        pattern: str | int | Pattern = "unstructured",
         **selection: Any,
     ) -> None:
-        self.method = method_from_name(method)
+        self.method, self.pattern = method_from_name(method), pattern_from_name(pattern)
         if min_weights_per_layer is not None:
             check_count("min_weights_per_layer", min_weights_per_layer, 0)
         if loss_fn is not None and not callable(loss_fn):
@@ -84,18 +95,23 @@ class PruneAtInit(SparsityCallback):
         check_choice("mask_ablation", mask_ablation, ("shuffle", "reinit", "invert", None))
         if isinstance(self.method, FromFile):
             chosen = {"density": density, "min_weights_per_layer": min_weights_per_layer, **selection}
-            self.method.refuse_beside(chosen)
+            self.method.refuse_beside({**chosen, "pattern": name_of_pattern(self.pattern)})
             if mask_ablation is None:
                 self.method.refuse_seed(selection.get("seed"))
             _refuse_ablation_of_file(self.method, mask_ablation)
-        elif density is None:
+            self.support_pattern = None
+        else:
+            overrides = selection.get("density_overrides")
+            density = density_within(self.pattern, density, self.method.allocation, overrides)
+            self.support_pattern = self.pattern
+        if density is None and not isinstance(self.method, FromFile):
             raise SparsityError("`density` is required, got None. It is the share kept: 0.1 keeps 10%.")
         super().__init__(1.0 if density is None else density, **selection)
         self.masks_what_it_selects = not isinstance(self.method, FromFile)  # the file may be gone by now
         self.min_weights_per_layer = min_weights_per_layer
         self.needs_data = self.method.needs_loss or self.method.needs_forward
         if isinstance(self.method, Random) and mask_ablation is None:
-            self.draw = RandomDraw(self.method.allocation, self._min_weights)
+            self.draw = RandomDraw(self.method.allocation, self._min_weights, self.pattern)
         self.loss_fn = loss_fn
         self.mask_ablation = mask_ablation
 
@@ -108,13 +124,14 @@ class PruneAtInit(SparsityCallback):
             "method": repr(self.method),
             "density": self.density,
             "min_weights_per_layer": self._min_weights,
+            "pattern": name_of_pattern(self.pattern),
             **ablation,
         }
 
     def select(self, module: LightningModule) -> dict[str, nn.Parameter]:
         """Return the weights this callback is for: the selected ones, or those that a file has masks for."""
         if not isinstance(self.method, FromFile):
-            return super().select(module)
+            return weights_within(super().select(module), self.pattern)
         try:
             return self.method.weights_of(module)
         except SparsityError:
@@ -138,6 +155,7 @@ class PruneAtInit(SparsityCallback):
             self.method.allocation,
             fixed=match_overrides(shapes, self.density_overrides),
             min_weights=self._min_weights,
+            pattern=self.pattern,
         )
 
     def make_masks(self, module: LightningModule, generator: torch.Generator) -> Masks:
@@ -158,10 +176,11 @@ class PruneAtInit(SparsityCallback):
                 min_weights=self._min_weights,
                 loss_fn=self.loss_fn,
                 keep_lowest=self.mask_ablation == "invert",
+                pattern=self.pattern,
             )
         _warn_of_empty_layers(masks)
         if self.mask_ablation == "shuffle":
-            return shuffled(masks, generator)
+            return shuffled(masks, generator, self.pattern)
         if self.mask_ablation == "reinit":
             weights = {n: p for n, p in parameters_by_name(module).items() if n in masks}
             redraw_(weights, generator)

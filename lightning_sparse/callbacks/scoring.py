@@ -7,6 +7,7 @@ from torch import nn
 
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.isolation import left_as_found
+from lightning_sparse.functional.patterns import UNSTRUCTURED, Pattern
 from lightning_sparse.functional.pruning import prune_along
 from lightning_sparse.functional.saliency import PruningMethod, PruningProblem
 from lightning_sparse.layers import lsuv_
@@ -80,6 +81,7 @@ def scored_masks(
     loss_fn: LossFunction | None,
     keep_lowest: bool = False,
     prunes: bool = True,
+    pattern: Pattern = UNSTRUCTURED,
 ) -> Masks:
     """Score weights on the training data of the module's Trainer, and keep the best.
 
@@ -96,6 +98,7 @@ def scored_masks(
         loss_fn: Takes the place of the module's ``training_step``.
         keep_lowest: Keep what scores lowest instead.
         prunes: Whether the other weights will be zero.
+        pattern: Which sets of weights may be kept.
     """
     trainer = module.trainer
     losses = TrainingLosses(trainer, module, loss_fn)
@@ -117,6 +120,7 @@ def scored_masks(
         min_weights=min_weights,
         keep_lowest=keep_lowest,
         prunes=prunes,
+        pattern=pattern,
     )
     total, name = len(method.path(density)), type(method).__name__
     runs_code = method.needs_loss or method.needs_forward  # the user's: it may change parameters

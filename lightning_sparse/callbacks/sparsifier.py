@@ -20,15 +20,9 @@ from lightning_sparse.callbacks.company import (
 )
 from lightning_sparse.callbacks.converting.converted import explain_empty_optimizer
 from lightning_sparse.callbacks.looking import warn_of_untrained
-from lightning_sparse.checks import (
-    ALL,
-    SparsityError,
-    check_count,
-    check_density,
-    check_selection,
-    near,
-)
+from lightning_sparse.checks import ALL, SparsityError, check_count, check_density, check_selection, near
 from lightning_sparse.functional.budgets import total_budget
+from lightning_sparse.functional.patterns import UNSTRUCTURED, Pattern
 from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.parts import callbacks_of
 from lightning_sparse.trainer.processes import assert_ranks_agree, compare_callbacks
@@ -64,6 +58,8 @@ class Sparsifier(OurCallback, ABC):
     """How it may store what it keeps, or find it stored."""
     storage: str = "masked"
     """Where the entries that are kept lie: under masks, or alone in layers of their own ("compact")."""
+    support_pattern: Pattern | None = UNSTRUCTURED
+    """Which sets of weights it keeps; ``None`` if that is known only when masks are read."""
     left_behind: ClassVar[str]
     """What stays in the processes that a spawning strategy starts, as the rest of a sentence."""
 

@@ -16,7 +16,7 @@ from lightning_sparse.types import Masks, Scores
 
 __all__ = ["FromFile"]
 
-SAYS_WHAT = ("density", "min_weights_per_layer", "include", "exclude", "density_overrides")
+SAYS_WHAT = ("density", "min_weights_per_layer", "include", "exclude", "density_overrides", "pattern")
 """Arguments that a file takes the place of."""
 
 Start: TypeAlias = Literal["centroids"]

@@ -10,13 +10,20 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from lightning_sparse.functional.patterns import UNSTRUCTURED, Pattern
 from lightning_sparse.types import Masks
 
 __all__ = ["redraw_", "shuffled"]
 
 
-def shuffled(masks: Masks, generator: torch.Generator) -> Masks:
-    """Return masks with the same count in each layer, at places drawn at random."""
+def shuffled(masks: Masks, generator: torch.Generator, pattern: Pattern = UNSTRUCTURED) -> Masks:
+    """Return masks with the same count in each layer, at places drawn at random that the pattern allows."""
+    if pattern != UNSTRUCTURED:
+        nothing = torch.empty(0, dtype=torch.int64)
+        return {
+            name: pattern.filled_at_random(nothing.to(m.device), m.shape, int(m.sum()), generator)
+            for name, m in masks.items()
+        }
     return {name: _permuted(mask, generator) for name, mask in masks.items()}
 
 

@@ -4,7 +4,7 @@ Every allocation gives each layer a proportion; one water-filling routine turns 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -12,6 +12,8 @@ import torch
 
 from lightning_sparse.checks import SparsityError, check_callable, check_choice, check_count, check_number
 from lightning_sparse.functional.budgets import layer_budget, total_budget
+from lightning_sparse.functional.patterns import UNSTRUCTURED, GroupPattern, Pattern
+from lightning_sparse.functional.patterns.base import refuse_odd_shapes
 from lightning_sparse.functional.water_filling import share_out
 from lightning_sparse.registry import add_row
 from lightning_sparse.types import Budgets, Shapes
@@ -176,10 +178,12 @@ def allocate(
     fixed: Mapping[str, float] | None = None,
     min_weights: int = 1,
     filters: Mapping[str, int] | None = None,
+    pattern: Pattern = UNSTRUCTURED,
 ) -> Budgets:
     """Share the budget of a density out over the layers, some of them at a density of their own.
 
     The total does not depend on ``fixed``: these layers are served first, the others share what remains.
+    For a pattern such as n:4, which has few counts for each layer, budgets are rounded to those.
 
     Args:
         shapes: Weight shape per layer name: ``(out, in)`` or ``(out, in / groups, *kernel)``.
@@ -188,10 +192,11 @@ def allocate(
         fixed: Density of some layers by name, fractions in (0, 1].
         min_weights: Weights that each layer keeps at least (all of them if it has fewer).
         filters: For "epf", the number of filters of layers where it is not ``shape[0]``.
+        pattern: Which sets of weights may be kept.
 
     Returns:
         Number of weights to keep per layer, in the order of ``shapes``; they sum to
-        ``total_budget(N, density)`` exactly.
+        ``total_budget(N, density)`` exactly, unless they had to be rounded for the pattern.
 
     Raises:
         SparsityError: If ``shapes`` is empty, a density is not in (0, 1], a name is unknown, or what
@@ -202,6 +207,10 @@ def allocate(
         >>> shapes = {"fc1": torch.Size([6, 10]), "fc2": torch.Size([2, 6])}
         >>> allocate(shapes, 0.5, "uniform", fixed={"fc2": 0.25})
         {'fc1': 33, 'fc2': 3}
+        >>> from lightning_sparse.functional.patterns import LayerwiseNM
+        >>> shapes = {"fc1": torch.Size([6, 8]), "fc2": torch.Size([2, 4])}
+        >>> allocate(shapes, 0.5, "erk"), allocate(shapes, 0.5, "erk", pattern=LayerwiseNM(4))
+        ({'fc1': 20, 'fc2': 8}, {'fc1': 24, 'fc2': 8})
     """
     check_choice("allocation", allocation, ALLOCATIONS)
     check_count("min_weights", min_weights, 0)
@@ -209,14 +218,30 @@ def allocate(
         raise SparsityError("`shapes` must hold at least one layer, got none. Check `include` and `exclude`.")
     total = total_budget(sum(map(math.prod, shapes.values())), density)
     taken = _fixed_budgets(shapes, fixed or {}, min_weights)
+    groups = pattern if isinstance(pattern, GroupPattern) and pattern.density is None else None
+    if groups is not None:
+        refuse_odd_shapes(groups, shapes)
+        for name, budget in taken.items():
+            taken |= groups.nearest({name: shapes[name]}, {name: budget})
     free = [name for name in shapes if name not in taken]
     sizes = [math.prod(shapes[name]) for name in free]
-    rest = total - sum(taken.values())
-    _check_reachable(sizes, rest, density, total, min_weights, overridden=bool(taken))
-    if allocation == "epf":
-        shapes = {**shapes, **{name: torch.Size([number]) for name, number in (filters or {}).items()}}
-    proportions = [_proportion(allocation, shapes[name]) for name in free]
-    budgets = taken | dict(zip(free, share_out(proportions, sizes, rest, min_weights), strict=True))
+    least = [min(min_weights, size) for size in sizes]
+    if groups is not None:
+        least = [groups.least(shapes[name], min_weights) for name in free]
+        why, way_out = f"`pattern` is {groups}", "take larger groups"
+    else:
+        why = f"{min_weights} in each of {len(sizes)} layers"
+        way_out = "lower `min_weights_per_layer` (`min_weights` of `allocate`)"
+    rest, beside = total - sum(taken.values()), len(sizes) if taken else None
+    _check_reachable(sum(least), sum(sizes), rest, density, total, (why, way_out), beside)
+    outputs = (
+        {n: torch.Size([number]) for n, number in (filters or {}).items()} if allocation == "epf" else {}
+    )
+    proportions = [_proportion(allocation, outputs.get(name, shapes[name])) for name in free]
+    shared = dict(zip(free, share_out(proportions, sizes, rest, least), strict=True))
+    if groups is not None:
+        shared = groups.nearest({name: shapes[name] for name in free}, shared)
+    budgets = taken | shared
     return {name: budgets[name] for name in shapes}
 
 
@@ -239,21 +264,26 @@ def _proportion(allocation: str, shape: torch.Size) -> int:
 
 
 def _check_reachable(
-    sizes: Sequence[int], rest: int, density: float, total: int, min_weights: int, overridden: bool
+    least: int,
+    most: int,
+    rest: int,
+    density: float,
+    total: int,
+    reason: tuple[str, str],
+    beside_overrides: int | None,
 ) -> None:
-    least, most = sum(min(min_weights, size) for size in sizes), sum(sizes)
     if least <= rest <= most:
         return
-    if not overridden:
+    why, larger = reason
+    if beside_overrides is None:
         raise SparsityError(
-            f"`density` must keep at least {least} weights ({min_weights} in each of {len(sizes)} layers), "
-            f"got {density}, which keeps {total}. Raise `density` or lower `min_weights_per_layer` "
-            "(`min_weights` of `allocate`)."
+            f"`density` must keep at least {least} weights ({why}), got {density}, which keeps {total}. "
+            f"Raise `density` or {larger}."
         )
     way_out = "Lower the overrides or raise" if rest < least else "Raise the overrides or lower"
     raise SparsityError(
-        f"`density_overrides` must leave the other {len(sizes)} layers between {least} and {most} weights, "
-        f"got {rest}: they take {total - rest} of the {total} that `density` {density} keeps. "
+        f"`density_overrides` must leave the other {beside_overrides} layers between {least} and {most} "
+        f"weights, got {rest}: they take {total - rest} of the {total} that `density` {density} keeps. "
         f"{way_out} `density`. `allocate` calls the overrides `fixed`."
     )
 

@@ -5,16 +5,16 @@ from dataclasses import replace
 
 import torch
 
-from lightning_sparse.functional.allocation import allocate
 from lightning_sparse.functional.budgets import layer_budget, total_budget
 from lightning_sparse.functional.filters import OUTPUTS_FIRST, Filters, equal_mask, filters_of
-from lightning_sparse.functional.masks import global_masks, layerwise_masks, top_k_mask
+from lightning_sparse.functional.masks import global_masks, layerwise_masks
 from lightning_sparse.functional.patterns import UNSTRUCTURED, Pattern
+from lightning_sparse.functional.planned import plan_budgets, reserving
 from lightning_sparse.functional.ranking import positions_of
 from lightning_sparse.functional.saliency import PruningMethod, PruningProblem, Random, Ranking
 from lightning_sparse.functional.saliency.connection import check_connected
 from lightning_sparse.functional.saliency.score_check import ScoreCheck, pruned_last
-from lightning_sparse.types import Budgets, Densities, Masks, Scores, Shapes
+from lightning_sparse.types import Densities, Masks, Scores, Shapes
 
 __all__ = ["masks_from_scores", "plan_budgets", "prune_along", "random_masks", "random_positions"]
 
@@ -39,7 +39,8 @@ def prune_along(
         fixed: Densities of single layers, which have a path of their own; the others share what remains.
         min_weights: Every layer keeps at least this many (all, if it is smaller).
         keep_lowest: Keep what scores lowest instead, as a check that scores mean something.
-        pattern: Which sets of weights may be kept, in every iteration.
+        pattern: Which sets of weights may be kept at last. On the way a method of several iterations always
+            leaves such a set, and the best of the others (`reserving`).
         prunes: Whether the other weights will be zero: a signal then has to pass what is kept.
 
     Raises:
@@ -54,27 +55,45 @@ def prune_along(
     at_last = 0 if keep_lowest else _kept_by_rank(shapes, density, fixed, min_weights)
     score_check = ScoreCheck(at_last, problem.weights)
     filters = filters_of(problem.module, problem.weights) if method.allocation == "epf" else None
-    ranked_globally = method.allocation == "global" and not fixed and not keep_lowest
+    ranked_globally = method.allocation == "global" and not (fixed or keep_lowest or pattern != UNSTRUCTURED)
     paths = list(_paths(method, shapes, density, fixed, min_weights))
-    first, firsts = paths[0]  # before any score is taken
-    plan_budgets(shapes, first, method.allocation, fixed=firsts, min_weights=min_weights, pattern=pattern)
-    for share, shares in paths:
+    # Before any score is taken. On the way to a pattern, what it can keep is left, and whatever else is best.
+    first, firsts = paths[0] if pattern == UNSTRUCTURED else (density, fixed)
+    counts = _filters_of(shapes, filters)
+    budgets = plan_budgets(
+        shapes,
+        first,
+        method.allocation,
+        fixed=firsts,
+        min_weights=min_weights,
+        pattern=pattern,
+        filters=counts,
+    )
+    reserves = pattern != UNSTRUCTURED and budgets.keys() == shapes.keys()
+    for left, (share, shares) in zip(range(len(paths))[::-1], paths, strict=True):
         scores, keep = method.scores(problem), _kept_by_rank(shapes, share, shares, min_weights)
         score_check.count({name: scores[name] for name in fixed})  # they must be finite, and no more
         score_check.check({name: score for name, score in scores.items() if name not in fixed}, keep)
         if problem.masks is not None:
             unclear = score_check.unclear(keep, min_weights) if ranked_globally else scores
             scores = scores | pruned_last({n: scores[n] for n in unclear}, problem.masks)
+        if keep_lowest:
+            scores = {name: _turned(score) for name, score in scores.items()}
+        on_the_way = reserves and left > 0
+        if on_the_way:
+            scores = reserving(scores, budgets, pattern)
         masks = masks_from_scores(
-            {name: _turned(score) for name, score in scores.items()} if keep_lowest else scores,
+            scores,
             share,
             method.allocation,
             fixed=shares,
             min_weights=min_weights,
             budget=method.budget,
-            pattern=pattern,
+            pattern=UNSTRUCTURED if on_the_way else pattern,
             filters=filters,
         )
+        if on_the_way:  # a layer's budget at last may have been rounded up
+            masks = {name: mask | (scores[name] == torch.inf) for name, mask in masks.items()}
         problem = replace(problem, masks=masks)
         del scores  # they would stay beside the next ones
         yield masks
@@ -112,19 +131,13 @@ def masks_from_scores(
         SparsityError: If the budget cannot be met, or the pattern cannot have it.
     """
     shapes = {name: score.shape for name, score in scores.items()}
-    filters = filters or {}
+    counts, filters = _filters_of(shapes, filters), filters or {}
     budgets = plan_budgets(
-        shapes,
-        density,
-        ranking,
-        fixed=fixed,
-        min_weights=min_weights,
-        pattern=pattern,
-        filters={name: where.count(shapes[name]) for name, where in filters.items()},
+        shapes, density, ranking, fixed=fixed, min_weights=min_weights, pattern=pattern, filters=counts
     )
     if ranking == "epf" and pattern == UNSTRUCTURED:  # any other says itself how many a filter keeps
         return {n: equal_mask(s, budgets[n], filters.get(n, OUTPUTS_FIRST)) for n, s in scores.items()}
-    if ranking != "global":
+    if ranking != "global" or (budgets.keys() == shapes.keys() and pattern != UNSTRUCTURED):
         return layerwise_masks(scores, budgets, pattern=pattern)
     total = budget(sum(shape.numel() for shape in shapes.values()), density)
     return global_masks(scores, total, min_weights=min_weights, fixed=budgets, pattern=pattern)
@@ -138,6 +151,7 @@ def random_masks(
     *,
     fixed: Mapping[str, float] | None = None,
     module: torch.nn.Module | None = None,
+    pattern: Pattern = UNSTRUCTURED,
 ) -> Masks:
     """Draw masks at random within a budget per layer, or over all layers at once.
 
@@ -148,16 +162,17 @@ def random_masks(
         generator: Source of the draws, which are made on its device.
         fixed: Densities of single layers; the others share what remains.
         module: Holds the weights, and says for ``"epf"`` where their outputs are. ``None``: first.
+        pattern: Which sets of weights may be kept.
 
     Raises:
-        SparsityError: If the budget cannot be met.
+        SparsityError: If the budget cannot be met, or the pattern cannot have it.
     """
     if not weights:
         return {}
     problem = PruningProblem(module or torch.nn.Module(), weights, generator)
     filters = filters_of(problem.module, weights) if ranking == "epf" else None
     scores = Random(ranking).scores(problem)
-    return masks_from_scores(scores, density, ranking, fixed=fixed, filters=filters)
+    return masks_from_scores(scores, density, ranking, fixed=fixed, pattern=pattern, filters=filters)
 
 
 def random_positions(
@@ -168,6 +183,7 @@ def random_positions(
     *,
     fixed: Mapping[str, float] | None = None,
     min_weights: int = 1,
+    pattern: Pattern = UNSTRUCTURED,
 ) -> dict[str, torch.Tensor]:
     """Draw what `random_masks` draws, as flat positions, without ever holding more than one layer's scores.
 
@@ -180,12 +196,13 @@ def random_positions(
         generator: Source of the draws, on the CPU.
         fixed: Densities of single layers; the others share what remains.
         min_weights: Every layer keeps at least this many (all, if it is smaller).
+        pattern: Which sets of weights may be kept.
 
     Returns:
         Ascending positions by layer, int64, on the CPU.
 
     Raises:
-        SparsityError: If the budget cannot be met.
+        SparsityError: If the budget cannot be met, or the pattern cannot have it.
 
     Examples:
         >>> shapes = {"fc": torch.Size([3, 4])}
@@ -199,50 +216,19 @@ def random_positions(
         shaped = {name: torch.empty((), device="cpu").expand(shape) for name, shape in layers.items()}
         return Random(ranking).scores(PruningProblem(torch.nn.Module(), shaped, generator))
 
-    if ranking == "global":
-        masks = masks_from_scores(scores_of(shapes), density, ranking, fixed=fixed, min_weights=min_weights)
+    budgets = plan_budgets(shapes, density, ranking, fixed=fixed, min_weights=min_weights, pattern=pattern)
+    if budgets.keys() != shapes.keys():  # ranked together
+        masks = masks_from_scores(
+            scores_of(shapes), density, ranking, fixed=fixed, min_weights=min_weights, pattern=pattern
+        )
         return {name: positions_of(mask) for name, mask in masks.items()}
-    budgets = plan_budgets(shapes, density, ranking, fixed=fixed, min_weights=min_weights)
-    keep: Callable[[torch.Tensor, int], torch.Tensor] = equal_mask if ranking == "epf" else top_k_mask
-    return {
-        name: positions_of(keep(scores_of({name: shape})[name], budgets[name]))
-        for name, shape in shapes.items()
-    }
-
-
-def plan_budgets(
-    shapes: Shapes,
-    density: float,
-    ranking: Ranking,
-    *,
-    fixed: Mapping[str, float] | None = None,
-    min_weights: int = 1,
-    pattern: Pattern = UNSTRUCTURED,
-    filters: Mapping[str, int] | None = None,
-) -> Budgets:
-    """Return the budgets that shapes alone decide: of all layers, or under global ranking the fixed ones.
-
-    Args:
-        shapes: Weight shape by layer.
-        density: Share of all these weights to keep, a fraction in (0, 1].
-        ranking: ``"global"``, or the allocation that gives each layer its own budget.
-        fixed: Densities of single layers; the others share what remains.
-        min_weights: Every layer keeps at least this many (all, if it is smaller).
-        pattern: Which sets of weights may be kept.
-        filters: For ``"epf"``, the number of filters of layers where it is not ``shape[0]``.
-
-    Raises:
-        SparsityError: If the budget cannot be met, or the pattern cannot have it.
-    """
-    # Whether a global budget can be met, and what is fixed, does not depend on the allocation of the rest.
-    allocation = "uniform" if ranking == "global" else ranking
-    budgets = allocate(shapes, density, allocation, fixed=fixed, min_weights=min_weights, filters=filters)
-    alone = {name: n for name, n in budgets.items() if ranking != "global" or name in (fixed or {})}
-    for name, budget in alone.items():
-        pattern.check({name: shapes[name]}, budget)
-    together = {name: shape for name, shape in shapes.items() if name not in alone}
-    pattern.check(together, sum(budgets[name] for name in together))
-    return alone
+    per_filter = ranking == "epf" and pattern == UNSTRUCTURED
+    masks = {}
+    for name, shape in shapes.items():
+        scores, budget = scores_of({name: shape}), budgets[name]
+        mask = equal_mask(scores[name], budget) if per_filter else pattern.best(scores, budget)[name]
+        masks[name] = positions_of(mask)
+    return masks
 
 
 def _paths(
@@ -279,3 +265,8 @@ def _kept_by_rank(shapes: Shapes, density: float, fixed: Mapping[str, float], mi
 def _turned(scores: torch.Tensor) -> torch.Tensor:
     """Negate scores; -inf stays, as it marks weights that are pruned for good."""
     return torch.where(scores == -torch.inf, scores, -scores)
+
+
+def _filters_of(shapes: Shapes, filters: Mapping[str, Filters] | None) -> dict[str, int]:
+    """Count the filters of each layer."""
+    return {name: where.count(shapes[name]) for name, where in (filters or {}).items()}

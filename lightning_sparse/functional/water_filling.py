@@ -10,8 +10,12 @@ from fractions import Fraction
 __all__ = ["share_out"]
 
 
-def share_out(proportions: Sequence[int], sizes: Sequence[int], total: int, min_weights: int) -> list[int]:
+def share_out(
+    proportions: Sequence[int], sizes: Sequence[int], total: int, min_weights: int | Sequence[int]
+) -> list[int]:
     """Share ``total`` in proportion, between ``min(min_weights, size)`` and ``size`` each, to integers.
+
+    The minimum is one number for all, or one for each.
 
     Water-filling: the share is ``clip(rate * proportion)`` at the one rate that makes the sum right. Needs
     ``sum of minimums <= total <= sum of sizes``, and positive proportions where there is a choice.
@@ -19,7 +23,8 @@ def share_out(proportions: Sequence[int], sizes: Sequence[int], total: int, min_
     >>> share_out([10, 1], sizes=[100, 100], total=22, min_weights=5)
     [17, 5]
     """
-    lowest = [min(min_weights, size) for size in sizes]
+    minimums = [min_weights] * len(sizes) if isinstance(min_weights, int) else min_weights
+    lowest = [min(minimum, size) for minimum, size in zip(minimums, sizes, strict=True)]
     shares = [Fraction(low) for low in lowest]
     free = [i for i, size in enumerate(sizes) if lowest[i] < size]
     rest = total - sum(low for low, size in zip(lowest, sizes, strict=True) if low == size)

@@ -324,6 +324,42 @@ def test_masks_hold(tmp_path, row, scenario):
     SCENARIOS[scenario](Run(tmp_path, row))
 
 
+WITHIN_GROUPS = {
+    "PruneAtInit-synflow, 1:8": lambda: [PruneAtInit(SynFlow(5), pattern="1:8", verify=True)],
+    "RigL from PruneAtInit, 1:8": lambda: [
+        RigLCallback(pattern="1:8", every_n_steps=3, stop_at=100, grad_average=2, verify=True),
+        PruneAtInit("magnitude", pattern="1:8"),
+    ],
+    "SET, n:8, compact": lambda: [
+        SETCallback(0.3, pattern="n:8", every_n_steps=2, stop_at=100, storage="compact", verify=True)
+    ],
+}
+
+
+@pytest.mark.filterwarnings("ignore:Weights without a multiple of 8 inputs stay dense")
+@pytest.mark.parametrize(
+    ("row", "scenario"),
+    [
+        *((row, "optimizer-adam") for row in WITHIN_GROUPS),
+        *((row, "bf16") for row in WITHIN_GROUPS),
+        ("RigL from PruneAtInit, 1:8", "gan"),
+        ("RigL from PruneAtInit, 1:8", "accumulation"),
+        ("RigL from PruneAtInit, 1:8", "scaler_overflow"),
+        ("SET, n:8, compact", "clip_value"),
+        ("RigL from PruneAtInit, 1:8", "clip_norm"),
+        ("RigL from PruneAtInit, 1:8", "channels_last"),
+        ("SET, n:8, compact", "compiled"),
+    ],
+)
+def test_groups_are_exact_beside_everything(tmp_path, row, scenario, monkeypatch):
+    monkeypatch.setitem(ROWS, row, WITHIN_GROUPS[row])
+    run = Run(tmp_path, row)
+    SCENARIOS[scenario](run)
+    for mask in masks_of(run.toy).values():
+        (per_group,) = mask.unflatten(1, (-1, 8)).sum(2).unique().tolist()
+        assert per_group == (2 if "n:8" in row else 1)
+
+
 @pytest.mark.parametrize("row", FIXED[:1])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_the_test_above_fails_without_enforcement(tmp_path, row, scenario, monkeypatch):

@@ -6,16 +6,29 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+import yaml
 from devices import DEVICES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from lightning_sparse import Magnitude, PruningProblem, Random, SynFlow
+from lightning_sparse.checks import SparsityError
+from lightning_sparse.functional.allocation import ALLOCATIONS, allocate
+from lightning_sparse.functional.budgets import total_budget
 from lightning_sparse.functional.growth import SET, ActiveWeights, RigL, move
 from lightning_sparse.functional.growth.moves import drop_and_grow, drop_and_grow_at_random
 from lightning_sparse.functional.masks import count_kept, global_masks, layerwise_masks
-from lightning_sparse.functional.patterns import NM, UNSTRUCTURED, Pattern, pattern_from_name
+from lightning_sparse.functional.patterns import (
+    NM,
+    UNSTRUCTURED,
+    LayerwiseNM,
+    Pattern,
+    density_within,
+    pattern_from_name,
+    weights_within,
+)
+from lightning_sparse.functional.planned import reserving
 from lightning_sparse.functional.pruning import masks_from_scores, plan_budgets, prune_along
 from lightning_sparse.functional.ranking import positions_of
 
@@ -113,7 +126,7 @@ SHAPES = {"fc": torch.Size([5, 8]), "conv": torch.Size([4, 3, 3, 3])}
         (lambda: NM(0, 4), r"`n` must be an integer of at least 1, got 0"),
         (
             lambda: pattern_from_name("2x4"),
-            r"must be unstructured, or N:M such as '2:4', got '2x4'",
+            r"must be unstructured, N:M such as '2:4', or n:M such as 'n:4', got '2x4'",
         ),
         (
             lambda: drop_and_grow(bools("xxx."), torch.ones(1, 4), torch.ones(1, 4), 0.0, pattern=NM(2, 4)),
@@ -137,13 +150,160 @@ def test_names():
     assert pattern_from_name("unstructured") is UNSTRUCTURED
     assert pattern_from_name(NM(2, 4)) == NM(2, 4)
     assert repr(NM(2, 4)) == "NM(n=2, m=4)"
+    assert pattern_from_name("n:16") == LayerwiseNM(16)
+    for text in ("2:4", "1:8", "4:4", "n:4", "3:59"):
+        read = yaml.safe_load(text)  # 2:4 without quotes is a number to the base 60
+        assert str(pattern_from_name(read)) == str(pattern_from_name(text)) == text
+    for wrong in (True, 4, 60, 2.5, None, "n:0", "0:4", "5:4", ":4", "n:m"):
+        with pytest.raises(SparsityError, match=r"^`(pattern|n|m)` must be"):
+            pattern_from_name(wrong)
 
 
 def test_budgets_of_a_pattern():
     shapes = {"a": torch.Size([5, 8]), "b": torch.Size([3, 4])}
     assert plan_budgets(shapes, 0.5, "uniform", pattern=NM(2, 4)) == {"a": 20, "b": 6}
-    assert plan_budgets(shapes, 0.5, "global", pattern=NM(2, 4)) == {}
-    assert plan_budgets(shapes, 0.5, "global", fixed={"b": 0.5}, pattern=NM(1, 2)) == {"b": 6}
+    assert plan_budgets(shapes, 0.5, "global", pattern=NM(2, 4)) == {"a": 20, "b": 6}  # known without scores
+    assert plan_budgets(shapes, 0.5, "global", fixed={"b": 0.5}, pattern=NM(1, 2)) == {"a": 20, "b": 6}
+
+
+# n:M, with an n for each layer.
+
+
+@pytest.mark.parametrize(
+    ("budgets", "expected"),
+    [
+        # Groups: 8 and 2. 15 is 1.875 of 8, 5 is 2.5 of 2: 8 + 4 = 12 of 20, so the first is rounded up.
+        ({"a": 15, "b": 5}, {"a": 16, "b": 4}),
+        ({"a": 8, "b": 2}, {"a": 8, "b": 2}),
+        ({"a": 11, "b": 3}, {"a": 8, "b": 4}),  # 14: 0.5 of 2 first, then 8 more would be further away
+        ({"a": 12, "b": 2}, {"a": 8, "b": 2}),  # 8 up or 8 down would be as near: down
+        ({"a": 13, "b": 2}, {"a": 16, "b": 2}),
+        ({"a": 31, "b": 8}, {"a": 32, "b": 8}),
+        ({"a": 3, "b": 1}, {"a": 8, "b": 2}),  # of every four at least one
+    ],
+)
+def test_nearest_counts_by_hand(budgets, expected):
+    assert LayerwiseNM(4).nearest({"a": torch.Size([4, 8]), "b": torch.Size([2, 4])}, budgets) == expected
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    m=st.sampled_from([2, 3, 4, 8]),
+    outs=st.lists(st.integers(1, 40), min_size=1, max_size=5),
+    ins=st.lists(st.integers(1, 5), min_size=5, max_size=5),
+    density=st.floats(0.05, 1),
+    allocation=st.sampled_from(sorted(ALLOCATIONS)),
+    least=st.integers(0, 30),
+)
+def test_layerwise_counts_are_legal_and_near(m, outs, ins, density, allocation, least):
+    """Each a multiple of its groups, and enough; the sum off by half a layer's groups at most."""
+    shapes = {
+        f"l{i}": torch.Size([out, many * m]) for i, (out, many) in enumerate(zip(outs, ins, strict=False))
+    }
+    groups = {name: shape.numel() // m for name, shape in shapes.items()}
+    lowest = sum(LayerwiseNM(m).least(shape, least) for shape in shapes.values())
+    if total_budget(sum(shape.numel() for shape in shapes.values()), density) < lowest:
+        with pytest.raises(SparsityError, match="`density` must keep at least"):
+            allocate(shapes, density, allocation, min_weights=least, pattern=LayerwiseNM(m))
+        return
+    budgets = allocate(shapes, density, allocation, min_weights=least, pattern=LayerwiseNM(m))
+    for name, budget in budgets.items():
+        assert budget % groups[name] == 0
+        assert max(groups[name], min(least, shapes[name].numel())) <= budget <= shapes[name].numel()
+        LayerwiseNM(m).check({name: shapes[name]}, budget)
+    total = sum(allocate(shapes, density, allocation, min_weights=0).values())
+    assert abs(sum(budgets.values()) - total) <= max(groups.values()) / 2
+
+
+def test_layerwise_masks_keep_n_of_every_group():
+    torch.manual_seed(0)
+    scores = {"conv": torch.rand(16, 8, 3, 3), "grouped": torch.rand(8, 4, 5), "fc": torch.rand(10, 64)}
+    shapes = {name: score.shape for name, score in scores.items()}
+    budgets = allocate(shapes, 0.4, "erk", pattern=LayerwiseNM(4))
+    masks = masks_from_scores(scores, 0.4, "erk", pattern=LayerwiseNM(4))
+    ns = {}
+    for name, mask in masks.items():
+        [ns[name]] = mask.unflatten(1, (-1, 4)).sum(2).unique().tolist()
+        assert count_kept({name: mask}) == budgets[name]
+    assert ns == {"conv": 1, "grouped": 2, "fc": 3}  # 288 at least, then 92.1 of 40 groups, 400.9 of 160
+    fixed = masks_from_scores(scores, 0.6, "erk", fixed={"fc": 0.7}, min_weights=0, pattern=LayerwiseNM(4))
+    assert fixed["fc"].sum() == 3 * 160  # 0.7 is nearest to 3 of 4
+    with pytest.raises(SparsityError, match=r"n:4 needs a count for each layer.*SNIP\(allocation='erk'\)"):
+        masks_from_scores(scores, 0.4, "global", pattern=LayerwiseNM(4))
+    with pytest.raises(SparsityError, match=r"keep at least 488 weights \(`pattern` is n:4\), got 0.2"):
+        plan_budgets(shapes, 0.2, "erk", pattern=LayerwiseNM(4))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    n=st.integers(1, 6),
+    more=st.integers(0, 6),
+    shape=st.sampled_from([(3, 2), (1, 1), (2, 3, 3), (4, 1, 2, 2), (2, 2, 1, 3, 2)]),
+    levels=st.sampled_from([1, 2, 1000]),
+    seed=st.integers(0, 99),
+)
+def test_groups_are_exact_for_any_shape_and_ties(n, more, shape, levels, seed):
+    """Every group keeps n, its best; of equal scores the first. Slow and plain: group by group in Python."""
+    m = n + more
+    generator = torch.Generator().manual_seed(seed)
+    size = torch.Size([shape[0], shape[1] * m, *shape[2:]])
+    scores = torch.randint(0, levels, size, generator=generator).double()
+    mask = NM(n, m).best({"w": scores}, size.numel() // m * n)["w"]
+    rows, kept = (t.movedim(1, -1).reshape(-1, m).tolist() for t in (scores, mask))
+    for row, got in zip(rows, kept, strict=True):
+        first = sorted(range(m), key=lambda i: (-row[i], i))[:n]
+        assert [i for i in range(m) if got[i]] == sorted(first)
+
+
+def test_a_matrix_is_laid_out_as_the_semi_structured_kernels_want_it():
+    """Of each four in a row of the matrix two, which then survive being packed and unpacked."""
+    packing = pytest.importorskip("torch.sparse._semi_structured_conversions")
+    torch.manual_seed(0)
+    weight = torch.randn(64, 128)
+    mask = NM(2, 4).best({"w": weight.abs()}, weight.numel() // 2)["w"]
+    assert mask.view(64, -1, 4).sum(2).eq(2).all()
+    dense = (weight * mask).half()
+    packed = packing.sparse_semi_structured_from_dense_cutlass(dense)
+    assert torch.equal(packing.sparse_semi_structured_to_dense_cutlass(*packed), dense)
+    top = UNSTRUCTURED.best({"w": weight.abs()}, weight.numel() // 2)["w"]
+    lost = packing.sparse_semi_structured_from_dense_cutlass((weight * top).half())
+    assert not torch.equal(packing.sparse_semi_structured_to_dense_cutlass(*lost), (weight * top).half())
+
+
+def test_what_cannot_have_a_pattern_stays_dense():
+    weights = {
+        "conv": torch.zeros(8, 3, 3, 3),
+        "depthwise": torch.zeros(8, 1, 3, 3),
+        "fc": torch.zeros(10, 8),
+    }
+    message = r"without a multiple of 4 inputs stay dense under `pattern` 2:4: conv, depthwise \(2 in all\). "
+    with pytest.warns(UserWarning, match=message + r"They hold 288 weights, 78.26% of those selected"):
+        assert list(weights_within(weights, NM(2, 4))) == ["fc"]
+    assert list(weights_within(weights, UNSTRUCTURED)) == list(weights)
+    with pytest.raises(SparsityError, match=r"`pattern` n:7 needs a multiple of 7 inputs, and no selected"):
+        weights_within(weights, LayerwiseNM(7))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0.1, "uniform"), "`density` must be 0.5 with `pattern` 2:4, or left out, got 0.1"),
+        ((2.0, "uniform"), r"`density` must be in \(0, 1\]"),
+        ((None, "uniform", {"*": 1.0}), "`density_overrides` must be left out with `pattern` 2:4"),
+        ((0.5, "erk"), "`allocation` must be 'uniform' or 'global' with `pattern` 2:4.*write 'n:M'"),
+    ],
+)
+def test_arguments_that_a_pattern_contradicts(arguments, message):
+    with pytest.raises(SparsityError, match=message):
+        density_within(NM(2, 4), *arguments)
+    assert density_within(NM(2, 4), None, "global") == density_within(NM(2, 4), 0.5, "uniform") == 0.5
+    assert density_within(NM(1, 3), 0.333, "uniform") == 1 / 3
+    assert density_within(LayerwiseNM(4), 0.37, "erk", {"*": 1.0}) == 0.37
+
+
+def test_a_minimum_that_a_pattern_cannot_have():
+    with pytest.raises(SparsityError, match=r"`min_weights_per_layer` must be at most 20.*got 30"):
+        plan_budgets({"a": torch.Size([5, 8])}, 0.5, "uniform", min_weights=30, pattern=NM(2, 4))
 
 
 def counted(net):
@@ -168,9 +328,32 @@ def test_methods_prune_to_a_pattern():
     [highest] = prune_along(Magnitude(), problem, 0.5, pattern=NM(2, 4))
     assert all(torch.equal(lowest[name], ~highest[name]) for name in highest)
     asked.clear()
-    with pytest.raises(ValueError, match=r"keeps 66 of the 132 .* got 105 to keep.*method of one iteration"):
-        list(prune_along(SynFlow(3), problem, 0.5, pattern=NM(2, 4)))
+    with pytest.raises(ValueError, match=r"keeps 48 of the 96 weights of 0.weight, got 39 to keep"):
+        list(prune_along(SynFlow(3), problem, 0.4, pattern=NM(2, 4)))
     assert not asked  # before anything was scored
+
+
+def test_an_iterative_method_ends_in_a_pattern():
+    """On the way the n best of every group stay, so the last iteration never brings back what was pruned."""
+    torch.manual_seed(0)
+    problem, _ = counted(nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 4)))
+    for pattern, allocation in ((NM(1, 4), "global"), (NM(1, 4), "uniform"), (LayerwiseNM(4), "erk")):
+        steps = list(prune_along(SynFlow(5, allocation=allocation), problem, 0.25, pattern=pattern))
+        counts = [count_kept(masks) for masks in steps]
+        assert counts == sorted(counts, reverse=True)
+        assert counts[-1] == 36
+        for before, after in itertools.pairwise(steps):
+            assert all((after[name] & ~before[name]).sum() == 0 for name in after)
+            assert all(per_group(mask, 4).min() >= 1 for mask in before.values())
+        assert any(per_group(mask, 4).unique().numel() > 1 for mask in steps[0].values())  # not yet
+        assert all((per_group(mask, 4) == 1).all() for mask in steps[-1].values())
+
+
+def test_what_is_reserved_by_hand():
+    """The best of each group is above all others, which keep their order."""
+    scores = {"fc": torch.tensor([[1.0, 2.0, 9.0, 8.0]])}
+    assert reserving(scores, {"fc": 2}, NM(1, 2))["fc"].tolist() == [[1.0, torch.inf, torch.inf, 8.0]]
+    assert scores["fc"].tolist() == [[1.0, 2.0, 9.0, 8.0]]
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,10 @@ ROWS = {
     "moving": lambda: [PruneAtInit("magnitude", 0.2), Rotate(0.2, verify=True)],
     "rigl": lambda: [RigLCallback(0.2, every_n_steps=3, stop_at=100, grad_average=2, verify=True)],
     "set": lambda: [SETCallback(0.2, every_n_steps=3, stop_at=100, verify=True)],
+    "1:4": lambda: [
+        PruneAtInit("magnitude", pattern="1:4"),
+        RigLCallback(pattern="1:4", every_n_steps=3, stop_at=100, grad_average=2, verify=True),
+    ],
     "asni": lambda: [ASNISigmoidPruner(density=0.2, search_epochs=2, verify=True)],
     "imp": lambda: [
         IterativeMagnitudePruning(0.2, rounds=1, epochs_per_round=2, rewind_to_step=3, verify=True)

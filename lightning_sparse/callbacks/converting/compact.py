@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_sparse.callbacks.converting.converter import Converter
 from lightning_sparse.checks import ALL, SparsityError, check_choice
+from lightning_sparse.functional.patterns import UNSTRUCTURED, Pattern
 from lightning_sparse.functional.pruning import random_positions
 from lightning_sparse.functional.ranking import positions_of
 from lightning_sparse.functional.saliency import Ranking
@@ -40,10 +41,12 @@ class RandomDraw:
     Args:
         allocation: ``"global"``, or what gives each layer its own budget.
         min_weights: Every layer keeps at least this many (all, if it is smaller).
+        pattern: Which sets of weights may be kept.
     """
 
     allocation: Ranking
     min_weights: int = 1
+    pattern: Pattern = UNSTRUCTURED
 
 
 class Chooser(Protocol):
@@ -240,6 +243,7 @@ def _supports(
             draws,
             fixed=match_overrides(weights, callback.density_overrides),
             min_weights=callback.draw.min_weights,
+            pattern=callback.draw.pattern,
         )
     if callback.needs_data:
         prepare_losses(trainer, module)

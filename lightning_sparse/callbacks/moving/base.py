@@ -12,27 +12,20 @@ from lightning_sparse.callbacks.base import SparsityCallback
 from lightning_sparse.callbacks.company import refuse_missing_support, refuse_second_density
 from lightning_sparse.callbacks.converting.compact import RandomDraw
 from lightning_sparse.callbacks.monitor import logs_layers
-from lightning_sparse.callbacks.moving.checks import (
-    check_average,
-    check_matched,
-    check_schedule,
-    refuse_nothing_moved,
-    refuse_without_density,
-    warn_of_raw_steps,
-    warn_of_rest,
-)
+from lightning_sparse.callbacks.moving import checks
 from lightning_sparse.callbacks.moving.clock import Clock, last_step_of
 from lightning_sparse.callbacks.moving.gradients import add_gradients_, usable_gradients
 from lightning_sparse.callbacks.moving.history import History
 from lightning_sparse.callbacks.moving.steps import leave_out_, move_all_, warn_of_state_apart
 from lightning_sparse.callbacks.sparsifier import Config, sparsifiers
-from lightning_sparse.checks import SparsityError, check_choice, check_flag
-from lightning_sparse.functional.allocation import ALLOCATIONS, AllocationName
+from lightning_sparse.checks import check_flag
+from lightning_sparse.functional import patterns
+from lightning_sparse.functional.allocation import AllocationName
 from lightning_sparse.functional.growth import ActiveWeights, GrowthRule, rule_from_name
 from lightning_sparse.functional.growth.moves import draws_of
 from lightning_sparse.functional.pruning import plan_budgets, random_masks
 from lightning_sparse.functional.schedules import DropScheduleName, drop_fraction
-from lightning_sparse.selection import match_overrides, matches_any, parameters_by_name
+from lightning_sparse.selection import match_overrides, matches_any
 from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.parts import unscale_gradients_
 from lightning_sparse.trainer.processes import assert_ranks_agree, seed_of_rank_zero
@@ -69,9 +62,12 @@ class MovingConnections(SparsityCallback, ABC):
         stop_at: Step from which on connections rest; a fraction in (0, 1] is a share of all steps.
         skip_step_on_update: Whether an update takes the place of the step of its optimizer.
         allocation: How a budget is shared out over layers: ``"erk"``, ``"uniform"``, ``"epl"``, ``"epf"``.
+            ``None``: ``"erk"``, or ``"uniform"`` under a pattern such as ``"2:4"``.
         dense_first_layer: Leave the first selected weight dense; it does not count towards the density.
         grad_average: Number of steps up to an update of which the mean gradient is taken, by rules that need
             the gradient.
+        pattern: ``"2:4"``, ``"n:4"`` or another `Pattern`, as for `PruneAtInit`: what connections start from
+            has it, and they move within groups. Beside `PruneAtInit`, the same as there.
         **selection: ``include`` (``None``: linear and convolutional layers, or all that have a support),
             ``exclude``, ``density_overrides``, ``seed``, ``storage`` (of what it draws) and ``verify``, as
             `SparsityCallback` has them.
@@ -99,27 +95,28 @@ class MovingConnections(SparsityCallback, ABC):
         drop_schedule: DropScheduleName = "cosine",
         stop_at: int | float = 0.75,
         skip_step_on_update: bool = False,
-        allocation: AllocationName = "erk",
+        allocation: AllocationName | None = None,
         dense_first_layer: bool = False,
         grad_average: int = 1,
+        pattern: str | int | patterns.Pattern = "unstructured",
         **selection: Any,
     ) -> None:
-        check_schedule(every_n_steps, drop_fraction, drop_schedule, stop_at)
+        checks.check_schedule(every_n_steps, drop_fraction, drop_schedule, stop_at)
         check_flag("skip_step_on_update", skip_step_on_update)
-        check_choice("allocation", allocation, ALLOCATIONS)
+        self.pattern = self.support_pattern = patterns.pattern_from_name(pattern)
+        self.allocation = checks.allocation_within(self.pattern, allocation)
         check_flag("dense_first_layer", dense_first_layer)
-        if density is None:
-            refuse_without_density({"dense_first_layer": dense_first_layer, **selection})
+        own = {"dense_first_layer": dense_first_layer, **selection}
+        density = checks.density_of_own(density, self.pattern, self.allocation, own)
         super().__init__(1.0 if density is None else density, **selection)
         self.rule = rule_from_name(rule)
-        check_average(grad_average, every_n_steps, self.rule)
+        checks.check_average(grad_average, every_n_steps, self.rule)
         self.every_n_steps, self.stop_at = every_n_steps, stop_at
         self.drop_fraction, self.drop_schedule = drop_fraction, drop_schedule
         self.skip_step_on_update = skip_step_on_update
-        self.allocation, self.dense_first_layer = allocation, dense_first_layer
-        self.grad_average = grad_average
+        self.dense_first_layer, self.grad_average = dense_first_layer, grad_average
         self.draws_masks = self.masks_what_it_selects = density is not None
-        self.draw = RandomDraw(allocation)
+        self.draw = RandomDraw(self.allocation, pattern=self.pattern)
 
     # Masks of its own.
 
@@ -136,35 +133,35 @@ class MovingConnections(SparsityCallback, ABC):
             "skip_step_on_update": self.skip_step_on_update,
             "grad_average": self.grad_average,
             "rule": repr(self.rule),
+            "pattern": patterns.name_of_pattern(self.pattern),
         }
 
     def select(self, module: LightningModule) -> dict[str, nn.Parameter]:
         """Return the weights that masks of its own are for; none if the support comes from elsewhere."""
         weights = super().select(module) if self.draws_masks else {}
         first = next(iter(weights), None) if self.dense_first_layer else None
-        return {name: weight for name, weight in weights.items() if name != first}
+        chosen = {name: weight for name, weight in weights.items() if name != first}
+        return patterns.weights_within(chosen, self.pattern)
 
     def planned_budgets(self, shapes: Shapes) -> Budgets:
         """Return each layer's budget; none if the support comes from elsewhere."""
         if not self.draws_masks:
             return {}
         fixed = match_overrides(shapes, self.density_overrides)
-        return plan_budgets(shapes, self.density, self.allocation, fixed=fixed)
+        return plan_budgets(shapes, self.density, self.allocation, fixed=fixed, pattern=self.pattern)
 
     def make_masks(self, module: LightningModule, generator: torch.Generator) -> Masks:
         """Draw masks at random as ``PruneAtInit`` does; none if there is a support to start from."""
         weights = self.select(module)
-        fixed = match_overrides(weights, self.density_overrides)
-        return random_masks(weights, self.density, self.allocation, generator, fixed=fixed, module=module)
+        fixed, pattern = match_overrides(weights, self.density_overrides), self.pattern
+        return random_masks(
+            weights, self.density, self.allocation, generator, fixed=fixed, module=module, pattern=pattern
+        )
 
     def check_module(self, module: LightningModule) -> None:
         """Refuse to draw masks beside layers that have a support of their own."""
-        layers = [weight for weight in sparse_weights(module).values() if not weight.takes_masks]
-        if layers and self.draws_masks and self.storage == "masked":
-            raise SparsityError(
-                f"`density` must be None beside Dense-plus-Sparse layers, got {self.density}: "
-                f"{type(self).__name__} moves their supports, and draws none. Leave it out."
-            )
+        if self.draws_masks and self.storage == "masked":
+            checks.refuse_layers_with_support(type(self).__name__, module, self.density)
 
     # When.
 
@@ -183,18 +180,16 @@ class MovingConnections(SparsityCallback, ABC):
         last = last_step_of(trainer, self.stop_at)
         self._clock.every_n_steps, self._clock.last_step = self.every_n_steps, last
         if self.every_n_steps >= last and trainer.max_steps == -1:  # not cut short
-            warn_of_rest(type(self).__name__, self.every_n_steps, last)
+            checks.warn_of_rest(type(self).__name__, self.every_n_steps, last)
         if self._draw_seed is None and self.rule.needs_draws:
             self._draw_seed = seed_of_rank_zero(trainer, self.seed)
 
     def begin_training(self, trainer: Trainer, module: LightningModule, anew: bool) -> None:
         """Take down the supports that connections start from, and ask for the first gradients."""
-        there = list(sparse_weights(module))
-        check_matched("include", self.include or [], there)
-        dense_anyway = parameters_by_name(module)
-        check_matched("exclude", self.exclude, [*there, *dense_anyway])
+        checks.check_names(module, self.include, self.exclude)
         weights = self._weights(module)
-        refuse_nothing_moved(type(self).__name__, weights, self.exclude)
+        checks.refuse_nothing_moved(type(self).__name__, weights, self.exclude)
+        checks.refuse_other_support(self.pattern, weights)
         self._history.start(weights)
         for optimizer in trainer.optimizers:
             self._ask(trainer, module, optimizer)
@@ -224,7 +219,7 @@ class MovingConnections(SparsityCallback, ABC):
         """Count the step, and look ahead: gradients are asked for before the first backward of a step."""
         take_back_step_(optimizer)
         if self._clock.has_missed(trainer, optimizer) and self._weights(module, optimizer):
-            warn_of_raw_steps(type(self).__name__)
+            checks.warn_of_raw_steps(type(self).__name__)
         self._clock.count(trainer, optimizer)
         self._ask(trainer, module, optimizer)
 
@@ -250,7 +245,8 @@ class MovingConnections(SparsityCallback, ABC):
         known = [w for w in weights if w.name in self._sums or not self.rule.needs_gradient]
         in_use = [w for w in known if w.parameter.grad is not None]  # else what grew would stay 0: frozen
         active = [self._active(weight, step) for weight in in_use]
-        moved = move_all_(self.rule, in_use, active, fraction, state_of(module), trainer.optimizers)
+        state = state_of(module)
+        moved = move_all_(self.rule, in_use, active, fraction, state, trainer.optimizers, self.pattern)
         self._history.record(zip(in_use, moved, strict=True))
         for weight in weights:
             self._sums.pop(weight.name, None)

@@ -1,25 +1,51 @@
 """What callbacks that move connections refuse, or warn of, with the way out."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
 
 from lightning_sparse.checks import ALL, SparsityError, check_choice, check_count, check_number
+from lightning_sparse.functional.allocation import ALLOCATIONS
 from lightning_sparse.functional.growth import GrowthRule
+from lightning_sparse.functional.patterns import UNSTRUCTURED, GroupPattern, Pattern, density_within
 from lightning_sparse.functional.schedules import DROP_SCHEDULES
-from lightning_sparse.selection import matches
+from lightning_sparse.selection import matches, parameters_by_name
 from lightning_sparse.trainer.packages import rank_zero_warn
+from lightning_sparse.weights.base import SparseWeight
+from lightning_sparse.weights.found import sparse_weights
 
 __all__ = [
+    "allocation_within",
     "check_average",
-    "check_matched",
+    "check_names",
     "check_schedule",
+    "density_of_own",
+    "refuse_layers_with_support",
     "refuse_nothing_moved",
-    "refuse_without_density",
+    "refuse_other_support",
     "warn_of_raw_steps",
     "warn_of_rest",
 ]
 
 
-def check_matched(argument: str, patterns: Sequence[str], names: Sequence[str]) -> None:
+def allocation_within(pattern: Pattern, allocation: str | None) -> str:
+    """Return how a budget is shared out where nobody says so: by ERK, unless a pattern has one density."""
+    if allocation is not None:
+        check_choice("allocation", allocation, ALLOCATIONS)
+        return allocation
+    return "uniform" if isinstance(pattern, GroupPattern) and pattern.density is not None else "erk"
+
+
+def check_names(module: nn.Module, include: Sequence[str] | None, exclude: Sequence[str]) -> None:
+    """Refuse patterns on names that match nothing which can move, or could."""
+    there = list(sparse_weights(module))
+    _check_matched("include", include or [], there)
+    _check_matched("exclude", exclude, [*there, *parameters_by_name(module)])
+
+
+def _check_matched(argument: str, patterns: Sequence[str], names: Sequence[str]) -> None:
     """Refuse patterns that match none of the names."""
     for pattern in patterns if patterns != ALL else ():
         if not any(matches(name, pattern) for name in names):
@@ -35,6 +61,28 @@ def refuse_nothing_moved(callback: str, weights: Sequence[object], exclude: Sequ
         raise SparsityError(
             f"`exclude` must leave something for {callback} to move, got {list(exclude)}. Shorten it."
         )
+
+
+def refuse_layers_with_support(callback: str, module: nn.Module, density: float) -> None:
+    """Refuse to draw masks beside layers that have a support of their own."""
+    if any(not weight.takes_masks for weight in sparse_weights(module).values()):
+        raise SparsityError(
+            f"`density` must be None beside Dense-plus-Sparse layers, got {density}: {callback} moves their "
+            "supports, and draws none. Leave it out."
+        )
+
+
+def refuse_other_support(pattern: Pattern, weights: Sequence[SparseWeight]) -> None:
+    """Refuse to move connections within a pattern that they do not start from."""
+    for weight in weights if pattern != UNSTRUCTURED else ():
+        nothing_new = torch.zeros(weight.shape, device=weight.positions.device)
+        try:
+            pattern.filled(weight.positions.long(), nothing_new, weight.nnz)
+        except SparsityError as error:
+            raise SparsityError(
+                f"`pattern` must be that of the masks which connections start from, got {pattern} for "
+                f"{weight.name!r}, which has another. {error}"
+            ) from error
 
 
 def check_schedule(
@@ -71,13 +119,18 @@ OWN_MASKS = ("dense_first_layer", "density_overrides", "storage")
 """Arguments about masks of its own."""
 
 
-def refuse_without_density(arguments: Mapping[str, object]) -> None:
-    """Refuse arguments about masks of its own where it draws none."""
+def density_of_own(
+    density: float | None, pattern: Pattern, allocation: str, arguments: Mapping[str, Any]
+) -> float | None:
+    """Return the density to draw masks at; refuse arguments about masks of its own where it draws none."""
+    if density is not None:
+        return density_within(pattern, density, allocation, arguments.get("density_overrides"))
     for argument in (name for name in OWN_MASKS if arguments.get(name) not in (None, {}, False, "masked")):
         raise SparsityError(
             f"`{argument}` needs `density`, got None: it is for what a callback draws itself. Give both, or "
             "neither beside the callback that this one starts from."
         )
+    return None
 
 
 def warn_of_rest(callback: str, every_n_steps: int, last_step: int) -> None:

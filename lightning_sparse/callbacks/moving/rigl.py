@@ -20,7 +20,8 @@ class RigLCallback(MovingConnections):
             or Dense-plus-Sparse layers are there.
         skip_step_on_update: Whether an update takes the place of the step of its optimizer.
         **moving: ``every_n_steps``, ``drop_fraction``, ``drop_schedule``, ``stop_at``, ``allocation``,
-            ``dense_first_layer``, ``grad_average`` and the selection, as `MovingConnections` has them.
+            ``dense_first_layer``, ``grad_average``,
+            ``pattern`` and the selection, as `MovingConnections` has them.
 
     Raises:
         SparsityError: As from `MovingConnections`.

@@ -20,7 +20,8 @@ class SETCallback(MovingConnections):
         density: Share of the selected weights to keep, a fraction in (0, 1], to draw masks. ``None``: masks
             or Dense-plus-Sparse layers are there.
         **moving: ``every_n_steps``, ``drop_fraction``, ``drop_schedule``, ``stop_at``, ``allocation``,
-            ``skip_step_on_update``, ``dense_first_layer`` and the selection, as `MovingConnections` has them.
+            ``skip_step_on_update``, ``dense_first_layer``,
+            ``pattern`` and the selection, as `MovingConnections` has them.
 
     Raises:
         SparsityError: As from `MovingConnections`.

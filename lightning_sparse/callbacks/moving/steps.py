@@ -7,6 +7,7 @@ from torch.optim import Optimizer
 
 from lightning_sparse.functional.groups import on_host
 from lightning_sparse.functional.growth import ActiveWeights, GrowthRule, move_together
+from lightning_sparse.functional.patterns import Pattern
 from lightning_sparse.trainer.clipping import once_clipped
 from lightning_sparse.trainer.packages import Trainer, rank_zero_warn
 from lightning_sparse.weights.base import SparseWeight
@@ -24,12 +25,13 @@ def move_all_(
     fraction: float,
     state: SparseState,
     optimizers: Sequence[Optimizer],
+    pattern: Pattern,
 ) -> list[int]:
     """Move the connections of weights as a rule says, all or none; return how many of each have moved.
 
     A GPU is waited for a few times in all, not in every layer.
     """
-    found = move_together(rule, active, fraction, [weight.name for weight in weights])
+    found = move_together(rule, active, fraction, [weight.name for weight in weights], pattern)
     with state.together(optimizers):
         moved = [weight.move_(at, optimizers) for weight, at in zip(weights, found, strict=True)]
     return on_host(moved)

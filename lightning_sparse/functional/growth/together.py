@@ -21,6 +21,7 @@ from lightning_sparse.functional.growth.moves import (
     move_support,
     move_support_at_random,
 )
+from lightning_sparse.functional.patterns import UNSTRUCTURED, Pattern
 from lightning_sparse.functional.ranking import positions_of
 
 __all__ = ["move_together"]
@@ -30,11 +31,15 @@ _MOST_LAYERS = 255  # their numbers are sorted in one pass then
 
 
 def move_together(
-    rule: GrowthRule, layers: Sequence[ActiveWeights], fraction: float, names: Sequence[str]
+    rule: GrowthRule,
+    layers: Sequence[ActiveWeights],
+    fraction: float,
+    names: Sequence[str],
+    pattern: Pattern = UNSTRUCTURED,
 ) -> list[Tensor]:
     """Do as `move`, layer by layer, and return their new positions.
 
-    On the CPU, for layers larger than a group, and where a rule grows at random, that is what it does. On
+    On the CPU, for layers larger than a group, under a pattern, and where a rule grows at random, it is. On
     another device layers are ranked together, in groups, and a group is waited for once: to see that its
     numbers are finite.
 
@@ -43,6 +48,7 @@ def move_together(
         layers: Their active weights.
         fraction: Share of them to drop, in [0, 1].
         names: What errors call the layers.
+        pattern: Which sets of weights may be active, before and after.
 
     Raises:
         SparsityError: As from `move`.
@@ -53,10 +59,14 @@ def move_together(
     for group in groups_of(sizes, devices, _MOST_WEIGHTS, _MOST_LAYERS):
         some, called = [layers[i] for i in group], [names[i] for i in group]
         fits = sizes[group[0]] <= _MOST_WEIGHTS  # `move` takes a third of the memory for what does not
-        if rule.needs_gradient and fits and computes_later(devices[group[0]]):
+        together = rule.needs_gradient and fits and pattern == UNSTRUCTURED
+        if together and computes_later(devices[group[0]]):
             found = ranked_together(rule, some, fraction, called)
         else:
-            found = [move(rule, one, fraction, name=name) for one, name in zip(some, called, strict=True)]
+            found = [
+                move(rule, one, fraction, pattern=pattern, name=name)
+                for one, name in zip(some, called, strict=True)
+            ]
         moved |= zip(group, found, strict=True)
     return [moved[i] for i in range(len(layers))]
 
