@@ -1,7 +1,7 @@
 """Every constructor of data modules, nets and the classifier refuses what its annotations do not allow."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import isabstract, isclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -32,6 +32,7 @@ WRONG: dict[Any, list[Any]] = {
     float: [True, "0.5", math.nan, math.inf],
     str: [True, 3, ""],
     Sequence: ["abc", [], [True, True, True], [2.5, 2, 2], [0, 1, 1], 3],
+    Mapping: ["abc", ["*"], 0.1, True],
     Literal: ["nonsense", 3, True],
     Callable: ["no", True],
     nn.Module: ["no", 3],
@@ -68,7 +69,7 @@ def test_the_cases_are_those_of_the_public_classes() -> None:
         made.__name__ for made in CLASSES
     }
     assert (data.MNISTDataModule, "crop_padding") in CASES
-    assert not {"ResNet", "VGG", "ConvNet"} & {made.__name__ for made in CLASSES}
+    assert not {"ResNet", "VGG", "ConvNet", "LabelledImages"} & {made.__name__ for made in CLASSES}
 
 
 @pytest.mark.parametrize(("made", "argument"), CASES, ids=lambda case: getattr(case, "__name__", case))

@@ -7,7 +7,7 @@ from lightning_sparse.checks import SparsityError
 from lightning_sparse.trainer.packages import EarlyStopping, LightningModule, ModelCheckpoint, Trainer
 from lightning_sparse.trainer.parts import callbacks_of
 
-__all__ = ["SparseCheckpoint", "SparseEarlyStopping", "best_checkpoint"]
+__all__ = ["SparseCheckpoint", "SparseEarlyStopping", "chooses_best"]
 
 
 class SparseCheckpoint(ModelCheckpoint):
@@ -60,15 +60,9 @@ class SparseEarlyStopping(EarlyStopping):
             super().on_validation_end(trainer, pl_module)
 
 
-def best_checkpoint(trainer: Trainer) -> tuple[str, str] | None:
-    """Return the file that the first ``SparseCheckpoint`` takes for the best, and its metric.
-
-    Returns:
-        None if there is no such callback. The file is "" if it has kept none: no net was both sparse and
-        validated.
-    """
-    kept = [callback for callback in callbacks_of(trainer) if isinstance(callback, SparseCheckpoint)]
-    return (str(kept[0].best_model_path), str(kept[0].monitor)) if kept else None
+def chooses_best(trainer: Trainer) -> SparseCheckpoint | None:
+    """Return the first ``SparseCheckpoint`` of a Trainer; None if there is none."""
+    return next((c for c in callbacks_of(trainer) if isinstance(c, SparseCheckpoint)), None)
 
 
 def _is_settled(trainer: Trainer) -> bool:

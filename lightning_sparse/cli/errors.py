@@ -66,7 +66,7 @@ def mistake_in(error: BaseException, model: Any = None) -> str | None:
         model: The LightningModule, if it was made.
     """
     if (refusal := refusal_in(error)) is not None:
-        return str(refusal)
+        return _as_raised(str(refusal))
     frames = [(str(frame.f_globals.get("__name__")), frame) for frame, _ in walk_tb(error.__traceback__)]
     rooms = [(name, frame) for name, frame in frames if not _is_library(name)]
     if not rooms or not rooms[-1][0].startswith("lightning_sparse.") or not _is_first(error):
@@ -81,6 +81,12 @@ def mistake_in(error: BaseException, model: Any = None) -> str | None:
     if frames[-1][0].partition(".")[0] in (*_LIGHTNING, "fsspec") and type(error).__name__ in _REFUSALS:
         return _with_way_out(" ".join(str(error).split()))
     return _of_checkpoint(error) if room == "cli" else None
+
+
+def _as_raised(message: str) -> str:
+    """Return what an error said where it was raised: that of a worker process has a traceback before it."""
+    mark = f"{SparsityError.__name__}: "
+    return message.rpartition(mark)[2].strip() if message.startswith("Caught ") else message
 
 
 def _is_first(error: BaseException) -> bool:

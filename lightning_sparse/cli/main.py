@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any
 
-from lightning_sparse.callbacks.choosing import best_checkpoint
+from lightning_sparse.callbacks.choosing import chooses_best
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.cli.commands import COMMANDS, run_command
 from lightning_sparse.cli.errors import mistake_in, stop
@@ -218,19 +218,18 @@ def _test_if_possible(trainer: Any, model: LightningModule, datamodule: Lightnin
 
 def _to_test(trainer: Any) -> str | None:
     """Return the checkpoint of the net that was chosen by its metric, and say so; None for the last net."""
-    chosen = None if trainer.fast_dev_run else best_checkpoint(trainer)
+    chosen = None if trainer.fast_dev_run else chooses_best(trainer)
     if chosen is None:
         return None
-    path, metric = chosen
-    if not path:
-        rank_zero_warn(
-            f"SparseCheckpoint has kept no net: none was sparse when {metric} was measured. The last one is "
-            "tested."
-        )
+    if not chosen.best_model_path or chosen.save_weights_only:
+        reason = f"has kept no net: none was sparse when {chosen.monitor} was measured"
+        if chosen.best_model_path:  # masks that moved on since would prune them
+            reason = "keeps weights without their masks. Set `save_weights_only: false`"
+        rank_zero_warn(f"SparseCheckpoint {reason}. The last net is tested.")
         return None
     if trainer.is_global_zero:
-        print(f"Tested: the best net by {metric}, {short_path(path)}", flush=True)
-    return path
+        print(f"Tested: the best net by {chosen.monitor}, {short_path(chosen.best_model_path)}", flush=True)
+    return chosen.best_model_path
 
 
 def _has_test_set(datamodule: LightningDataModule) -> bool:

@@ -5,7 +5,7 @@ from lightning_sparse.data.image_folder import ImageFolderDataModule
 from lightning_sparse.data.imagenet import ImageNetDataModule, TinyImageNetDataModule
 from lightning_sparse.data.images import ImageDataModule, InMemoryImages
 from lightning_sparse.data.labelled import LabelledImages, collate
-from lightning_sparse.data.streamed import StreamedDataModule, StreamedImages
+from lightning_sparse.data.streamed import StreamedDataModule
 from lightning_sparse.data.synthetic import SyntheticDataModule
 from lightning_sparse.data.torchvision_sets import (
     CIFAR10DataModule,
@@ -26,7 +26,6 @@ __all__ = [
     "LabelledImages",
     "MNISTDataModule",
     "StreamedDataModule",
-    "StreamedImages",
     "SyntheticDataModule",
     "TinyImageNetDataModule",
     "collate",

@@ -99,10 +99,16 @@ def test_fit_tests_the_best_net_where_it_is_kept(tmp_path, capsys, monkeypatch):
 def test_the_last_net_is_tested_where_none_was_sparse_or_chosen():
     kept = callbacks.SparseCheckpoint(monitor="val/acc")
     trainer = SimpleNamespace(fast_dev_run=False, is_global_zero=True, callbacks=[kept])
-    with pytest.warns(UserWarning, match="kept no net: none was sparse when val/acc was measured. The last"):
+    with pytest.warns(
+        UserWarning, match="kept no net: none was sparse when val/acc was measured. The last net"
+    ):
         assert _to_test(trainer) is None
     kept.best_model_path = "best.ckpt"
     assert _to_test(trainer) == "best.ckpt"
+    kept.save_weights_only = True  # masks that move are those of the last net
+    with pytest.warns(UserWarning, match="keeps weights without their masks. Set `save_weights_only: false`"):
+        assert _to_test(trainer) is None
+    kept.save_weights_only = False
     other = ModelCheckpoint(
         monitor="val/acc"
     )  # by Lightning's own, a net that is still to be pruned may lead

@@ -9,6 +9,7 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 from torch import nn
+from torch._utils import ExceptionWrapper
 
 from lightning_sparse import data
 from lightning_sparse.checks import SparsityError
@@ -569,6 +570,17 @@ def test_other_errors_are_not_taken_for_mistakes():
 
 def test_a_check_of_ours_is_shown_as_it_is():
     assert mistake_in(SparsityError("`a` must be b, got c.")) == "`a` must be b, got c."
+
+
+def test_a_mistake_that_a_worker_process_met_is_told_in_its_own_words():
+    """PyTorch puts the worker's traceback before it."""
+    try:
+        raise SparsityError("`data_dir` must hold images, got a.jpg.") from OSError("truncated")
+    except SparsityError:
+        wrapped = ExceptionWrapper(where="in DataLoader worker process 1")
+    with pytest.raises(SparsityError, match="Traceback") as caught:
+        wrapped.reraise()
+    assert mistake_in(caught.value) == "`data_dir` must hold images, got a.jpg."
 
 
 # What earlier versions and YAML itself make of a recipe.
