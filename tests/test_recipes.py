@@ -28,6 +28,7 @@ SMALL = [
     if not re.search(r"class_path: (\w+\.)*({})\b".format("|".join(LARGE)), path.read_text())
     and "cifar100" not in path.stem
 ]
+KEEPS_NONE = pytest.mark.filterwarnings("ignore:SparseCheckpoint has kept no net")
 PLANNED = [path for path in EVERY if path not in SMALL or "of its" in path.read_text().split(".")[0]]
 ONE_OF_EACH = [RECIPES / f"{name}.yaml" for name in ("asni/cifar10_resnet18", "asni/cifar10_vgg16")]
 LENET5 = RECIPES / "dctps" / "cifar10_lenet5.yaml"
@@ -71,6 +72,7 @@ def test_recipe_plans(recipe, capsys):
 
 
 @ENDS_EARLY
+@KEEPS_NONE
 @pytest.mark.parametrize("recipe", SMALL, ids=name_of)
 def test_recipe_trains(recipe, tmp_path):
     main(["fit", "--config", str(recipe), *synthetic(recipe), "--trainer.max_steps=2"])
@@ -98,6 +100,7 @@ def test_recipe_can_be_reproduced_and_resumed(recipe):
 
 
 @ENDS_EARLY
+@KEEPS_NONE
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
 def test_overlay_trains_behind_a_recipe(overlay, tmp_path, capsys):
     words = ["fit", "--config", str(LENET5), "--config", str(overlay), *synthetic(LENET5)]
@@ -315,7 +318,7 @@ def test_asni_recipes_say_how_long_each_variant_takes_and_what_it_leaves(recipe)
     assert text.count(f"--trainer.max_epochs={epochs}\n") == 2
 
 
-@pytest.mark.filterwarnings("ignore:SparseCheckpoint has kept no net")  # no images are held out
+@KEEPS_NONE
 def test_all_four_variants_of_asni(tmp_path):
     """A and C in one fit; then D, S and C by overlays, at a rate of 0: they end where they begin."""
     recipe = RECIPES / "asni" / "mnist_fc.yaml"
