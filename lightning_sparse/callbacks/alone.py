@@ -8,7 +8,7 @@ from lightning_sparse.checks import SparsityError
 from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.parts import callbacks_of
 
-__all__ = ["Alone", "refuse_beside", "refuse_both"]
+__all__ = ["Alone", "alone_in", "refuse_beside", "refuse_both"]
 
 
 class Alone(OurCallback, ABC):
@@ -35,6 +35,10 @@ def refuse_both(one: Alone, other: object) -> None:
 
 def refuse_beside(callback: object, trainer: Trainer) -> None:
     """Refuse a callback that makes the net sparse beside one that must be alone."""
-    for other in callbacks_of(trainer):
-        if isinstance(other, Alone):
-            refuse_both(other, callback)
+    for other in alone_in(trainer):
+        refuse_both(other, callback)
+
+
+def alone_in(trainer: Trainer) -> list[Alone]:
+    """Return the callbacks of a Trainer beside which nothing can make the net sparse."""
+    return [callback for callback in callbacks_of(trainer) if isinstance(callback, Alone)]

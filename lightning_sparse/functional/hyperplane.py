@@ -132,8 +132,8 @@ def check_size(dimension: int, weights: int, keep_mib: int) -> None:
     """
     if dimension > weights:
         raise SparsityError(
-            f"`dimension` must be at most the number of weights, {weights:,}, got {dimension:,}. Lower it, or "
-            "train the weights themselves."
+            f"`dimension` must be at most the number of weights, {weights:,}, got {dimension:,}. Lower it, "
+            "or train the weights themselves."
         )
     entries = dimension * weights
     if entries > LARGEST and not is_kept(dimension, weights, keep_mib):
