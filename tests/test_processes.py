@@ -68,6 +68,7 @@ def assert_same(a, b, ranks):
         ("mid-epoch", "tuned-rigl", 2),
         ("mid-epoch", "compact-rigl", 0),
         ("epoch end", "compact-force-rigl", 2),
+        ("mid-epoch", "hyperplane", 0),
         ("epoch end", "asni", 0),
         ("mid-epoch", "asni", 0),
         ("epoch end", "imp", 0),

@@ -1,4 +1,4 @@
-"""Trains LeNet-5 in random hyperplanes, the yardstick of the DCTpS paper's figure 1, in the loop of `offsets`.
+"""Trains LeNet-5 in random hyperplanes, the yardstick of figure 1 of the DCTpS paper, beside `offsets`.
 
     python -m benchmarks.experiments.hyperplane --data_dir data --results results
     python -m benchmarks.experiments.hyperplane --show --results results

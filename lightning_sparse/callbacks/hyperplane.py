@@ -54,7 +54,8 @@ class HyperplaneProjection(alone.Alone):
     Raises:
         SparsityError: If an argument is out of range, or, when fit starts, if a pattern matches nothing, U is
             too large to be drawn in each step, optimization is manual, there is not one optimizer, it cannot
-            train theta, or another callback makes the net sparse.
+            train theta, or another callback makes the net sparse or, on the way, swaps weights
+            (``StochasticWeightAveraging``) or adds some (``BaseFinetuning``).
 
     Source:
         Li et al., "Measuring the Intrinsic Dimension of Objective Landscapes", ICLR 2018 (arXiv:1804.08838);
@@ -159,6 +160,7 @@ class HyperplaneProjection(alone.Alone):
         check_what_is_loaded(self, trainer)
         if self._fitting:
             refuse_finetuning(name, trainer)
+            _refuse_swapped_weights(trainer)
             _refuse_manual_optimization(pl_module)
             if (hyperplane := hyperplane_of(pl_module)) is not None:  # of an earlier fit
                 hyperplane.release_()
@@ -245,6 +247,15 @@ def _detach_(module: LightningModule) -> None:
 
 def _wants_tables(trainer: Trainer) -> bool:
     return any(is_lightning(callback, "callbacks.ModelSummary") for callback in callbacks_of(trainer))
+
+
+def _refuse_swapped_weights(trainer: Trainer) -> None:
+    """Refuse the averaging that makes a step after it has put averages in the place of the weights."""
+    if any(is_lightning(other, "callbacks.StochasticWeightAveraging") for other in callbacks_of(trainer)):
+        raise SparsityError(
+            "HyperplaneProjection cannot run with StochasticWeightAveraging, whose average the step of its "
+            "last epoch would overwrite. Use WeightAveraging or EMAWeightAveraging."
+        )
 
 
 def _refuse_manual_optimization(module: LightningModule) -> None:

@@ -167,7 +167,8 @@ class Hyperplane:
                 f"`optimizer` must hold weights in its groups only, got {type(optimizer).__name__}, which "
                 "has changed weights that move in a hyperplane. Take one of PyTorch's own optimizers."
             )
-        self.push_()
+        if self.theta._version != self._written:  # else the weights may be an average that somebody has set
+            self.push_()
 
     def __str__(self) -> str:
         return f"{size_in_words(len(self.theta), len(self.start))} {self.basis}"
