@@ -128,7 +128,7 @@ def test_a_new_process_tests_the_net_that_was_trained(tmp_path, row):
     "row",
     [
         *("fixed", "snip", "grasp", "force", "synflow", "dctps", "rigl", "set", "dctps-rigl", "asni", "imp"),
-        *("tuned", "tuned-gradient", "tuned-rigl"),
+        *("tuned", "tuned-gradient", "tuned-rigl", "hyperplane"),
         "compact-force-rigl",
     ],
 )
@@ -198,7 +198,7 @@ def test_weights_written_on_one_rank_are_named(tmp_path, row):
     assert "The processes have different weights of net.4.bias" in output
 
 
-@pytest.mark.parametrize("row", ["unverified", "dctps"])
+@pytest.mark.parametrize("row", ["unverified", "dctps", "hyperplane"])
 def test_ranks_that_resume_from_other_files_are_named(tmp_path, row):
     """When training starts, whether anything is verified or not."""
     for seed in (1, 2):

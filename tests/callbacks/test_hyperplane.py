@@ -32,6 +32,7 @@ from lightning_sparse import (
     plan,
 )
 from lightning_sparse.checks import SparsityError
+from lightning_sparse.reporting.stored import read_net
 from lightning_sparse.weights.hyperplane import hyperplane_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* and `max_epochs` is [12]:UserWarning")
@@ -213,6 +214,12 @@ def test_a_checkpoint_is_that_of_the_dense_net(tmp_path, whole):
     with_and_without = [trainer(tmp_path), trainer(tmp_path, HyperplaneProjection(7))]
     first, second = (t.test(Toy(), loader(2), folder / "step=12.ckpt", False) for t in with_and_without)
     assert first == second
+
+
+def test_a_summary_of_a_checkpoint_says_what_was_trained(whole):
+    said = str(read_net(whole[0] / "step=12.ckpt"))
+    assert "20 numbers are trained in place of 1,044 weights (1.9157%)." in said
+    assert "Trained by HyperplaneProjection(dimension=20)." in said
 
 
 @pytest.mark.parametrize(
