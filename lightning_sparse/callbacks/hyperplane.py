@@ -48,7 +48,7 @@ class HyperplaneProjection(alone.Alone):
         exclude: Patterns of parameters to leave alone: they are trained by themselves, beside theta.
         seed: Of U. ``None``: the process's own seed (``seed_everything``).
         keep_mib: U is kept if it takes at most so many MiB (``4 n k`` bytes), else it is drawn anew in each
-            product, in blocks of 4 MiB, which takes about twelve times as long. Either way the weights are
+            product, in blocks of 4 MiB, which takes about fourteen times as long. Either way the weights are
             the same to the bit.
 
     Raises:
@@ -183,10 +183,11 @@ class HyperplaneProjection(alone.Alone):
         self._brought = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say and log what is trained."""
+        """Compare ranks, say and log what is trained."""
         hyperplane = hyperplane_of(pl_module)
         if hyperplane is None:
             return
+        _refuse_other_planes(trainer, hyperplane)
         self._log(pl_module, hyperplane)
         print_table_after_summary(trainer, pl_module, zeros=False)
         if trainer.is_global_zero and _wants_tables(trainer):
@@ -201,7 +202,7 @@ class HyperplaneProjection(alone.Alone):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare ranks, and log."""
         if (hyperplane := hyperplane_of(pl_module)) is not None:
-            refuse_other_values(trainer, {"theta": hyperplane.theta, "the initialisation": hyperplane.start})
+            _refuse_other_planes(trainer, hyperplane)
             self._log(pl_module, hyperplane)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -243,6 +244,10 @@ class HyperplaneProjection(alone.Alone):
 def _detach_(module: LightningModule) -> None:
     if (hyperplane := hyperplane_of(module)) is not None:
         hyperplane.detach_()
+
+
+def _refuse_other_planes(trainer: Trainer, hyperplane: Hyperplane) -> None:
+    refuse_other_values(trainer, {"theta": hyperplane.theta, "the initialisation": hyperplane.start})
 
 
 def _wants_tables(trainer: Trainer) -> bool:

@@ -132,8 +132,8 @@ def refuse_other_values(trainer: Trainer, tensors: Mapping[str, Tensor]) -> None
     every = trainer.strategy.all_gather(mine).view(trainer.world_size, -1)
     if differ := [name for name, sums in zip(tensors, every.t(), strict=True) if (sums != sums[0]).any()]:
         raise RuntimeError(
-            f"The processes have different values of {' and '.join(differ)}. Resume all from the same "
-            "checkpoint; if it happens again, run them on machines of one kind."
+            f"The processes have different values of {' and '.join(differ)}. Resume all of them from the "
+            "same checkpoint; if it happens again, run them on machines of one kind."
         )
 
 

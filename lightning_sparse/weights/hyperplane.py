@@ -203,7 +203,7 @@ def project_(
         exclude: Patterns of parameters to leave alone: they are trained by themselves.
         seed: Of U. ``None``: that of torch's generator.
         keep_mib: U is kept if it takes at most so many MiB (``4 n k`` bytes), else it is drawn anew in each
-            product, in blocks of 4 MiB, which takes about twelve times as long.
+            product, in blocks of 4 MiB, which takes about fourteen times as long.
 
     Returns:
         Hyperplane: It has ``theta``, and ``start``, which is d.
