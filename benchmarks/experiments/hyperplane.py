@@ -77,7 +77,7 @@ def train(net: Net, budget: int, rate: float, seed: int, images: Images, epochs:
         "val": curve,
         "first_loss": losses[0],
         "last_losses": sum(losses[-100:]) / len(losses[-100:]),
-        "length": float(hyperplane.theta.norm()),
+        "length": float(hyperplane.theta.detach().norm()),
         "cpu_seconds": round(time.process_time() - cpu, 1),
     }
 

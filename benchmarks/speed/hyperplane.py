@@ -27,11 +27,15 @@ BATCH = 64
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    options = parse(__doc__, argv, rounds=5)
+    options = parse(__doc__, argv, rounds=5, add_own=_add_own)
     report = Report("hyperplane", options)
-    for dimension in (8,) if options.smoke else DIMENSIONS:
+    for dimension in (8,) if options.smoke else options.dimensions:
         compare(report, options, dimension)
     report.finish()
+
+
+def _add_own(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dimensions", type=int, nargs="+", default=DIMENSIONS, help="numbers to train")
 
 
 def compare(report: Report, options: argparse.Namespace, dimension: int) -> None:

@@ -48,7 +48,7 @@ class HyperplaneProjection(alone.Alone):
         exclude: Patterns of parameters to leave alone: they are trained by themselves, beside theta.
         seed: Of U. ``None``: the process's own seed (``seed_everything``).
         keep_mib: U is kept if it takes at most so many MiB (``4 n k`` bytes), else it is drawn anew in each
-            product, in blocks of 4 MiB, which takes about fourteen times as long. Either way the weights are
+            product, in blocks of 4 MiB, which takes about thirteen times as long. Either way the weights are
             the same to the bit.
 
     Raises:

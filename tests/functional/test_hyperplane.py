@@ -83,5 +83,5 @@ def test_sizes_that_cannot_work():
     check_size(10_000, 200_000, keep_mib=10_000)  # what is kept may be larger
     with pytest.raises(SparsityError, match=r"`dimension` must be at most the number of weights, 5, got 6\."):
         check_size(6, 5, 1024)
-    with pytest.raises(SparsityError, match=r"got 1,000 times 2,000,000: .* about 8 s\..*`keep_mib` 7,630"):
+    with pytest.raises(SparsityError, match=r"got 1,000 times 2,000,000: .* about 16 s\..*`keep_mib` 7,630"):
         check_size(1_000, 2_000_000, 1024)
