@@ -5,6 +5,7 @@ from lightning_sparse.callbacks import (
     DCTpSConversion,
     DynamicSparsity,
     ExactResume,
+    HyperplaneProjection,
     IterativeMagnitudePruning,
     PruneAtInit,
     RigLCallback,
@@ -40,6 +41,7 @@ from lightning_sparse.layers import convert_, merge_, to_dense_
 from lightning_sparse.plain import keep_sparse_, masks_of, release_, sparsify_
 from lightning_sparse.reporting.summary import summary
 from lightning_sparse.version import VERSION
+from lightning_sparse.weights.hyperplane import project_
 
 __version__ = VERSION
 
@@ -53,6 +55,7 @@ __all__ = [
     "FromFile",
     "GraSP",
     "Gradient",
+    "HyperplaneProjection",
     "IterativeMagnitudePruning",
     "IterativeSNIP",
     "Magnitude",
@@ -81,6 +84,7 @@ __all__ = [
     "masks_of",
     "merge_",
     "plan",
+    "project_",
     "release_",
     "save_adapter",
     "save_masks",

@@ -69,6 +69,7 @@ def assert_same(a, b, ranks):
         ("mid-epoch", "tuned-rigl", 2),
         ("mid-epoch", "compact-rigl", 0),
         ("epoch end", "compact-force-rigl", 2),
+        ("mid-epoch", "hyperplane", 0),
         ("epoch end", "asni", 0),
         ("mid-epoch", "asni", 0),
         ("epoch end", "imp", 0),
@@ -128,7 +129,7 @@ def test_a_new_process_tests_the_net_that_was_trained(tmp_path, row):
     "row",
     [
         *("fixed", "snip", "grasp", "force", "synflow", "dctps", "rigl", "set", "dctps-rigl", "asni", "imp"),
-        *("tuned", "tuned-gradient", "tuned-rigl"),
+        *("tuned", "tuned-gradient", "tuned-rigl", "hyperplane"),
         "compact-force-rigl",
     ],
 )
@@ -198,7 +199,7 @@ def test_weights_written_on_one_rank_are_named(tmp_path, row):
     assert "The processes have different weights of net.4.bias" in output
 
 
-@pytest.mark.parametrize("row", ["unverified", "dctps"])
+@pytest.mark.parametrize("row", ["unverified", "dctps", "hyperplane"])
 def test_ranks_that_resume_from_other_files_are_named(tmp_path, row):
     """When training starts, whether anything is verified or not."""
     for seed in (1, 2):
@@ -208,7 +209,8 @@ def test_ranks_that_resume_from_other_files_are_named(tmp_path, row):
         start(tmp_path, "--row", row, "--resume", here, "--resume-rank-1", there, "--epochs", 2, ranks=2)
     )
     assert code != 0
-    assert "different weights" in output or "and weights of" in output
+    named = ("different weights", "and weights of", "different values of theta and the initialisation")
+    assert any(words in output for words in named), output
     assert "Resume all of them from the same checkpoint" in output
 
 

@@ -22,6 +22,7 @@ from lightning_sparse.trainer.parts import callbacks_of
 from lightning_sparse.trainer.processes import compare_callbacks
 from lightning_sparse.weights.base import SparseWeight
 from lightning_sparse.weights.found import sparse_weights
+from lightning_sparse.weights.hyperplane import hyperplane_of
 from lightning_sparse.weights.masked import weights_by_zeros
 
 __all__ = [
@@ -88,7 +89,7 @@ class SparsityMonitor(OurCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the first epoch show the table: only then all masks are made."""
         self._shown = False
-        if not _seen(pl_module, zeros=True):
+        if not _seen(pl_module, zeros=True) and hyperplane_of(pl_module) is None:
             rank_zero_warn("SparsityMonitor found no linear or convolutional weights: it logs nothing.")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -239,7 +240,12 @@ def monitored(trainer: Trainer) -> bool:
 
 
 def _seen(module: LightningModule, zeros: bool) -> list[SparseWeight]:
-    """Return the sparse weights in force; if asked to, ordinary ones by their zeros where none has a mask."""
+    """Return the sparse weights in force; if asked to, ordinary ones by their zeros where none has a mask.
+
+    Nothing of weights that move in a hyperplane: its callback says how many numbers are trained for them.
+    """
+    if hyperplane_of(module) is not None:
+        return []
     found = [weight for weight in sparse_weights(module).values() if weight.in_force]
     if zeros and not any(weight.prunes for weight in found):
         return [*weights_by_zeros(module), *found]

@@ -6,6 +6,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from lightning_sparse.callbacks.alone import Alone, refuse_both
 from lightning_sparse.callbacks.company import refuse_company
 from lightning_sparse.callbacks.converting.base import Conversion
 from lightning_sparse.callbacks.sparsifier import Sparsifier
@@ -69,27 +70,40 @@ def plan(
             "`module` must have its layers, got one without parameters. Call its `configure_model` before."
         )
     own = next(module.parameters()).device
-    found = [callback for callback in given if isinstance(callback, Sparsifier)]
+    found = [callback for callback in given if isinstance(callback, Sparsifier | Alone)]
     on_cpu = torch.device(own if device is None else device).type == "cpu"
     return plan_at(module, found, _input(module, input_size, example_input), on_cpu)
 
 
-def plan_at(module: nn.Module, callbacks: Sequence[Sparsifier], at: PlannedInput, on_cpu: bool) -> NetPlan:
+def plan_at(
+    module: nn.Module, callbacks: Sequence[Sparsifier | Alone], at: PlannedInput, on_cpu: bool
+) -> NetPlan:
     """Say what callbacks would make of a net, with the cost at an input.
 
     Args:
         module: The net.
-        callbacks: Those that make it sparse; none: it stays dense.
+        callbacks: Those that make it sparse, or the one that must be alone; none: it stays dense.
         at: Where FLOPs are counted.
         on_cpu: Whether it will be trained there.
     """
-    if not callbacks:
-        weights = select_weights(module)
-        kept = sum(weight.numel() for weight in weights.values())
-        return NetPlan((plan_layers("", module, weights, None, kept, None, at, on_cpu),))
-    for callback in callbacks:
-        refuse_company(callback, callbacks)
-    return NetPlan(tuple(_plan_of(module, callback, at, on_cpu) for callback in callbacks))
+    sparsifiers = [callback for callback in callbacks if isinstance(callback, Sparsifier)]
+    for callback in (callback for callback in callbacks if isinstance(callback, Alone)):
+        for other in sparsifiers:
+            refuse_both(callback, other)
+        words = f"{callback.describe()}\n{callback.planned(cast(LightningModule, module))}"
+        return NetPlan((_dense_plan(words, module, at, on_cpu),))
+    if not sparsifiers:
+        return NetPlan((_dense_plan("", module, at, on_cpu),))
+    for one in sparsifiers:
+        refuse_company(one, sparsifiers)
+    return NetPlan(tuple(_plan_of(module, one, at, on_cpu) for one in sparsifiers))
+
+
+def _dense_plan(callback: str, module: nn.Module, at: PlannedInput, on_cpu: bool) -> CallbackPlan:
+    """Plan a net of which all weights stay what they are, whatever trains them."""
+    weights = select_weights(module)
+    kept = sum(weight.numel() for weight in weights.values())
+    return plan_layers(callback, module, weights, None, kept, None, at, on_cpu)
 
 
 def _plan_of(module: nn.Module, callback: Sparsifier, at: PlannedInput, on_cpu: bool) -> CallbackPlan:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_sparse.callbacks import fits, together
+from lightning_sparse.callbacks import alone, fits, together
 from lightning_sparse.callbacks.company import (
     OurCallback,
     announce_to_ranks,
@@ -187,6 +187,7 @@ class Sparsifier(OurCallback, ABC):
         refuse_strategy(name, trainer)
         warn_of_spawned_processes(name, trainer, self.left_behind)
         refuse_company(self, sparsifiers(trainer))
+        alone.refuse_beside(self, trainer)
         announce_to_ranks(self, trainer)
         check_what_is_loaded(self, trainer)
         self.prepare(trainer, pl_module)

@@ -1,5 +1,6 @@
 """``lightning-sparse plan``: a Trainer that says what a recipe would do, and does not train."""
 
+from lightning_sparse.callbacks.alone import alone_in
 from lightning_sparse.callbacks.planning import plan_at
 from lightning_sparse.callbacks.sparsifier import sparsifiers
 from lightning_sparse.cli.inputs import example_input
@@ -36,4 +37,4 @@ class PlanTrainer(Trainer):
         on_cpu = self.strategy.root_device.type == "cpu"
         value, source = example_input(model, datamodule, input_size)
         at = PlannedInput(value, source, must_fit=source == "input_size", way=WAY)
-        print(plan_at(model, found, at, on_cpu))
+        print(plan_at(model, [*found, *alone_in(self)], at, on_cpu))

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.files.masks import packed_in, unpacked
 from lightning_sparse.files.reading import read_dict
+from lightning_sparse.functional.hyperplane import size_in_words
 from lightning_sparse.layers.offsets.state import OFFSET_KEY, offsets_in, shape_from_state
 from lightning_sparse.reporting.layers import not_counted
 from lightning_sparse.reporting.summary import BytesInFile, LayerSummary, NetSummary
@@ -38,6 +39,8 @@ class StoredNet:
         step: Optimizer steps until then.
         made_by: The callbacks that made the net sparse, each with its arguments.
         prunings: How many prunings were made and are planned, where a net is pruned on its way.
+        projected: How many numbers were trained in the place of how many weights, where these moved in a
+            hyperplane.
     """
 
     path: Path
@@ -48,6 +51,7 @@ class StoredNet:
     step: int | None = None
     made_by: tuple[str, ...] = ()
     prunings: tuple[int, int] | None = None
+    projected: tuple[int, int] | None = None
 
     def with_flops_of(self, built: NetSummary) -> NetSummary:
         """Return a summary of the net itself, with the bytes in the file in the place of those in memory."""
@@ -66,6 +70,9 @@ class StoredNet:
         lines = [f"Read: {self.path} ({self.kind}{when})."]
         if self.made_by:
             verb = "Found" if self.kind == "ticket" else "Made sparse"
+            if self.projected is not None:
+                lines.append(size_in_words(*self.projected))
+                verb = "Trained"
             lines.append(f"{verb} by {' and '.join(self.made_by)}.")
         if self.prunings is not None and self.prunings[0] < self.prunings[1]:
             lines.append(f"It is on its way: {self.prunings[0]} of {self.prunings[1]} prunings are made.")
@@ -110,6 +117,7 @@ def read_net(path: str | Path, argument: str = "path") -> StoredNet:
         content.get("global_step", 0) if is_checkpoint else None,
         tuple(_makers(states, content)),
         next(_prunings(states), None),
+        next(_projections(states), None),
     )
 
 
@@ -218,6 +226,14 @@ def _prunings(states: list[tuple[str, Mapping[str, Any]]]) -> Iterator[tuple[int
     for _, state in states:
         if isinstance(state.get("path"), list) and isinstance(state.get("prunings"), int):
             yield state["prunings"], len(state["path"])
+
+
+def _projections(states: list[tuple[str, Mapping[str, Any]]]) -> Iterator[tuple[int, int]]:
+    """Yield how many numbers were trained for how many weights, where they moved in a hyperplane."""
+    for _, state in states:
+        theta, start = state.get("theta"), state.get("start")
+        if isinstance(theta, Tensor) and isinstance(start, Tensor):
+            yield theta.numel(), start.numel()
 
 
 def _bytes_of(value: object) -> int:

@@ -21,6 +21,7 @@ from lightning_sparse.selection.names import (
     plain_name,
     some_names,
 )
+from lightning_sparse.selection.trained import select_trained
 
 __all__ = [
     "SPARSE_LAYERS",
@@ -37,6 +38,7 @@ __all__ = [
     "parameters_by_name",
     "plain_name",
     "prunes_nothing",
+    "select_trained",
     "select_weights",
     "some_names",
 ]

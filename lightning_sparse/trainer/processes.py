@@ -31,6 +31,7 @@ __all__ = [
     "masks_of_rank_zero",
     "mean_over_processes",
     "positions_of_rank_zero",
+    "refuse_other_values",
     "seed_of_process",
     "seed_of_rank_zero",
     "states_of_all_ranks",
@@ -117,6 +118,23 @@ def assert_ranks_agree(trainer: Trainer, module: nn.Module, values: bool = False
     same = (every == every[0]).all(dim=0).tolist()
     if differ := [(name, noun) for (name, noun, _), equal in zip(digests, same, strict=True) if not equal]:
         raise RuntimeError(_differing(differ))
+
+
+def refuse_other_values(trainer: Trainer, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not the same on all ranks, to the bit.
+
+    Raises:
+        RuntimeError: On every rank; it names them.
+    """
+    if trainer.world_size == 1:
+        return
+    mine = torch.tensor([_checksum(value) for value in tensors.values()], device=trainer.strategy.root_device)
+    every = trainer.strategy.all_gather(mine).view(trainer.world_size, -1)
+    if differ := [name for name, sums in zip(tensors, every.t(), strict=True) if (sums != sums[0]).any()]:
+        raise RuntimeError(
+            f"The processes have different values of {' and '.join(differ)}. Resume all of them from the "
+            "same checkpoint; if it happens again, run them on machines of one kind."
+        )
 
 
 def _shared_parameters(module: nn.Module) -> list[tuple[str, Tensor]]:

@@ -26,6 +26,7 @@ from lightning_sparse import (
     DCTpSConversion,
     ExactResume,
     GraSP,
+    HyperplaneProjection,
     IterativeMagnitudePruning,
     PruneAtInit,
     RigLCallback,
@@ -66,6 +67,7 @@ ROWS = {
         PruneAtInit(FORCE(4, 3), 0.2, storage="compact"),
         RigLCallback(every_n_steps=3, stop_at=100, grad_average=2),
     ],
+    "hyperplane": lambda: [HyperplaneProjection(30)],
     "unverified": lambda: [PruneAtInit("magnitude", 0.2)],
     "dctps": lambda: [DCTpSConversion(0.2)],
     "dctps-twice": lambda: [DCTpSConversion(0.4)],
@@ -76,7 +78,7 @@ ROWS = {
         RigLCallback(every_n_steps=3, stop_at=100, grad_average=2),
     ],
 }
-MASKED = [row for row in ROWS if not row.startswith(("unverified", "dctps", "tuned"))]
+MASKED = [row for row in ROWS if not row.startswith(("unverified", "dctps", "tuned", "hyperplane"))]
 
 
 class Net(Toy):
