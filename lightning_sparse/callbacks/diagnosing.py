@@ -11,7 +11,6 @@ from lightning_sparse.reporting.diagnosis import Diagnosis, Statistics, diagnose
 from lightning_sparse.trainer.losses import TrainingLosses, input_in, refuse_without_loss
 from lightning_sparse.trainer.packages import (
     Callback,
-    LightningDataModule,
     LightningModule,
     Trainer,
     is_lightning,
@@ -67,7 +66,9 @@ def diagnose_start(
     before = rng_state()
     try:
         with quiet_lightning():
-            return look_at_start(Trainer(**{**QUIET, **options}), copy.deepcopy(module), data, count, statistics)
+            return look_at_start(
+                Trainer(**{**QUIET, **options}), copy.deepcopy(module), data, count, statistics
+            )
     finally:
         set_rng_state(before)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sparse.checks import SparsityError
+from lightning_sparse.cli.composing import without_arguments
 from lightning_sparse.cli.errors import mistake_in
 from lightning_sparse.cli.wording import shorten
 from lightning_sparse.extras import import_extra
@@ -36,13 +37,14 @@ def built(recipe: dict[str, Any]) -> tuple[Trainer, LightningModule, LightningDa
         path.write_text(yaml.safe_dump(known, sort_keys=False), encoding="utf-8")
         logging.disable(logging.INFO)  # nobody has asked which seeds and devices there are
         try:
-            cli: Any = cli_module().LightningCLI(
-                run=False,
-                subclass_mode_model=True,
-                save_config_callback=None,
-                parser_kwargs={"exit_on_error": False},
-                args=["--config", str(path)],
-            )
+            with without_arguments():
+                cli: Any = cli_module().LightningCLI(
+                    run=False,
+                    subclass_mode_model=True,
+                    save_config_callback=None,
+                    parser_kwargs={"exit_on_error": False},
+                    args=["--config", str(path)],
+                )
         except argparse.ArgumentError as error:
             raise SparsityError(shorten(str(error))) from error
         except Exception as error:

@@ -161,7 +161,9 @@ def _looked(case: Case, look: Look, build: Build, loaded: dict[str, ImageDataMod
     if look.inputs == "noise":
         data, source = _made_up(module, data, look.shape), MADE_UP
     elif data is None:
-        raise SparsityError("`RECIPE` must name its `data`, got none. Or take made-up images: --inputs noise.")
+        raise SparsityError(
+            "`RECIPE` must name its `data`, got none. Or take made-up images: --inputs noise."
+        )
     else:
         source = f"images of the first batch of {type(data).__name__}"
     return look_at_start(trainer, module, data, look.count, look.statistics, source)

@@ -119,5 +119,3 @@ def _listed(callbacks: Any) -> list[Any]:
 
 def _as_entry(one: Any) -> Config:
     return {"class_path": one} if isinstance(one, str) else dict(one)
-
-

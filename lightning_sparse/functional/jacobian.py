@@ -9,7 +9,9 @@ __all__ = ["input_jacobians", "singular_values"]
 
 
 def input_jacobians(forward: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    r"""Return :math:`J_{ij} = \partial f_i / \partial x_j` of every item of a batch, by one pass back per output.
+    r"""Return :math:`J_{ij} = \partial f_i / \partial x_j` of every item of a batch.
+
+    It takes one pass forward, and one back for each output.
 
     Exact to rounding, in the type of ``inputs``. Items must not know of each other, as in a net without batch
     statistics: what an output has of another item would be added to that item's row.
@@ -43,11 +45,11 @@ def input_jacobians(forward: Callable[[Tensor], Tensor], inputs: Tensor) -> Tens
 
 
 def singular_values(jacobians: Tensor) -> Tensor:
-    """Return the singular values of each Jacobian, the largest first; those of a zero matrix are exactly zero.
+    """Return the singular values of each Jacobian, the largest first; of a zero matrix all are exactly zero.
 
-    They are taken of the matrices, not of their products with themselves, which would lose half of the digits.
-    What is left of the others' rounding errors is set to zero: values below ``max(outputs, inputs)`` times the
-    precision of the type, relative to the largest, as ranks are counted.
+    They are taken of the matrices, not of their products with themselves, which would lose half the digits.
+    What is only a rounding error is set to zero: values below ``max(outputs, inputs)`` times the precision
+    of the type, relative to the largest. That is how numerical ranks are counted.
 
     Args:
         jacobians: ``(N, outputs, inputs)``.

@@ -1,4 +1,4 @@
-"""A net before its first step: its Jacobian, what each layer keeps, its first loss, the scale of its signals."""
+"""A net before its first step: its Jacobian, what layers keep, its first loss, the scale of its signals."""
 
 from lightning_sparse.reporting.diagnosis.content import Diagnosis, LayerStart, Spectrum
 from lightning_sparse.reporting.diagnosis.diagnose import diagnose

@@ -11,7 +11,7 @@ from lightning_sparse.reporting.layers import render_table
 __all__ = ["Diagnosis", "LayerStart", "Spectrum", "named"]
 
 NEAR = 1.25
-"""A first loss is called near log(classes) within this factor: a guess costs that, and a net knows nothing yet."""
+"""A first loss is called near log(classes), what a guess costs, within this factor."""
 SHOWN = 3
 """So many names are written out."""
 

@@ -1,7 +1,6 @@
 """Looks at a net before its first step: is it connected, what is empty, and how large are its signals."""
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -101,4 +100,4 @@ def _classes(net: nn.Module, inputs: Tensor) -> int | None:
     """Return the number of outputs, if there is one vector of them for each item, as of classes."""
     with left_as_found(net, training=False), torch.no_grad():
         outputs = logits_of(net(inputs[:1].to(next(net.parameters()).dtype)))
-    return cast(int, outputs.shape[1]) if outputs.ndim == 2 and outputs.shape[1] > 1 else None
+    return outputs.shape[1] if outputs.ndim == 2 and outputs.shape[1] > 1 else None

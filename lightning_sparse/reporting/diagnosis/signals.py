@@ -61,7 +61,7 @@ def _watch(found: Signals, name: str, _: nn.Module, __: Any, outputs: Any) -> No
         return
     found.outputs[name] = _spread(tensors[0])  # now: an activation may write over it
     if tensors[0].requires_grad:
-        tensors[0].register_hook(partial(_note, found, name))
+        tensors[0].register_hook(partial(_note, found, name))  # type: ignore[no-untyped-call]
 
 
 def _note(found: Signals, name: str, gradient: Tensor) -> None:

@@ -54,7 +54,12 @@ def jacobian_spectrum(net: nn.Module, inputs: Tensor, statistics: Statistics = "
     reached = int((jacobians != 0).any(dim=2).any(dim=0).sum())
     values = tuple(tuple(row) for row in singular_values(jacobians).tolist())
     return Spectrum(
-        values, jacobians.shape[1], jacobians.shape[2], reached, statistics if normalised else "", str(dtype)[6:]
+        values,
+        jacobians.shape[1],
+        jacobians.shape[2],
+        reached,
+        statistics if normalised else "",
+        str(dtype)[6:],
     )
 
 
