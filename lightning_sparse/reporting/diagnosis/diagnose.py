@@ -2,14 +2,12 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError, check_choice, check_kind
-from lightning_sparse.functional.isolation import left_as_found
 from lightning_sparse.reporting.diagnosis.content import Diagnosis, LayerStart
 from lightning_sparse.reporting.diagnosis.signals import Signals, measure_signals
-from lightning_sparse.reporting.diagnosis.spectrum import Statistics, jacobian_spectrum, logits_of
+from lightning_sparse.reporting.diagnosis.spectrum import Statistics, jacobian_spectrum
 from lightning_sparse.selection import layer_name, plain_name
 from lightning_sparse.trainer.parts import called_net
 from lightning_sparse.weights.base import SparseWeight
@@ -48,6 +46,7 @@ def diagnose(
         SparsityError: If an argument is of another kind, or the net cannot be run with the inputs.
 
     Examples:
+        >>> import torch
         >>> from lightning_sparse import sparsify_
         >>> net = nn.Sequential(nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 5))
         >>> diagnose(net, torch.randn(4, 20)).connected
@@ -63,7 +62,7 @@ def diagnose(
     if inputs.ndim == 0 or not len(inputs):
         raise SparsityError(f"`inputs` must be a batch of one or more, got shape {tuple(inputs.shape)}.")
     net = called_net(module, module.parameters(), "diagnose a child alone")
-    spectrum = jacobian_spectrum(net, inputs, statistics)
+    spectrum, classes = jacobian_spectrum(net, inputs, statistics)
     weights = _weights_in_order(module)
     by_name = {plain_name(path): part for path, part in module.named_modules()}
     watched = {layer: by_name[layer] for layer in map(_layer, weights) if layer in by_name}
@@ -80,7 +79,6 @@ def diagnose(
         )
         for weight in weights
     )
-    classes = _classes(net, inputs)
     return Diagnosis(spectrum, rows, None if loss is None else signals.loss, classes, source)
 
 
@@ -94,10 +92,3 @@ def _weights_in_order(module: nn.Module) -> list[SparseWeight]:
 
 def _layer(weight: SparseWeight) -> str:
     return weight.name.rpartition(".")[0]
-
-
-def _classes(net: nn.Module, inputs: Tensor) -> int | None:
-    """Return the number of outputs, if there is one vector of them for each item, as of classes."""
-    with left_as_found(net, training=False), torch.no_grad():
-        outputs = logits_of(net(inputs[:1].to(next(net.parameters()).dtype)))
-    return outputs.shape[1] if outputs.ndim == 2 and outputs.shape[1] > 1 else None

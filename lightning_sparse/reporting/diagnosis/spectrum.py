@@ -25,7 +25,9 @@ MOST_OUTPUTS = 4096
 """A pass back is made for each output."""
 
 
-def jacobian_spectrum(net: nn.Module, inputs: Tensor, statistics: Statistics = "running") -> Spectrum:
+def jacobian_spectrum(
+    net: nn.Module, inputs: Tensor, statistics: Statistics = "running"
+) -> tuple[Spectrum, int | None]:
     """Return the singular values of the Jacobian of each input, in float64, dropout off.
 
     In nets that do not work in float64, as they cast to another type inside, it is taken in the net's own.
@@ -36,6 +38,9 @@ def jacobian_spectrum(net: nn.Module, inputs: Tensor, statistics: Statistics = "
         statistics: Of batch normalisation: ``"running"``, as in eval mode (before training, mean 0 and
             variance 1: it does nothing), or ``"batch"``, the mean and variance of these inputs, held fixed.
 
+    Returns:
+        The singular values, and the number of classes, where the net returns one vector for each item.
+
     Raises:
         SparsityError: If the inputs are integers, the net fails, or has too many outputs.
     """
@@ -45,7 +50,7 @@ def jacobian_spectrum(net: nn.Module, inputs: Tensor, statistics: Statistics = "
             "takes, or diagnose the part behind the embedding."
         )
     with left_as_found(net, training=False), _held_statistics(net, statistics) as normalised:
-        jacobians, dtype = _jacobians(net, inputs)
+        jacobians, dtype, shape = _jacobians(net, inputs)
     if not bool(jacobians.isfinite().all()):
         raise SparsityError(
             f"`module` must have finite derivatives, got {int((~jacobians.isfinite()).sum())} that are not, "
@@ -53,14 +58,9 @@ def jacobian_spectrum(net: nn.Module, inputs: Tensor, statistics: Statistics = "
         )
     reached = int((jacobians != 0).any(dim=2).any(dim=0).sum())
     values = tuple(tuple(row) for row in singular_values(jacobians).tolist())
-    return Spectrum(
-        values,
-        jacobians.shape[1],
-        jacobians.shape[2],
-        reached,
-        statistics if normalised else "",
-        str(dtype)[6:],
-    )
+    used = statistics if normalised else ""
+    spectrum = Spectrum(values, jacobians.shape[1], jacobians.shape[2], reached, used, str(dtype)[6:])
+    return spectrum, shape[0] if len(shape) == 1 and shape[0] > 1 else None
 
 
 def logits_of(outputs: Any) -> Tensor:
@@ -75,14 +75,14 @@ def logits_of(outputs: Any) -> Tensor:
     raise SparsityError(f"`module` must return real numbers, got {type(outputs).__name__}.")
 
 
-def _jacobians(net: nn.Module, inputs: Tensor) -> tuple[Tensor, torch.dtype]:
-    """Return the Jacobians, in double precision if the net can."""
+def _jacobians(net: nn.Module, inputs: Tensor) -> tuple[Tensor, torch.dtype, torch.Size]:
+    """Return the Jacobians, in double precision if the net can, their type, and the shape of an output."""
     own = next((p.dtype for p in net.parameters() if p.is_floating_point()), inputs.dtype)
     if own != torch.float64 and inputs.device.type != "mps":  # which has no float64
         with suppress(RuntimeError, TypeError, NotImplementedError):  # perhaps it casts inside
-            return _in_type(net, inputs, torch.float64), torch.float64
+            return _in_type(net, inputs, torch.float64)
     try:
-        return _in_type(net, inputs, own), own
+        return _in_type(net, inputs, own)
     except (RuntimeError, TypeError, ValueError) as error:
         raise SparsityError(
             f"`inputs` must fit {type(net).__name__}, got {tuple(inputs.shape)} {str(inputs.dtype)[6:]}: "
@@ -90,7 +90,8 @@ def _jacobians(net: nn.Module, inputs: Tensor) -> tuple[Tensor, torch.dtype]:
         ) from error
 
 
-def _in_type(net: nn.Module, inputs: Tensor, dtype: torch.dtype) -> Tensor:
+def _in_type(net: nn.Module, inputs: Tensor, dtype: torch.dtype) -> tuple[Tensor, torch.dtype, torch.Size]:
+    shapes: list[torch.Size] = []
     tensors = {
         name: tensor.detach().to(dtype) if tensor.is_floating_point() else tensor
         for name, tensor in _every_place(net)
@@ -99,9 +100,12 @@ def _in_type(net: nn.Module, inputs: Tensor, dtype: torch.dtype) -> Tensor:
     def forward(x: Tensor) -> Tensor:
         outputs = logits_of(functional_call(net, tensors, (x,), tie_weights=False))
         _check_shape(outputs, len(x))
+        shapes.append(outputs.shape[1:])
         return outputs
 
-    return input_jacobians(forward, inputs.to(dtype))
+    with torch.compiler.set_stance("force_eager"):
+        jacobians = input_jacobians(forward, inputs.to(dtype))
+    return jacobians, dtype, shapes[0]
 
 
 def _check_shape(outputs: Tensor, batch: int) -> None:
