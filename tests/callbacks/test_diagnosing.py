@@ -1,4 +1,4 @@
-"""A look at the start of a fit: after callbacks made the net sparse, before the first step, without a trace."""
+"""A look at the start of a fit: after callbacks have made the net sparse, before a step, without a trace."""
 
 import random
 
