@@ -126,8 +126,9 @@ def look_at_all(
             continue
         started = time.process_time()
         found, error = None, ""
+        parts = _parts(case, look, build, loaded)  # what is wrong with the recipe is wrong for all
         try:
-            found = _looked(case, look, build, loaded)
+            found = look_at_start(*parts[:3], look.count, look.statistics, parts[3])
         except SparsityError as refusal:
             error = str(refusal)
         seconds = time.process_time() - started
@@ -152,12 +153,17 @@ def _read(path: Path, key: Any, case: Case) -> Looked | None:
     return None
 
 
-def _looked(case: Case, look: Look, build: Build, loaded: dict[str, ImageDataModule]) -> Diagnosis:
+def _parts(
+    case: Case, look: Look, build: Build, loaded: dict[str, ImageDataModule]
+) -> tuple[Trainer, LightningModule, LightningDataModule, str]:
+    """Return what a fit of the recipe takes, and what its inputs are in words."""
     recipe = copy.deepcopy(case.recipe)
     recipe["trainer"] = {**recipe.get("trainer", {}), **QUIET}
     trainer, module, data = build(recipe)
     if isinstance(data, ImageDataModule):  # its images are read once, and its draws are its own
         data = loaded.setdefault(json.dumps(recipe["data"], default=str), data)
+        if look.inputs == "data":
+            _read_in(data)
     if look.inputs == "noise":
         data, source = _made_up(module, data, look.shape), MADE_UP
     elif data is None:
@@ -166,7 +172,18 @@ def _looked(case: Case, look: Look, build: Build, loaded: dict[str, ImageDataMod
         )
     else:
         source = f"images of the first batch of {type(data).__name__}"
-    return look_at_start(trainer, module, data, look.count, look.statistics, source)
+    return trainer, module, data, source
+
+
+def _read_in(data: ImageDataModule) -> None:
+    """Read images now: that they are not there is nothing that a method could be blamed for."""
+    try:
+        data.prepare_data()
+        data.setup("fit")
+    except (SparsityError, OSError) as missing:
+        raise SparsityError(
+            f"{missing} Or take made-up images, which need no data: --inputs noise."
+        ) from missing
 
 
 def _made_up(
