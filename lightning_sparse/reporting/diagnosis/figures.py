@@ -46,6 +46,7 @@ def draw_spectra(seen: Sequence[Seen], path: Path) -> Path:
         if zero:
             axes.plot([], [], " ", label=f"exactly zero:\n{_lines(zero)}")
         _finish(axes, method, "number of the singular value", "singular value")
+        axes.set_xlim(0.5, len(nets[0][1].spectrum.mean) + 0.5)
         axes.xaxis.get_major_locator().set_params(integer=True)
     return _saved(
         figure, path, f"Leading singular values of the input-output Jacobian at the start\n{_about(seen)}"
@@ -161,6 +162,7 @@ def _name_layers(axes: Any, nets: _Nets) -> None:
         axes.set_xticks(range(1, len(names) + 1), names, rotation=40, ha="right", fontsize=6)
     else:
         axes.set_xlabel(f"number of the layer, of {len(names)}", fontsize=8)
+        axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _saved(figure: Any, path: Path, title: str) -> Path:
@@ -185,7 +187,9 @@ def _about(seen: Sequence[Seen]) -> str:
 
 
 def _label(one: Seen) -> str:
-    return "as the recipe says" if one.density is None else percent(one.density)
+    if one.density is not None or one.found is None:
+        return percent(one.density or 1.0)
+    return f"{100 * one.found.density:.3g}%"
 
 
 def _lines(names: Sequence[str], each: int = 3) -> str:
