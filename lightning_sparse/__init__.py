@@ -18,6 +18,7 @@ from lightning_sparse.callbacks import (
     SparsityMonitor,
     SparsityReport,
 )
+from lightning_sparse.callbacks.diagnosing import diagnose_start
 from lightning_sparse.callbacks.planning import plan
 from lightning_sparse.export.loading import load_exported
 from lightning_sparse.files.adapters import load_adapter, save_adapter
@@ -39,6 +40,7 @@ from lightning_sparse.functional.saliency import (
 )
 from lightning_sparse.layers import convert_, merge_, to_dense_
 from lightning_sparse.plain import keep_sparse_, masks_of, release_, sparsify_
+from lightning_sparse.reporting.diagnosis import diagnose
 from lightning_sparse.reporting.summary import summary
 from lightning_sparse.version import VERSION
 from lightning_sparse.weights.hyperplane import project_
@@ -75,6 +77,8 @@ __all__ = [
     "SynFlow",
     "Ticket",
     "convert_",
+    "diagnose",
+    "diagnose_start",
     "keep_sparse_",
     "load_adapter",
     "load_exported",

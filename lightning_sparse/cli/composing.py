@@ -14,7 +14,7 @@ from lightning_sparse.checks import SparsityError
 from lightning_sparse.cli.names import options_of
 from lightning_sparse.trainer.packages import cli_module
 
-__all__ = ["arguments_of", "check_recipe", "composed"]
+__all__ = ["arguments_of", "check_recipe", "composed", "without_arguments"]
 
 MAIN = "lightning_sparse.cli.main"  # by name: it knows the commands, one of which asks here
 _OF_FIT = ("ckpt_path", "weights_only")  # keys that `plan` does not have
@@ -71,7 +71,7 @@ def _said(words: list[str]) -> str:
     said, complaint = io.StringIO(), io.StringIO()
     status: Any = 0
     logging.disable(logging.INFO)  # nobody has asked which seeds and devices there are
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complaint), _arguments():
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complaint), without_arguments():
         try:
             importlib.import_module(MAIN).main(words)
         except SystemExit as stopped:
@@ -85,7 +85,7 @@ def _said(words: list[str]) -> str:
 
 
 @contextlib.contextmanager
-def _arguments() -> Iterator[None]:
+def without_arguments() -> Iterator[None]:
     """Take away the arguments of this process: LightningCLI warns where it is given others."""
     before = sys.argv
     sys.argv = before[:1]

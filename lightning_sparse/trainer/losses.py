@@ -17,7 +17,7 @@ from lightning_sparse.trainer.packages import LightningModule, Trainer, rank_zer
 from lightning_sparse.trainer.parts import copied_train_loader, for_the_step
 from lightning_sparse.types import Loss
 
-__all__ = ["LossFunction", "TrainingLosses", "refuse_without_loss"]
+__all__ = ["LossFunction", "TrainingLosses", "input_in", "refuse_without_loss"]
 
 LossFunction: TypeAlias = Callable[[LightningModule, Any], Tensor]
 """Returns the mean loss of a batch: ``loss_fn(module, batch)``."""
@@ -44,7 +44,11 @@ class TrainingLosses:
     def next(self, num_batches: int) -> Sequence[Loss]:
         """Return the losses of the next batches; after the last comes the first."""
         batches = [next(self._batches) for _ in range(num_batches)]
-        return [partial(self._loss, batch) for batch in batches]
+        return [self.of(batch) for batch in batches]
+
+    def of(self, batch: Any) -> Loss:
+        """Return the loss of a batch as the training step gets it."""
+        return partial(self._loss, batch)
 
     def inputs(self) -> Any:
         """Return the module's ``example_input_array``, or else the first tensor of the first batch.
@@ -85,16 +89,21 @@ def refuse_without_loss(who: str, module: LightningModule, way_out: str = FOR_SC
         )
 
 
-def _first_tensor(batch: Any) -> Tensor:
-    """Return a stand-in, without memory, for the first tensor of a batch that may be a net's input."""
+def input_in(batch: Any) -> Tensor | None:
+    """Return the first tensor of a batch that may be a net's input, of real numbers if there is one."""
     tensors = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim > 1]
     real = [tensor for tensor in tensors if tensor.is_floating_point()]
-    if not tensors:
+    return next(iter(real or tensors), None)
+
+
+def _first_tensor(batch: Any) -> Tensor:
+    """Return a stand-in, without memory, for the first tensor of a batch that may be a net's input."""
+    found = input_in(batch)
+    if found is None:
         raise SparsityError(
             "SynFlow found no input in the first batch. Set `input_shape`, or the module's "
             "`example_input_array`."
         )
-    found = (real or tensors)[0]
     return torch.empty((), dtype=found.dtype, device=found.device).expand(found.shape)
 
 
