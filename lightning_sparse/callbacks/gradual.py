@@ -127,13 +127,15 @@ class GradualMagnitudePruning(MagnitudePruning):
 
     def read_length(self, trainer: Trainer) -> None:
         """Find out in the first fit which steps ``start`` and ``stop`` are; warn if a fit ends before."""
-        warn_of_selection(type(self).__name__, trainer)
         if not self.path:
             self._start = step_of(trainer, "start", self.start)
             self._stop = max(step_of(trainer, "stop", self.stop), 1)
             _check_order(self.start, self.stop, self._start, self._stop)
+        elif not self.pruning:
+            return
+        warn_of_selection(type(self).__name__, trainer)
         made = self._clock.slowest(trainer, trainer.optimizers) if trainer.global_step == 0 else 0
-        self._told_of_end = (self.pruning or not self.path) and _warn_of_short_fit(self, trainer, made)
+        self._told_of_end = _warn_of_short_fit(self, trainer, made)
 
     def keep_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Do nothing: nobody goes back."""

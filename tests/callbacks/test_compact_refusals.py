@@ -62,7 +62,7 @@ def refused(tmp_path, callbacks, module=None):
         (
             ASNISigmoidPruner,
             {"search_epochs": 2, "storage": "compact"},
-            r"PruneAtInit\(FromFile\('ticket.pt'\)",
+            r"PruneAtInit\(FromFile\('last.ckpt'\)",
         ),
         (
             IterativeMagnitudePruning,
