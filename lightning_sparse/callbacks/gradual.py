@@ -42,8 +42,9 @@ class GradualMagnitudePruning(MagnitudePruning):
         start: Optimizer step up to which nothing is pruned; a fraction in [0, 1] is a share of all steps.
         stop: Step of the last pruning; a fraction in (0, 1] is a share of all steps.
         every_n_steps: Optimizer steps between prunings; the last one is at ``stop`` in any case.
-        allocation: ``"global"``: all layers compete. ``"uniform"``, ``"erk"``, ``"epl"``, ``"epf"``: each
-            layer falls to a budget of its own, ``"uniform"`` by the same share as every other.
+        allocation: ``"erk"``, ``"uniform"``, ``"epl"``, ``"epf"``: each layer falls to a budget of its own,
+            with ``"uniform"`` by the same share as every other. ``"global"``: all layers compete, which can
+            empty one that the others need.
         **pruning: ``min_weights_per_layer``, ``include``, ``exclude``, ``density_overrides`` (at the end) and
             ``verify``, as `MagnitudePruning` has them.
 
@@ -73,7 +74,7 @@ class GradualMagnitudePruning(MagnitudePruning):
         start: int | float = 0,
         stop: int | float = 0.75,
         every_n_steps: int = 100,
-        allocation: Ranking = "global",
+        allocation: Ranking = "erk",
         **pruning: Any,
     ) -> None:
         check_step("start", start, 0)

@@ -83,7 +83,9 @@ ROWS: dict[str, Callable[[], list]] = {
     "IMP": lambda: [
         IterativeMagnitudePruning(0.1, rounds=1, epochs_per_round=1, rewind_to_step=2, verify=True)
     ],
-    "gradual": lambda: [GradualMagnitudePruning(0.1, stop=3, every_n_steps=2, verify=True)],
+    "gradual": lambda: [
+        GradualMagnitudePruning(0.1, stop=3, every_n_steps=2, allocation="global", verify=True)
+    ],
     "gradual from PruneAtInit": lambda: [
         GradualMagnitudePruning(0.1, start=1, stop=3, every_n_steps=1, allocation="erk", verify=True),
         PruneAtInit("erk", 0.3),

@@ -152,7 +152,9 @@ def test_it_is_what_a_loop_of_ones_own_does(tmp_path):
     torch.manual_seed(0)
     toy, other = Plain(), Plain()
     other.load_state_dict(toy.state_dict())
-    watches = fit(tmp_path, GradualMagnitudePruning(0.1, stop=9, every_n_steps=3), toy=toy)
+    watches = fit(
+        tmp_path, GradualMagnitudePruning(0.1, stop=9, every_n_steps=3, allocation="global"), toy=toy
+    )
     due = [3, 6, 9]
     masks = by_hand(
         other.net, [(x.double(), y) for x, y in loader(12)], due, [watches.kept[step - 1] for step in due]
@@ -189,7 +191,7 @@ def test_equal_per_filter(tmp_path):
 
 def test_layers_with_a_density_of_their_own(tmp_path):
     gradual = GradualMagnitudePruning(
-        0.2, stop=6, every_n_steps=1, density_overrides={LAYERS[0]: 0.5}, exclude=[], verify=True
+        0.2, stop=6, every_n_steps=1, allocation="global", density_overrides={LAYERS[0]: 0.5}, verify=True
     )
     watches = fit(tmp_path, gradual)
     assert watches.layers(12) == [108, 95]
