@@ -1,5 +1,6 @@
 """Weights that go little by little while the net is trained."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch.optim import Optimizer
@@ -11,7 +12,7 @@ from lightning_sparse.callbacks.sparsifier import Config
 from lightning_sparse.checks import SparsityError, check_choice, check_count
 from lightning_sparse.functional.allocation import ALLOCATIONS
 from lightning_sparse.functional.filters import Filters, filters_of
-from lightning_sparse.functional.gradual import gradual_counts, pruning_step
+from lightning_sparse.functional.gradual import budgets_within, gradual_counts, pruning_step
 from lightning_sparse.functional.masks import count_kept, sparsity
 from lightning_sparse.functional.pruning import plan_budgets
 from lightning_sparse.functional.saliency import Ranking
@@ -103,13 +104,16 @@ class GradualMagnitudePruning(MagnitudePruning):
 
     def planned_budgets(self, shapes: Shapes) -> Budgets:
         """Return the budgets at the end; with ``"global"`` of layers that have a density of their own."""
-        return self._budgets(shapes)
+        return self._budgets(shapes, {})
 
     def final_budgets(self, module: LightningModule) -> Budgets:
         """Return the same for the weights that were alive at the start, of which no layer can keep more."""
         shapes = {name: weight.shape for name, weight in state_of(module).weights.items()}
         counts = {name: where.count(shapes[name]) for name, where in self.filters(module).items()}
-        return self._budgets(shapes, filters=counts, alive=self._alive)
+        budgets, own = self._budgets(shapes, counts), match_overrides(shapes, self.density_overrides)
+        if self.allocation == "global":  # the others compete, for what is left as well
+            return budgets
+        return budgets_within(budgets, self._alive, own, self.min_weights_per_layer)
 
     def filters(self, module: LightningModule) -> dict[str, Filters]:
         """Return where outputs are if each of them keeps as many weights: ``"epf"``."""
@@ -162,9 +166,15 @@ class GradualMagnitudePruning(MagnitudePruning):
 
     # Steps of the above.
 
-    def _budgets(self, shapes: Shapes, **known: Any) -> Budgets:
-        fixed, least = match_overrides(shapes, self.density_overrides), self.min_weights_per_layer
-        return plan_budgets(shapes, self.density, self.allocation, fixed=fixed, min_weights=least, **known)
+    def _budgets(self, shapes: Shapes, filters: Mapping[str, int]) -> Budgets:
+        return plan_budgets(
+            shapes,
+            self.density,
+            self.allocation,
+            fixed=match_overrides(shapes, self.density_overrides),
+            min_weights=self.min_weights_per_layer,
+            filters=filters,
+        )
 
     def _steps(self, trainer: Trainer, module: LightningModule) -> int:
         """Return how many steps all optimizers have made that hold what is pruned."""

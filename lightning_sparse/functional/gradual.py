@@ -1,9 +1,13 @@
 """Gradual pruning: at which steps weights go, and how many are left after each of them."""
 
+from collections.abc import Collection
+
 from lightning_sparse.functional.budgets import check_kept, total_budget
 from lightning_sparse.functional.schedules import cubic
+from lightning_sparse.functional.water_filling import share_out
+from lightning_sparse.types import Budgets
 
-__all__ = ["gradual_counts", "pruning_step"]
+__all__ = ["budgets_within", "gradual_counts", "pruning_step"]
 
 
 def pruning_step(number: int, start: int, stop: int, every_n_steps: int) -> int:
@@ -53,3 +57,26 @@ def gradual_counts(
     last = -(-(stop - start) // every_n_steps)
     steps = (pruning_step(number, start, stop, every_n_steps) for number in range(1, last + 1))
     return [total_budget(total, cubic(t - start, stop - start, density, alive / total)) for t in steps]
+
+
+def budgets_within(budgets: Budgets, alive: Budgets, fixed: Collection[str] = (), least: int = 1) -> Budgets:
+    """Return budgets that no layer exceeds what it has left; the others take the rest, if there is any.
+
+    Args:
+        budgets: Number of weights to keep by layer.
+        alive: Number of weights by layer that are left; at least as many in all as the budgets.
+        fixed: Layers that take no more than their own budget.
+        least: Weights that each of the others keeps at least (all that it has left, if these are fewer).
+
+    Examples:
+        >>> budgets_within({"a": 22, "b": 60, "c": 20}, {"a": 10, "b": 200, "c": 200})
+        {'a': 10, 'b': 69, 'c': 23}
+    """
+    if all(budget <= alive[name] for name, budget in budgets.items()):
+        return budgets
+    own = {name: min(budgets[name], alive[name]) for name in fixed}
+    others = [name for name in budgets if name not in own]
+    rest = min(sum(budgets.values()) - sum(own.values()), sum(alive[name] for name in others))
+    proportions = [max(budgets[name], 1) for name in others]
+    shares = share_out(proportions, [alive[name] for name in others], rest, least)
+    return own | dict(zip(others, shares, strict=True))

@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 
 from lightning_sparse.functional.budgets import total_budget
-from lightning_sparse.functional.gradual import gradual_counts, pruning_step
+from lightning_sparse.functional.gradual import budgets_within, gradual_counts, pruning_step
 
 
 def test_by_hand():
@@ -43,3 +43,13 @@ def test_any_schedule(total, density, share):
         left = Fraction(297 - min(7 * number, 297), 297) ** 3
         exact = Fraction(density) * total + (alive - Fraction(density) * total) * left
         assert abs(count - exact) <= Fraction(1, 2) + Fraction(1, 10**6)
+
+
+def test_no_layer_keeps_more_than_it_has_left():
+    budgets = {"a": 6, "b": 12, "c": 2}
+    assert budgets_within(budgets, {"a": 6, "b": 12, "c": 4}) == budgets
+    # b has 3 left; the 17 others go in the proportion of 6 to 2, 12.75 and 4.25, as far as there are so many
+    assert budgets_within(budgets, {"a": 40, "b": 3, "c": 40}) == {"a": 13, "b": 3, "c": 4}
+    assert budgets_within(budgets, {"a": 40, "b": 3, "c": 2}) == {"a": 15, "b": 3, "c": 2}
+    assert budgets_within(budgets, {"a": 40, "b": 3, "c": 40}, fixed=["a"]) == {"a": 6, "b": 3, "c": 11}
+    assert budgets_within({"a": 5, "b": 0}, {"a": 3, "b": 9}, least=0) == {"a": 3, "b": 2}
