@@ -8,6 +8,7 @@ from lightning_sparse.callbacks.converting.fine_tuning import SparseFineTuning
 from lightning_sparse.callbacks.epochs.asni import ASNISigmoidPruner
 from lightning_sparse.callbacks.epochs.imp import IterativeMagnitudePruning
 from lightning_sparse.callbacks.exact_resume import ExactResume
+from lightning_sparse.callbacks.gradual import GradualMagnitudePruning
 from lightning_sparse.callbacks.hyperplane import HyperplaneProjection
 from lightning_sparse.callbacks.monitor import SparsityMonitor
 from lightning_sparse.callbacks.moving.by_rule import DynamicSparsity
@@ -21,6 +22,7 @@ __all__ = [
     "DCTpSConversion",
     "DynamicSparsity",
     "ExactResume",
+    "GradualMagnitudePruning",
     "HyperplaneProjection",
     "IterativeMagnitudePruning",
     "PruneAtInit",

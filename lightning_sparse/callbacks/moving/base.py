@@ -13,7 +13,7 @@ from lightning_sparse.callbacks.company import refuse_missing_support, refuse_se
 from lightning_sparse.callbacks.converting.compact import RandomDraw
 from lightning_sparse.callbacks.monitor import logs_layers
 from lightning_sparse.callbacks.moving import checks
-from lightning_sparse.callbacks.moving.clock import Clock, last_step_of
+from lightning_sparse.callbacks.moving.clock import Clock, step_of
 from lightning_sparse.callbacks.moving.gradients import add_gradients_, usable_gradients
 from lightning_sparse.callbacks.moving.history import History
 from lightning_sparse.callbacks.moving.steps import leave_out_, move_all_, warn_of_state_apart
@@ -177,7 +177,7 @@ class MovingConnections(SparsityCallback, ABC):
         super().begin_fit(trainer, module)
         if not self.draws_masks and not sparse_weights(module):
             refuse_missing_support(self, sparsifiers(trainer))
-        last = last_step_of(trainer, self.stop_at)
+        last = step_of(trainer, "stop_at", self.stop_at)
         self._clock.every_n_steps, self._clock.last_step = self.every_n_steps, last
         if self.every_n_steps >= last and trainer.max_steps == -1:  # not cut short
             checks.warn_of_rest(type(self).__name__, self.every_n_steps, last)
