@@ -42,6 +42,7 @@ from lightning_sparse import (
     ASNISigmoidPruner,
     DCTpSConversion,
     ExactResume,
+    GradualMagnitudePruning,
     IterativeMagnitudePruning,
     PruneAtInit,
     RigLCallback,
@@ -69,6 +70,9 @@ ROWS: dict[str, Callable[[], list[pl.Callback]]] = {
     "ASNISigmoidPruner": lambda: [ASNISigmoidPruner(density=0.2, search_epochs=2)],
     "IterativeMagnitudePruning": lambda: [
         IterativeMagnitudePruning(0.2, rounds=2, epochs_per_round=1, rewind_to_step=2)
+    ],
+    "GradualMagnitudePruning": lambda: [
+        GradualMagnitudePruning(0.2, start=1, stop=0.75, every_n_steps=3, allocation="erk")
     ],
     "DCTpSConversion": lambda: [DCTpSConversion(density=0.2)],
     "DCTpSConversion, RigLCallback": lambda: [DCTpSConversion(density=0.2), RigLCallback(**MOVING)],

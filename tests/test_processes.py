@@ -72,6 +72,7 @@ def assert_same(a, b, ranks):
         ("mid-epoch", "asni", 0),
         ("epoch end", "imp", 0),
         ("mid-epoch", "imp", 0),
+        ("mid-epoch", "gradual", 0),
     ],
 )
 def test_killed_and_resumed_is_undisturbed(tmp_path, processes, where, row, workers):
@@ -127,6 +128,7 @@ def test_a_new_process_tests_the_net_that_was_trained(tmp_path, row):
     "row",
     [
         *("fixed", "snip", "grasp", "force", "synflow", "dctps", "rigl", "set", "dctps-rigl", "asni", "imp"),
+        "gradual",
         *("tuned", "tuned-gradient", "tuned-rigl"),
         "compact-force-rigl",
     ],

@@ -8,6 +8,7 @@ from lightning_sparse.callbacks.converting.fine_tuning import SparseFineTuning
 from lightning_sparse.callbacks.epochs.asni import ASNISigmoidPruner
 from lightning_sparse.callbacks.epochs.imp import IterativeMagnitudePruning
 from lightning_sparse.callbacks.exact_resume import ExactResume
+from lightning_sparse.callbacks.gradual import GradualMagnitudePruning
 from lightning_sparse.callbacks.monitor import SparsityMonitor
 from lightning_sparse.callbacks.moving.by_rule import DynamicSparsity
 from lightning_sparse.callbacks.moving.rigl import RigLCallback
@@ -20,6 +21,7 @@ __all__ = [
     "DCTpSConversion",
     "DynamicSparsity",
     "ExactResume",
+    "GradualMagnitudePruning",
     "IterativeMagnitudePruning",
     "PruneAtInit",
     "RigLCallback",

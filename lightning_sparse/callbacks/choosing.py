@@ -4,10 +4,17 @@ from torch import Tensor
 
 from lightning_sparse.callbacks.base import SparsityCallback
 from lightning_sparse.checks import SparsityError
-from lightning_sparse.trainer.packages import EarlyStopping, LightningModule, ModelCheckpoint, Trainer
+from lightning_sparse.trainer.packages import (
+    EarlyStopping,
+    LightningModule,
+    ModelCheckpoint,
+    Trainer,
+    is_lightning,
+    rank_zero_warn,
+)
 from lightning_sparse.trainer.parts import callbacks_of
 
-__all__ = ["SparseCheckpoint", "SparseEarlyStopping", "best_checkpoint"]
+__all__ = ["SparseCheckpoint", "SparseEarlyStopping", "best_checkpoint", "warn_of_selection"]
 
 
 class SparseCheckpoint(ModelCheckpoint):
@@ -71,9 +78,27 @@ def best_checkpoint(trainer: Trainer) -> tuple[str, str] | None:
     return (str(kept[0].best_model_path), str(kept[0].monitor)) if kept else None
 
 
+def warn_of_selection(callback: str, trainer: Trainer) -> None:
+    """Warn of callbacks that choose by a metric, and would choose a net that is not sparse yet."""
+    for other in callbacks_of(trainer):
+        monitor = getattr(other, "monitor", None)
+        if monitor is None or isinstance(other, SparseCheckpoint | SparseEarlyStopping):
+            continue
+        for kind, does in {"ModelCheckpoint": "save", "EarlyStopping": "stop at"}.items():
+            if is_lightning(other, f"callbacks.{kind}"):
+                _warn_of_choice(callback, kind, monitor, does, f"Sparse{kind.removeprefix('Model')}")
+
+
 def _is_settled(trainer: Trainer) -> bool:
     return not any(callback.pruning or callback.restarting for callback in _mask_owners(trainer))
 
 
 def _mask_owners(trainer: Trainer) -> list[SparsityCallback]:
     return [callback for callback in callbacks_of(trainer) if isinstance(callback, SparsityCallback)]
+
+
+def _warn_of_choice(callback: str, other: str, monitor: str, does: str, instead: str) -> None:
+    rank_zero_warn(
+        f"{other} by {monitor!r} may {does} a net that {callback} has not made sparse yet: such nets score "
+        f"best. Use {instead} from lightning_sparse, which takes the same arguments."
+    )

@@ -176,6 +176,7 @@ def allocate(
     fixed: Mapping[str, float] | None = None,
     min_weights: int = 1,
     filters: Mapping[str, int] | None = None,
+    alive: Mapping[str, int] | None = None,
 ) -> Budgets:
     """Share the budget of a density out over the layers, some of them at a density of their own.
 
@@ -188,6 +189,7 @@ def allocate(
         fixed: Density of some layers by name, fractions in (0, 1].
         min_weights: Weights that each layer keeps at least (all of them if it has fewer).
         filters: For "epf", the number of filters of layers where it is not ``shape[0]``.
+        alive: How many weights each layer has left, and keeps at most. ``None``: all.
 
     Returns:
         Number of weights to keep per layer, in the order of ``shapes``; they sum to
@@ -208,9 +210,11 @@ def allocate(
     if not shapes:
         raise SparsityError("`shapes` must hold at least one layer, got none. Check `include` and `exclude`.")
     total = total_budget(sum(map(math.prod, shapes.values())), density)
-    taken = _fixed_budgets(shapes, fixed or {}, min_weights)
+    most = {name: math.prod(shape) for name, shape in shapes.items()} | dict(alive or {})
+    own = _fixed_budgets(shapes, fixed or {}, min_weights)
+    taken = {name: min(budget, most[name]) for name, budget in own.items()}
     free = [name for name in shapes if name not in taken]
-    sizes = [math.prod(shapes[name]) for name in free]
+    sizes = [most[name] for name in free]
     rest = total - sum(taken.values())
     _check_reachable(sizes, rest, density, total, min_weights, overridden=bool(taken))
     if allocation == "epf":

@@ -2,9 +2,9 @@
 
 import math
 
-from lightning_sparse.checks import check_density
+from lightning_sparse.checks import SparsityError, check_density
 
-__all__ = ["layer_budget", "total_budget"]
+__all__ = ["check_kept", "layer_budget", "total_budget"]
 
 
 def total_budget(num_weights: int, density: float) -> int:
@@ -47,3 +47,20 @@ def layer_budget(size: int, density: float, min_weights: int = 1) -> int:
         (100, 1)
     """
     return max(total_budget(size, density), min(min_weights, size))
+
+
+def check_kept(alive: int, kept: int) -> None:
+    """Refuse a number of weights to keep at the end that is not among those there are to prune.
+
+    Args:
+        alive: Number of weights at the start.
+        kept: Number of weights at the end.
+
+    Raises:
+        SparsityError: If so many are not there to keep.
+    """
+    if not 1 <= kept <= alive:
+        raise SparsityError(
+            f"`density` must leave between 1 and the {alive} weights that are alive, got {kept}. Change it, "
+            "or start from denser masks."
+        )

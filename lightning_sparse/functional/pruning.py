@@ -219,6 +219,7 @@ def plan_budgets(
     min_weights: int = 1,
     pattern: Pattern = UNSTRUCTURED,
     filters: Mapping[str, int] | None = None,
+    alive: Mapping[str, int] | None = None,
 ) -> Budgets:
     """Return the budgets that shapes alone decide: of all layers, or under global ranking the fixed ones.
 
@@ -230,13 +231,16 @@ def plan_budgets(
         min_weights: Every layer keeps at least this many (all, if it is smaller).
         pattern: Which sets of weights may be kept.
         filters: For ``"epf"``, the number of filters of layers where it is not ``shape[0]``.
+        alive: How many weights each layer has left, and keeps at most. ``None``: all.
 
     Raises:
         SparsityError: If the budget cannot be met, or the pattern cannot have it.
     """
     # Whether a global budget can be met, and what is fixed, does not depend on the allocation of the rest.
     allocation = "uniform" if ranking == "global" else ranking
-    budgets = allocate(shapes, density, allocation, fixed=fixed, min_weights=min_weights, filters=filters)
+    budgets = allocate(
+        shapes, density, allocation, fixed=fixed, min_weights=min_weights, filters=filters, alive=alive
+    )
     alone = {name: n for name, n in budgets.items() if ranking != "global" or name in (fixed or {})}
     for name, budget in alone.items():
         pattern.check({name: shapes[name]}, budget)

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError
-from lightning_sparse.functional.budgets import layer_budget, total_budget
+from lightning_sparse.functional.budgets import check_kept, total_budget
+from lightning_sparse.functional.filters import Filters, equal_mask
 from lightning_sparse.functional.finite import check_finite, check_no_nan
 from lightning_sparse.functional.masks import global_masks
 from lightning_sparse.functional.schedules import exponential
 from lightning_sparse.selection import parameters_by_name, plain_name
-from lightning_sparse.types import Budgets, Densities, Masks, Shapes
+from lightning_sparse.types import Budgets, Masks
 
 __all__ = [
     "Snapshot",
@@ -49,38 +50,32 @@ def round_budgets(alive: int, kept: int, rounds: int) -> list[int]:
         >>> round_budgets(1000, 125, 3)
         [500, 250, 125]
     """
-    if not 1 <= kept <= alive:
-        raise SparsityError(
-            f"`density` must leave between 1 and the {alive} weights that are alive, got {kept}. Change it, "
-            "or start from denser masks."
-        )
+    check_kept(alive, kept)
     shares = [exponential(r, rounds, kept / alive) for r in range(1, rounds)]
     return [total_budget(alive, share) for share in shares] + [kept]
 
 
-def budgets_on_the_way(
-    alive: Budgets, densities: Densities, shapes: Shapes, removed: int, planned: int
-) -> Budgets:
-    """Return what layers with a density of their own keep when so many of all removals are done.
+def budgets_on_the_way(alive: Budgets, final: Budgets, removed: int, planned: int) -> Budgets:
+    """Return what layers with a budget of their own keep when so many of all removals are done.
 
-    Their counts fall in a straight line with those of all weights together: so a budget that can be met at
+    Their counts fall in a straight line with those of all weights together: so budgets that can be met at
     the end can be met on the way there. Each layer takes its share, rounded down, of what the layers before
-    it have left over: so neither its count nor that of all the others ever rises.
+    it have left over: so neither its count nor that of all the others ever rises, and if every layer has a
+    budget, they sum to what all keep.
 
     Args:
         alive: Number of weights by layer at the start.
-        densities: Density at the end, by layer; only these layers are in the result.
-        shapes: Weight shape by layer.
+        final: Number of weights at the end, by layer; only these layers are in the result.
         removed: Number of weights removed so far, over all layers.
         planned: Number of weights removed at the end.
 
     Examples:
-        >>> budgets_on_the_way({"a": 90}, {"a": 0.5}, {"a": torch.Size([10, 10])}, removed=20, planned=80)
+        >>> budgets_on_the_way({"a": 90}, {"a": 50}, removed=20, planned=80)
         {'a': 80}
     """
     budgets = {}
-    for name, density in densities.items():
-        most = max(alive[name] - layer_budget(shapes[name].numel(), density), 0)
+    for name, budget in final.items():
+        most = max(alive[name] - budget, 0)
         share = removed * most // max(planned, 1)
         budgets[name] = alive[name] - share
         removed, planned = removed - share, planned - most
@@ -94,6 +89,7 @@ def prune_by_magnitude(
     *,
     min_weights: int = 0,
     fixed: Mapping[str, int] | None = None,
+    filters: Mapping[str, Filters] | None = None,
 ) -> Masks:
     """Keep the largest weights of those that ``masks`` keep, over all layers together.
 
@@ -103,12 +99,14 @@ def prune_by_magnitude(
         kept: Number of weights to keep in all, at most as many as ``masks`` keep.
         min_weights: No layer keeps fewer than this (or all that it has left, if these are fewer).
         fixed: Exact budgets of single layers, ranked by themselves.
+        filters: Where the outputs of layers with a budget are that keep as many weights of each output.
 
     Returns:
         Boolean masks with exactly ``kept`` True, on the weights' device; of equal weights the first stay.
 
     Raises:
-        SparsityError: If so many cannot be kept, or a weight that is left is NaN or infinite.
+        SparsityError: If so many cannot be kept, a weight that is left is NaN or infinite, or ``masks`` keep
+            more weights of one output than of another where as many of each are to be kept.
 
     Source:
         Damadi et al., 2021, algorithm 1, lines 6 and 7; Frankle and Carbin, 2019, section 2.
@@ -117,7 +115,11 @@ def prune_by_magnitude(
     check_finite(left)
     scores = {name: values.abs() for name, values in left.items()}
     best = global_masks(scores, kept, min_weights=min_weights, fixed=fixed)
-    return {name: _inside(mask.to(weights[name].device), best[name]) for name, mask in masks.items()}
+    pruned = {name: _inside(mask.to(weights[name].device), best[name]) for name, mask in masks.items()}
+    for name, where in (filters or {}).items():
+        budget, mask = (fixed or {})[name], masks[name].to(weights[name].device)
+        pruned[name] = _equal_inside(name, weights[name].detach(), mask, budget, where)
+    return pruned
 
 
 def snapshot(module: nn.Module, leave_out: Collection[str] = ()) -> Snapshot:
@@ -208,3 +210,14 @@ def _buffers_by_name(module: nn.Module) -> dict[str, tuple[nn.Module, str]]:
 def _inside(mask: Tensor, chosen: Tensor) -> Tensor:
     """Return ``mask`` less the True entries, in flat order, that ``chosen`` does not have."""
     return torch.zeros_like(mask).masked_scatter_(mask, chosen)
+
+
+def _equal_inside(name: str, weight: Tensor, mask: Tensor, k: int, filters: Filters) -> Tensor:
+    """Keep k weights of those that ``mask`` keeps, as many of each output."""
+    chosen = equal_mask(weight.abs().masked_fill(~mask, -1), k, filters)  # what is pruned ranks last
+    if (chosen & ~mask).any():
+        raise SparsityError(
+            f"`allocation` 'epf' keeps as many weights of each output, but those of {name!r} do not have as "
+            "many left. Start from a dense net, or from masks of 'epf'."
+        )
+    return chosen

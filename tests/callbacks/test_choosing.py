@@ -10,6 +10,7 @@ from toy import Rotate, Toy, loader, trainer
 
 from lightning_sparse import (
     ASNISigmoidPruner,
+    GradualMagnitudePruning,
     IterativeMagnitudePruning,
     PruneAtInit,
     SparseCheckpoint,
@@ -39,6 +40,11 @@ def imp():
     return IterativeMagnitudePruning(0.1, rounds=1, epochs_per_round=2)
 
 
+def gradual():
+    """Prunes in epochs 0, 1 and 2, the last time in the middle of it."""
+    return GradualMagnitudePruning(0.1, stop=10, every_n_steps=3)
+
+
 def fit(tmp_path, *callbacks, toy=None, **arguments):
     torch.manual_seed(0)
     toy = Scripted() if toy is None else toy
@@ -48,7 +54,9 @@ def fit(tmp_path, *callbacks, toy=None, **arguments):
 
 
 @pytest.mark.parametrize("first", [True, False])
-@pytest.mark.parametrize(("pruner", "best"), [(asni, 1), (imp, 3), (lambda: PruneAtInit("erk", 0.1), 0)])
+@pytest.mark.parametrize(
+    ("pruner", "best"), [(asni, 1), (imp, 3), (gradual, 3), (lambda: PruneAtInit("erk", 0.1), 0)]
+)
 def test_the_best_net_is_a_sparse_one(tmp_path, pruner, best, first):
     """ASNI prunes before the epoch's validation, a round of IMP after it."""
     save = SparseCheckpoint(tmp_path, monitor="val_loss", filename="{epoch}")
@@ -116,7 +124,7 @@ def test_resumed_it_still_knows_its_best(tmp_path):
 @pytest.mark.parametrize("on_epoch_end", [True, False])
 @pytest.mark.parametrize(
     ("pruner", "stopped"),
-    [(asni, 4), (lambda: asni(reinit=None), 2), (imp, 3), (lambda: PruneAtInit("erk", 0.1), 1)],
+    [(asni, 4), (lambda: asni(reinit=None), 2), (imp, 3), (gradual, 3), (lambda: PruneAtInit("erk", 0.1), 1)],
 )
 def test_stopping_begins_with_the_last_training_of_the_sparse_net(tmp_path, pruner, stopped, on_epoch_end):
     """Patience 1: the first epoch that is watched is the best. What the search has reached is no bar."""

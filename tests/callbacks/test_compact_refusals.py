@@ -9,6 +9,7 @@ from lightning_sparse import (
     ASNISigmoidPruner,
     DCTpSConversion,
     DynamicSparsity,
+    GradualMagnitudePruning,
     IterativeMagnitudePruning,
     Magnitude,
     PruneAtInit,
@@ -61,12 +62,17 @@ def refused(tmp_path, callbacks, module=None):
         (
             ASNISigmoidPruner,
             {"search_epochs": 2, "storage": "compact"},
-            r"PruneAtInit\(FromFile\('ticket.pt'\)",
+            r"PruneAtInit\(FromFile\('last.ckpt'\)",
         ),
         (
             IterativeMagnitudePruning,
             {"rounds": 1, "epochs_per_round": 1, "storage": "compact"},
             "`storage` of IterativeMagnitudePruning must be 'masked', got 'compact'",
+        ),
+        (
+            GradualMagnitudePruning,
+            {"storage": "compact"},
+            "`storage` of GradualMagnitudePruning must be 'masked', got 'compact'",
         ),
         (Rotate, {"storage": "compact"}, "`storage` of Rotate must be 'masked', got 'compact'"),
     ],
@@ -99,6 +105,7 @@ def test_a_storage_needs_a_density(make):
             lambda: IterativeMagnitudePruning(0.1, rounds=1, epochs_per_round=1),
             "cannot prune what PruneAtInit",
         ),
+        (lambda: GradualMagnitudePruning(0.1), "GradualMagnitudePruning cannot prune what PruneAtInit"),
         (lambda: DCTpSConversion(0.1), "DCTpSConversion and PruneAtInit cannot run together"),
         (
             lambda: RigLCallback(0.1, storage="compact", **MOVING),

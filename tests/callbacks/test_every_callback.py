@@ -44,6 +44,7 @@ from lightning_sparse import (
     FORCE,
     ASNISigmoidPruner,
     ExactResume,
+    GradualMagnitudePruning,
     IterativeMagnitudePruning,
     PruneAtInit,
     RigLCallback,
@@ -82,6 +83,13 @@ ROWS: dict[str, Callable[[], list]] = {
     "IMP": lambda: [
         IterativeMagnitudePruning(0.1, rounds=1, epochs_per_round=1, rewind_to_step=2, verify=True)
     ],
+    "gradual": lambda: [
+        GradualMagnitudePruning(0.1, stop=3, every_n_steps=2, allocation="global", verify=True)
+    ],
+    "gradual from PruneAtInit": lambda: [
+        GradualMagnitudePruning(0.1, start=1, stop=3, every_n_steps=1, allocation="erk", verify=True),
+        PruneAtInit("erk", 0.3),
+    ],
     "PruneAtInit-erk, compact": lambda: [PruneAtInit("erk", 0.1, storage="compact", verify=True)],
     "PruneAtInit-force, compact": lambda: [PruneAtInit(FORCE(3, 2), 0.1, storage="compact", verify=True)],
     "RigL, compact": lambda: [
@@ -104,6 +112,7 @@ COMPILED = [  # one of each kind: 4 s each
     "PruneAtInit-force",
     "RigL",
     "ASNI, retraining",
+    "gradual",
     "RigL from PruneAtInit, compact",
 ]
 
@@ -249,7 +258,7 @@ def gradients_changed_late(run):
 
 
 def no_epsilon(run):
-    if run.row.startswith(("ASNI", "IMP", "RigL", "SET")):
+    if run.row.startswith(("ASNI", "IMP", "RigL", "SET", "gradual")):
         pytest.skip("ranks weights: where a gradient is zero, Adam itself makes NaN of a kept one")
 
     def make(params):

@@ -11,6 +11,7 @@ from lightning_sparse import (
     ASNISigmoidPruner,
     DCTpSConversion,
     ExactResume,
+    GradualMagnitudePruning,
     IterativeMagnitudePruning,
     PruneAtInit,
     RigLCallback,
@@ -28,6 +29,7 @@ CALLBACKS = {
     "dctps": lambda: [DCTpSConversion(0.3), ExactResume()],
     "asni": lambda: [ASNISigmoidPruner(density=0.6)],  # at once, after the first of two epochs
     "imp": lambda: [IterativeMagnitudePruning(0.3, rounds=2, epochs_per_round=1)],
+    "gradual": lambda: [GradualMagnitudePruning(0.3, stop=7, every_n_steps=2)],
 }
 
 

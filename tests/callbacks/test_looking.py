@@ -16,6 +16,7 @@ from lightning_sparse import (
     ASNISigmoidPruner,
     DCTpSConversion,
     FromFile,
+    GradualMagnitudePruning,
     IterativeMagnitudePruning,
     PruneAtInit,
     RigLCallback,
@@ -54,6 +55,7 @@ CALLBACKS = {
     "RigL": lambda: RigLCallback(0.2, every_n_steps=2),
     "ASNI": lambda: ASNISigmoidPruner(0.2, search_epochs=2, reinit=None),
     "IMP": lambda: IterativeMagnitudePruning(0.2, rounds=1, epochs_per_round=1),
+    "gradual": lambda: GradualMagnitudePruning(0.2, stop=3),
 }
 
 

@@ -10,6 +10,7 @@ from toy import Rotate, Toy, loader, logged, make_toy, trainer
 from lightning_sparse import (
     ASNISigmoidPruner,
     DCTpSConversion,
+    GradualMagnitudePruning,
     IterativeMagnitudePruning,
     PruneAtInit,
     RigLCallback,
@@ -155,6 +156,7 @@ def test_layers_are_logged_as_long_as_they_change(tmp_path, monitor):
     for callback in (
         ASNISigmoidPruner(0.1, search_epochs=2),
         IterativeMagnitudePruning(0.1, rounds=1, epochs_per_round=2),
+        GradualMagnitudePruning(0.1, every_n_steps=3),
         Rotating(0.1),
     ):
         logger = fitted(tmp_path / type(callback).__name__, callback, *monitor)

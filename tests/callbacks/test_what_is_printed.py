@@ -14,6 +14,7 @@ from lightning_sparse import (
     ASNISigmoidPruner,
     DCTpSConversion,
     ExactResume,
+    GradualMagnitudePruning,
     IterativeMagnitudePruning,
     PruneAtInit,
     RigLCallback,
@@ -68,6 +69,7 @@ def test_converted_layers_in_their_own_words(tmp_path, capsys):
             1,
         ),  # after which it is trained once more before the search ends
         (IterativeMagnitudePruning(0.1, rounds=2, epochs_per_round=1), 1),
+        (GradualMagnitudePruning(0.1, stop=6, every_n_steps=2), 1),
     ],
 )
 def test_a_table_when_the_net_has_become_sparse(tmp_path, capsys, callback, epoch):

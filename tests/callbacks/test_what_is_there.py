@@ -14,6 +14,7 @@ from toy import loader, make_toy, sgd, trainer
 
 from lightning_sparse import (
     ASNISigmoidPruner,
+    GradualMagnitudePruning,
     IterativeMagnitudePruning,
     PruneAtInit,
     RigLCallback,
@@ -288,6 +289,7 @@ def test_a_new_head_is_masked_in_the_next_fit(tmp_path):
     [
         lambda: IterativeMagnitudePruning(0.2, rounds=2, epochs_per_round=1),
         lambda: ASNISigmoidPruner(0.2, search_epochs=2),
+        lambda: GradualMagnitudePruning(0.2, stop=6, every_n_steps=2),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")

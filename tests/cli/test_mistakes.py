@@ -71,6 +71,7 @@ def recipe(old="", new="", text=TEXT):
         ("SetCallback", "SETCallback"),
         ("IMP", "IterativeMagnitudePruning"),
         ("ASNI", "ASNISigmoidPruner"),
+        ("Gradual", "GradualMagnitudePruning"),
         ("DCTpS", "DCTpSConversion"),
         ("Monitor", "SparsityMonitor"),
         ("EarlyStop", "EarlyStopping"),

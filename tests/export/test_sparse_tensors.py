@@ -14,6 +14,7 @@ from toy import Rotate, loader, make_toy, trainer
 from lightning_sparse import (
     ASNISigmoidPruner,
     DCTpSConversion,
+    GradualMagnitudePruning,
     IterativeMagnitudePruning,
     PruneAtInit,
     RigLCallback,
@@ -67,6 +68,7 @@ CALLBACKS = {
     "SET": lambda: [SETCallback(0.1, every_n_steps=2, stop_at=100, seed=3)],
     "ASNI": lambda: [ASNISigmoidPruner(density=0.1, search_epochs=2, reinit=None)],
     "IMP": lambda: [IterativeMagnitudePruning(0.1, rounds=1, epochs_per_round=1, rewind_to_step=2)],
+    "gradual": lambda: [GradualMagnitudePruning(0.1, stop=3, every_n_steps=2)],
     "moving": lambda: [Rotate()],
     "compact": lambda: [PruneAtInit("erk", 0.1, storage="compact")],
     "RigL, compact": lambda: [RigLCallback(0.1, every_n_steps=2, stop_at=100, storage="compact")],

@@ -17,6 +17,7 @@ from lightning_sparse import (
     DCTpSConversion,
     ExactResume,
     FromFile,
+    GradualMagnitudePruning,
     IterativeMagnitudePruning,
     PruneAtInit,
     RigLCallback,
@@ -45,11 +46,12 @@ ROWS = {
     "SET": lambda: [SETCallback(0.2, every_n_steps=2, stop_at=99)],
     "ASNI": lambda: [ASNISigmoidPruner(density=0.2, search_epochs=2)],
     "IMP": lambda: [IterativeMagnitudePruning(0.2, rounds=2, epochs_per_round=1)],
+    "gradual": lambda: [GradualMagnitudePruning(0.2, stop=5, every_n_steps=2)],
     "DCTpS": lambda: [DCTpSConversion(0.2)],
     "DCTpS, RigL": lambda: [DCTpSConversion(0.2), RigLCallback(every_n_steps=2, stop_at=99)],
     "ExactResume alone": list,
 }
-MASKED = ["PruneAtInit", "RigL", "RigL from PruneAtInit", "SET", "ASNI", "IMP"]
+MASKED = ["PruneAtInit", "RigL", "RigL from PruneAtInit", "SET", "ASNI", "IMP", "gradual"]
 STAGES = ["fit", "validate", "test"]
 
 

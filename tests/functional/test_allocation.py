@@ -338,3 +338,12 @@ def test_a_name_is_taken_once() -> None:
     with pytest.raises(ValueError, match=r"`name` must be new, got 'erk', which is builtins\.sum"):
         register_allocation("erk", math.prod)
     register_allocation("erk", sum)  # as it is
+
+
+def test_no_layer_keeps_more_than_it_has_left() -> None:
+    """18 less the 3 of b are 15, in the proportion of 12 to 4: 11.25 and 3.75. 7 are 5.25 and 1.75."""
+    assert list(allocate(ABC, 0.5, "uniform").values()) == [6, 12, 2]
+    alive = {"a": 12, "b": 3, "c": 4}
+    assert list(allocate(ABC, 0.45, "uniform", alive=alive).values()) == [11, 3, 4]
+    assert list(allocate(ABC, 0.45, "uniform", fixed={"b": 0.5}, alive=alive).values()) == [11, 3, 4]
+    assert list(allocate(ABC, 0.25, "uniform", fixed={"b": 0.5}, alive=alive).values()) == [5, 3, 2]

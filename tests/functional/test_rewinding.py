@@ -43,25 +43,30 @@ def test_rounds_that_cannot_be(kept):
 
 
 def test_budgets_on_the_way_by_hand():
-    shapes = {"a": torch.Size([10, 10]), "b": torch.Size([100])}
-    half = budgets_on_the_way({"a": 90, "b": 100}, {"a": 0.5, "b": 0.5}, shapes, removed=60, planned=120)
+    final = {"a": 50, "b": 50}
+    half = budgets_on_the_way({"a": 90, "b": 100}, final, removed=60, planned=120)
     assert half == {"a": 70, "b": 75}
-    end = budgets_on_the_way({"a": 90, "b": 100}, {"a": 0.5, "b": 0.5}, shapes, removed=120, planned=120)
-    assert end == {"a": 50, "b": 50}
-    nothing = budgets_on_the_way({"a": 90}, {"a": 1.0}, shapes, removed=7, planned=9)
-    assert nothing == {"a": 90}  # it has fewer than its density is
-    assert budgets_on_the_way({"a": 90}, {"a": 0.9}, shapes, removed=0, planned=0) == {"a": 90}
+    assert budgets_on_the_way({"a": 90, "b": 100}, final, removed=120, planned=120) == final
+    nothing = budgets_on_the_way({"a": 90}, {"a": 100}, removed=7, planned=9)
+    assert nothing == {"a": 90}  # it has fewer than its budget is
+    assert budgets_on_the_way({"a": 90}, {"a": 90}, removed=0, planned=0) == {"a": 90}
+
+
+def test_budgets_of_all_layers_sum_to_what_is_kept():
+    alive, final = {"a": 61, "b": 7, "c": 33}, {"a": 10, "b": 7, "c": 1}
+    for removed in range(84):
+        on_the_way = budgets_on_the_way(alive, final, removed, 83)
+        assert sum(on_the_way.values()) == 101 - removed
+        assert on_the_way["b"] == 7
 
 
 def test_no_count_ever_rises_on_the_way():
     """One weight at a time: shares rounded each by itself would at times take more than there is to take."""
     alive = {"a": 60, "b": 60, "c": 60, "rest": 120}
-    shapes = {name: torch.Size([n]) for name, n in alive.items()}
-    densities = dict.fromkeys("abc", 0.5)
     removals = {"a": 30, "b": 30, "c": 30, "rest": 30}
     before = alive
     for removed in range(sum(removals.values()) + 1):
-        own = budgets_on_the_way(alive, densities, shapes, removed, sum(removals.values()))
+        own = budgets_on_the_way(alive, dict.fromkeys("abc", 30), removed, sum(removals.values()))
         now = {**own, "rest": sum(alive.values()) - removed - sum(own.values())}
         assert all(now[name] <= before[name] for name in alive), removed
         assert all(abs(alive[n] - now[n] - removals[n] * removed / 120) <= 3 for n in alive), removed

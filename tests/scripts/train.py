@@ -25,6 +25,7 @@ from lightning_sparse import (
     ASNISigmoidPruner,
     DCTpSConversion,
     ExactResume,
+    GradualMagnitudePruning,
     GraSP,
     IterativeMagnitudePruning,
     PruneAtInit,
@@ -50,6 +51,7 @@ ROWS = {
     "imp": lambda: [
         IterativeMagnitudePruning(0.2, rounds=1, epochs_per_round=2, rewind_to_step=3, verify=True)
     ],
+    "gradual": lambda: [GradualMagnitudePruning(0.2, start=1, stop=21, every_n_steps=3, verify=True)],
     "dctps-rigl": lambda: [DCTpSConversion(0.2), RigLCallback(every_n_steps=3, stop_at=100, grad_average=2)],
     "compact": lambda: [PruneAtInit("magnitude", 0.2, storage="compact")],
     "compact-random": lambda: [PruneAtInit("random", 0.2, storage="compact")],

@@ -88,7 +88,7 @@ def check_storage(callback: str, storage: object, possible: Sequence[str]) -> No
     if storage not in possible:
         raise SparsityError(
             f"`storage` of {callback} must be 'masked', got {storage!r}: it prunes dense weights on the way. "
-            "To train what it finds: `PruneAtInit(FromFile('ticket.pt'), storage='compact')`."
+            "To train what it finds: `PruneAtInit(FromFile('last.ckpt'), storage='compact')`."
         )
 
 

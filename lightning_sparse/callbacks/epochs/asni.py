@@ -55,7 +55,7 @@ class ASNISigmoidPruner(EpochPruning):
         ticket_path: File to write masks, signs and centroids into when the search ends, for
             ``PruneAtInit(FromFile(ticket_path, start="centroids"))``.
         **pruning: ``min_weights_per_layer``, ``include``, ``exclude``, ``density_overrides`` (at the end) and
-            ``verify``, as `EpochPruning` has them.
+            ``verify``, as `MagnitudePruning` has them.
 
     Raises:
         SparsityError: If an argument is out of range, or, when fit starts, if a pattern matches nothing or
@@ -169,7 +169,7 @@ class ASNISigmoidPruner(EpochPruning):
         super().check_fit(trainer, module)
         check_writable("ticket_path", self.ticket_path)
 
-    def keep_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def keep_weights(self, trainer: Trainer, module: LightningModule) -> None:
         """Keep what the retraining starts from, and note where this search comes from."""
         _warn_of_old_ticket(self.ticket_path)
         warn_of_steep_search(type(self).__name__, sum(self._alive.values()), self.path, self._search_epochs)

@@ -33,7 +33,7 @@ class IterativeMagnitudePruning(EpochPruning):
         rewind_to_step: Optimizer step of the first round to go back to; 0 are the original weights. Buffers
             (the statistics of batch norms) go back with the weights, optimizers and schedulers to the start.
         **pruning: ``min_weights_per_layer``, ``include``, ``exclude``, ``density_overrides`` (at the end) and
-            ``verify``, as `EpochPruning` has them.
+            ``verify``, as `MagnitudePruning` has them.
 
     Raises:
         SparsityError: If an argument is out of range, or, when fit starts, if a pattern matches nothing or
@@ -91,7 +91,7 @@ class IterativeMagnitudePruning(EpochPruning):
         """All rounds, and the training after the last."""
         return (self.rounds + 1) * self.epochs_per_round, f"`rounds` {self.rounds}"
 
-    def keep_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def keep_weights(self, trainer: Trainer, module: LightningModule) -> None:
         """Keep the original weights, unless later ones are asked for."""
         if self.rewind_to_step == 0:
             self._saved = snapshot(module)
@@ -103,7 +103,7 @@ class IterativeMagnitudePruning(EpochPruning):
         if self._saved or not self.pruning:
             return
         self._clock.count(trainer, optimizer)
-        if all(self._clock.step(trainer, other) > self.rewind_to_step for other in trainer.optimizers):
+        if self._clock.slowest(trainer, trainer.optimizers) >= self.rewind_to_step:
             self._saved = snapshot(module)
 
     def begin_epoch(self, trainer: Trainer, module: LightningModule) -> None:

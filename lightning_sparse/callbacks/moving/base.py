@@ -21,7 +21,7 @@ from lightning_sparse.callbacks.moving.checks import (
     warn_of_raw_steps,
     warn_of_rest,
 )
-from lightning_sparse.callbacks.moving.clock import Clock, last_step_of
+from lightning_sparse.callbacks.moving.clock import Clock, step_of
 from lightning_sparse.callbacks.moving.gradients import add_gradients_, usable_gradients
 from lightning_sparse.callbacks.moving.history import History
 from lightning_sparse.callbacks.moving.steps import leave_out_, move_all_, warn_of_state_apart
@@ -180,7 +180,7 @@ class MovingConnections(SparsityCallback, ABC):
         super().begin_fit(trainer, module)
         if not self.draws_masks and not sparse_weights(module):
             refuse_missing_support(self, sparsifiers(trainer))
-        last = last_step_of(trainer, self.stop_at)
+        last = step_of(trainer, "stop_at", self.stop_at)
         self._clock.every_n_steps, self._clock.last_step = self.every_n_steps, last
         if self.every_n_steps >= last and trainer.max_steps == -1:  # not cut short
             warn_of_rest(type(self).__name__, self.every_n_steps, last)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from lightning_sparse.callbacks.moving.clock import check_step
 from lightning_sparse.checks import ALL, SparsityError, check_choice, check_count, check_number
 from lightning_sparse.functional.growth import GrowthRule
 from lightning_sparse.functional.schedules import DROP_SCHEDULES
@@ -44,12 +45,7 @@ def check_schedule(
     check_count("every_n_steps", every_n_steps)
     check_number("drop_fraction", drop_fraction, "[0, 1]", "It is the share of active weights to drop.")
     check_choice("drop_schedule", drop_schedule, DROP_SCHEDULES)
-    whole = isinstance(stop_at, int) and not isinstance(stop_at, bool) and stop_at >= 1
-    if not whole and not (isinstance(stop_at, float) and 0 < stop_at <= 1):
-        raise SparsityError(
-            f"`stop_at` must be a number of steps, or a share of all steps in (0, 1], got {stop_at!r}. "
-            "Write steps without a decimal point."
-        )
+    check_step("stop_at", stop_at)
 
 
 def check_average(grad_average: object, every_n_steps: int, rule: GrowthRule) -> None:

@@ -1,5 +1,6 @@
 """The time that counts for moving connections: steps of each optimizer."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch.optim import Optimizer
@@ -10,7 +11,7 @@ from lightning_sparse.functional.schedules import is_due
 from lightning_sparse.trainer.packages import Trainer
 from lightning_sparse.trainer.parts import planned_steps
 
-__all__ = ["Clock", "last_step_of"]
+__all__ = ["Clock", "check_step", "step_of"]
 
 
 class Clock(Stateful):
@@ -34,6 +35,10 @@ class Clock(Stateful):
     def step(self, trainer: Trainer, optimizer: Optimizer) -> int:
         """Return t, the number of the step that an optimizer is to make next, or is making."""
         return self._steps.get(_place(trainer, optimizer), 0) + 1
+
+    def slowest(self, trainer: Trainer, optimizers: Sequence[Optimizer]) -> int:
+        """Return how many steps each of these optimizers has made at least; 0 if there is none."""
+        return min((self._steps.get(_place(trainer, one), 0) for one in optimizers), default=0)
 
     def updates(self, trainer: Trainer, optimizer: Optimizer) -> bool:
         """Tell whether that step is one of an update: due, or owed from an earlier one."""
@@ -73,22 +78,39 @@ class Clock(Stateful):
         self._steps, self._owed = dict(state_dict["steps"]), list(state_dict["owed"])
 
 
-def last_step_of(trainer: Trainer, stop_at: int | float) -> int:
-    """Return the step that ``stop_at`` stands for, itself a step or a share of all.
+def step_of(trainer: Trainer, argument: str, value: int | float) -> int:
+    """Return the step that an argument stands for, itself a step or a share of all.
 
     Raises:
         SparsityError: If it is a share of nobody knows how many.
     """
-    if isinstance(stop_at, int):
-        return stop_at
+    if isinstance(value, int):
+        return value
     total = planned_steps(trainer)
     if total is None:
         raise SparsityError(
-            f"`stop_at` must be a number of steps where nobody knows how many come, got {stop_at!r}: "
+            f"`{argument}` must be a number of steps where nobody knows how many come, got {value!r}: "
             "training has no end, iterates over data without a length, or changes how it accumulates "
             "gradients. Give an integer."
         )
-    return int(stop_at * total)
+    return int(value * total)
+
+
+def check_step(argument: str, value: object, least: int = 1) -> None:
+    """Refuse what is neither a number of steps from ``least`` on, nor a share of all steps.
+
+    Raises:
+        SparsityError: It tells the way out.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+        return
+    if isinstance(value, float) and (0 < value <= 1 or value == least):
+        return
+    interval = "(0, 1]" if least else "[0, 1]"
+    raise SparsityError(
+        f"`{argument}` must be a number of steps, or a share of all steps in {interval}, got {value!r}. "
+        "Write steps without a decimal point."
+    )
 
 
 def _place(trainer: Trainer, optimizer: Optimizer) -> int:

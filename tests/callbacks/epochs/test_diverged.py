@@ -10,6 +10,7 @@ from toy import loader, make_toy, trainer
 
 from lightning_sparse import (
     ASNISigmoidPruner,
+    GradualMagnitudePruning,
     IterativeMagnitudePruning,
     PruneAtInit,
     RigLCallback,
@@ -86,6 +87,13 @@ def test_connections(tmp_path, callback):
     moving = callback(0.3, every_n_steps=3, stop_at=20)
     with pytest.raises(ValueError, match=DIVERGED):
         trainer(tmp_path, moving, Diverges(3), max_epochs=3).fit(make_toy(), loader())
+
+
+def test_gradual_pruning(tmp_path):
+    gradual, diverges = GradualMagnitudePruning(0.3, stop=11, every_n_steps=2), Diverges(3)
+    with pytest.raises(ValueError, match=DIVERGED):
+        trainer(tmp_path, gradual, diverges, max_epochs=3).fit(make_toy(), loader())
+    assert gradual.prunings == 1
 
 
 def test_a_ticket_of_an_older_version(tmp_path):
