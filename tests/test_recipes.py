@@ -203,7 +203,7 @@ PANELS += [
     for data in ("cifar10", "cifar100")
     for net in ("resnet50", "vgg19")
 ]
-PANELS += ["figure10_mobilenetv2", "figure10_fixup110"]
+PANELS += ["figure1_projection", "figure10_mobilenetv2", "figure10_fixup110"]
 
 
 def test_figures_of_the_dctps_paper_have_their_methods_and_batches():
@@ -212,6 +212,8 @@ def test_figures_of_the_dctps_paper_have_their_methods_and_batches():
         path.stem.removeprefix("dctps_") for path in SWEEPS if "dctps" in path.stem
     )
     for panel in PANELS:
+        if panel == "figure1_projection":  # dimensions, no variants
+            continue
         sweep = read_sweep(RECIPES / "sweeps" / f"dctps_{panel}.yaml")
         variants = {cell.settings["variant"] for cell in sweep.cells}
         has_sgd = panel.startswith(("figure9", "figure10"))
