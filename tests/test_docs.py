@@ -109,7 +109,15 @@ SHARED = [row[0] for row in rows_under("README.md", "| argument | default | mean
 
 @pytest.mark.parametrize(
     "name",
-    ["PruneAtInit", "DCTpSConversion", "RigLCallback", "ASNISigmoidPruner", "IterativeMagnitudePruning"],
+    [
+        "PruneAtInit",
+        "DCTpSConversion",
+        "RigLCallback",
+        "GradualMagnitudePruning",
+        "ASNISigmoidPruner",
+        "IterativeMagnitudePruning",
+        "HyperplaneProjection",
+    ],
 )
 def test_the_table_of_callbacks_has_their_arguments_and_defaults(name):
     """Its own in its row, those that all share in the table below, but for what the row says is not there."""
