@@ -266,6 +266,20 @@ def test_a_second_fit_goes_on_in_the_same_plane(tmp_path):
     torch.testing.assert_close(second.start, first + second.basis.times(theta))
 
 
+def test_without_the_callback_its_optimizer_is_refused(tmp_path):
+    """It trains theta, of which no weight would hear."""
+    toy = make_toy()
+    optimizer = sgd(toy.parameters())
+    toy.make_optimizer = lambda _: optimizer
+    fit(tmp_path, toy)
+    with pytest.raises(SparsityError, match=r"holds theta of an earlier fit .* Make a new optimizer"):
+        trainer(tmp_path).fit(toy, loader())
+    hyperplane_of(toy).release_()
+    before = weights_of(toy)
+    trainer(tmp_path, max_epochs=1).fit(toy, loader())
+    assert not any(torch.equal(before[name], weight) for name, weight in toy.named_parameters())
+
+
 def test_copies_hold_nothing_of_the_net(tmp_path):
     callback, toy = make(), make_toy()
     fit(tmp_path, toy, callback=callback)
