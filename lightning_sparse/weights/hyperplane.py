@@ -184,8 +184,8 @@ def _refuse_step(optimizer: Optimizer) -> None:
     """Refuse to train a theta that nobody writes into weights any more."""
     raise SparsityError(
         f"The optimizer must train the weights, got {type(optimizer).__name__}, which holds theta of an "
-        "earlier fit with HyperplaneProjection: no weight would change. Make a new optimizer, or fit with that "
-        "callback again."
+        "earlier fit with HyperplaneProjection: no weight would change. Make a new optimizer, or fit with "
+        "that callback again."
     )
 
 
