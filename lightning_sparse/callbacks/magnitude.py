@@ -8,6 +8,7 @@ import torch
 from lightning_sparse.callbacks.base import SparsityCallback
 from lightning_sparse.callbacks.company import refuse_other_storage
 from lightning_sparse.callbacks.monitor import expect_changes, print_table_again
+from lightning_sparse.callbacks.sparsifier import refuse_unknown
 from lightning_sparse.checks import check_count
 from lightning_sparse.functional.filters import Filters
 from lightning_sparse.functional.masks import count_all, count_kept
@@ -56,7 +57,10 @@ class MagnitudePruning(SparsityCallback, ABC):
         density_overrides: dict[str, float] | None = None,
         storage: Storage = "masked",
         verify: bool = False,
+        **unknown: object,
     ) -> None:
+        if unknown:  # not handed on: there is no `seed`, as nothing is drawn
+            refuse_unknown(type(self), unknown, MagnitudePruning)
         check_count("min_weights_per_layer", min_weights_per_layer, 0)
         super().__init__(
             density,

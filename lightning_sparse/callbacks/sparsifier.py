@@ -28,7 +28,7 @@ from lightning_sparse.trainer.parts import callbacks_of
 from lightning_sparse.trainer.processes import assert_ranks_agree, compare_callbacks
 from lightning_sparse.types import Budgets, Shapes
 
-__all__ = ["Config", "Sparsifier", "refuse_changed_config", "sparsifiers"]
+__all__ = ["Config", "Sparsifier", "refuse_changed_config", "refuse_unknown", "sparsifiers"]
 
 Config = dict[str, str | int | float | None]
 """Arguments as plain values, by name."""
@@ -74,7 +74,7 @@ class Sparsifier(OurCallback, ABC):
         **unknown: object,
     ) -> None:
         if unknown:
-            _refuse_unknown(type(self), unknown)
+            refuse_unknown(type(self), unknown)
         check_density("density", density)
         check_selection(include, exclude, density_overrides)
         if seed is not None:
@@ -288,9 +288,11 @@ def refuse_changed_config(config: Mapping[str, object], saved: Mapping[str, obje
             )
 
 
-def _refuse_unknown(kind: type, unknown: Mapping[str, object]) -> None:
-    """Refuse arguments that nobody takes, by the name of the class that was called."""
-    takes = [parameter for base in kind.__mro__ for parameter in signature(base).parameters.values()]
+def refuse_unknown(kind: type, unknown: Mapping[str, object], last: type = Sparsifier) -> None:
+    """Refuse arguments that a class does not take; the ``last`` of its bases hands none of them on."""
+    bases = kind.__mro__[: kind.__mro__.index(last) + 1]
+    takes = [parameter for base in bases for parameter in signature(base).parameters.values()]
     known = [parameter.name for parameter in takes if parameter.kind is not parameter.VAR_KEYWORD]
     for name in unknown:
-        raise TypeError(f"{kind.__name__} has no argument {name!r}{near(name, known) or '.'}")
+        way_out = near(name, known) or f". Leave it out; help({kind.__name__}) names those that it takes."
+        raise TypeError(f"{kind.__name__} has no argument {name!r}{way_out}")

@@ -60,6 +60,7 @@ class Hyperplane:
         self._places = Places(module, weights)
         self._handover: Handover | None = None
         self._handles: list[Handle] = []
+        self._guard: list[Handle] = []
         self._written = self.theta._version
         self._versions: list[int] = []
 
@@ -141,21 +142,27 @@ class Hyperplane:
         self._handles = when_stepped(optimizer, self._before_step, self._after_step)
 
     def detach_(self) -> None:
-        """Take the hooks off the optimizer, which keeps theta; free what is kept of U, for a CPU to go on."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        """Let go of the optimizer, which keeps theta, as its state is saved; its next step is an error.
+
+        What is kept of U is freed, and a CPU can go on.
+        """
+        self._let_go_()
+        if self._handover is not None:
+            self._guard = when_stepped(self._handover.optimizer, _refuse_step)
         self.basis.forget_()
         self.theta.data, self.start = self.theta.data.cpu(), self.start.cpu()
 
     def release_(self) -> None:
         """Let the optimizer train the weights again, each by itself; they stay where they are."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._let_go_()
         if self._handover is not None:
             self._handover.take_back_()
         self._handover = None
+
+    def _let_go_(self) -> None:
+        for handle in (*self._handles, *self._guard):
+            handle.remove()
+        self._handles, self._guard = [], []
 
     def _before_step(self, optimizer: Optimizer) -> None:
         self.pull_()
@@ -171,6 +178,15 @@ class Hyperplane:
 
     def __str__(self) -> str:
         return f"{size_in_words(len(self.theta), len(self.start))} {self.basis}"
+
+
+def _refuse_step(optimizer: Optimizer) -> None:
+    """Refuse to train a theta that nobody writes into weights any more."""
+    raise SparsityError(
+        f"The optimizer must train the weights, got {type(optimizer).__name__}, which holds theta of an "
+        "earlier fit with HyperplaneProjection: no weight would change. Make a new optimizer, or fit with "
+        "that callback again."
+    )
 
 
 def project_(
@@ -195,7 +211,8 @@ def project_(
 
     Args:
         module: Any module, on the device where it is trained.
-        optimizer: A new one, which holds the weights, in groups with the same options.
+        optimizer: A new one, which holds the weights, in groups with the same options. That of an earlier
+            hyperplane of the module gets its weights back first.
         dimension: Number k of trained numbers.
         include: Patterns on names of parameters: only what matches one of them moves. ``None``: everything
             that is trained, biases and norms too, as in the paper.
@@ -232,6 +249,8 @@ def project_(
     if seed is not None:
         check_count("seed", seed, 0)
     weights = select_trained(module, include, exclude)
+    if (earlier := hyperplane_of(module)) is not None:
+        earlier.release_()
     own = torch.initial_seed() if seed is None else seed
     hyperplane = Hyperplane(module, weights, dimension, own, keep_mib)
     hyperplane.attach_(optimizer)

@@ -16,6 +16,7 @@ from lightning_sparse.weights.optimizers import dict_of, optimizers_within, para
 
 __all__ = [
     "Handle",
+    "has_stepped",
     "leave_out_step_",
     "skip_step_",
     "take_back_step_",
@@ -116,6 +117,16 @@ def _parts_of(tensor: Tensor) -> list[Tensor]:
 
 
 # Steps that are watched.
+
+
+def has_stepped(optimizer: Optimizer) -> bool:
+    """Tell, right after a step, whether it was made: a fused one leaves itself out when gradients overflow.
+
+    A ``GradScaler`` tells such optimizers what it has found for as long as their step lasts; others it does
+    not call. To ask waits for the device, once in each step under a scaler.
+    """
+    found: Tensor | None = getattr(optimizer, "found_inf", None)
+    return found is None or not bool(found)
 
 
 class Handle(Protocol):

@@ -3,12 +3,21 @@
 import pytest
 import pytorch_lightning as pl
 import torch
+from optimizers import OPTIMIZERS
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.plugins.precision import MixedPrecision
 from rounds import ENDS_EARLY, Two
 from torch import nn
 from toy import Toy, loader, make_toy, masks_of, trainer
 
-from lightning_sparse import GradualMagnitudePruning, PruneAtInit, SparseCheckpoint, plan
+from lightning_sparse import (
+    ASNISigmoidPruner,
+    GradualMagnitudePruning,
+    IterativeMagnitudePruning,
+    PruneAtInit,
+    SparseCheckpoint,
+    plan,
+)
 from lightning_sparse.functional.masks import count_kept
 
 LAYERS = ("net.0.weight", "net.6.weight")  # 216 and 800 weights
@@ -35,6 +44,13 @@ class Watches(pl.Callback):
 
     def layers(self, step):
         return [int(self.masks[step - 1][name].sum()) for name in LAYERS]
+
+
+class Batches(Watches):
+    """Takes the masks after every batch."""
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        self.masks.append(masks_of(pl_module))
 
 
 def fit(tmp_path, *callbacks, toy=None, batches=12, **arguments):
@@ -71,6 +87,22 @@ def test_real_steps_count(tmp_path, length):
     assert watches.kept[:4] == [1016, 135, 102, 102]  # 0.1 + 0.9 / 27 = 0.1333
 
 
+@pytest.mark.parametrize("optimizer", ["sgd-nesterov", "sgd-fused", "adam-fused"])
+def test_a_step_that_a_scaler_leaves_out_does_not_count(tmp_path, optimizer):
+    """Fused optimizers are called all the same, and leave it out themselves."""
+
+    class Overflows(Toy):
+        def training_step(self, batch, index):
+            return super().training_step(batch) * (1e38 if index == 2 else 1)
+
+    torch.manual_seed(0)
+    toy, watches = Overflows(optimizer=OPTIMIZERS[optimizer]), Batches()
+    plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**8))
+    gradual = GradualMagnitudePruning(0.1, stop=3, every_n_steps=100)
+    trainer(tmp_path, gradual, watches, max_epochs=1, plugins=[plugin]).fit(toy, loader(6))
+    assert watches.kept == [1016] * 3 + [102] * 3  # the third step is that of batch 4
+
+
 def test_each_layer_falls_in_a_line_to_its_budget(tmp_path):
     """194 of the first and 720 of the second go; of the 758 that are gone at step 6 these are 160 and 598."""
     gradual = GradualMagnitudePruning(0.1, start=2, stop=11, every_n_steps=4, allocation="uniform")
@@ -92,10 +124,6 @@ def test_the_slowest_optimizer_counts(tmp_path):
                     optimizer.zero_grad()
                     self.manual_backward(self.loss(net, batch))
                     optimizer.step()
-
-    class Batches(Watches):
-        def on_train_batch_end(self, trainer, pl_module, *_):
-            self.masks.append(masks_of(pl_module))
 
     watches = Batches()
     torch.manual_seed(0)
@@ -229,6 +257,27 @@ def test_a_second_fit_goes_on(tmp_path):
 def test_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         GradualMagnitudePruning(**{"density": 0.1, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (
+            lambda: GradualMagnitudePruning(0.1, seed=1),
+            "^Gradual.* has no argument 'seed'. Leave it out; help",
+        ),
+        (lambda: GradualMagnitudePruning(0.1, alocation="erk"), "'alocation'; did you mean allocation?"),
+        (lambda: ASNISigmoidPruner(0.1, seed=1), "^ASNISigmoidPruner has no argument 'seed'. Leave it out"),
+        (
+            lambda: IterativeMagnitudePruning(0.1, rounds=1, epochs_per_round=1, round=2),
+            "^IterativeMagnitudePruning has no argument 'round'; did you mean rounds?",
+        ),
+    ],
+)
+def test_unknown_arguments_name_the_class_that_was_called(made, message):
+    """That nothing is drawn, and so there is no seed, holds for all pruning by magnitude."""
+    with pytest.raises(TypeError, match=message):
+        made()
 
 
 @pytest.mark.parametrize(

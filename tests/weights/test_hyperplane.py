@@ -193,6 +193,18 @@ def test_release_gives_the_weights_back():
     assert torch.equal(flat(net), flat(other))
 
 
+def test_a_second_hyperplane_takes_the_place_of_the_first():
+    net = make_net()
+    optimizer = sgd(net)
+    first = project_(net, optimizer, 4, seed=0)
+    loss_of(net).backward()
+    optimizer.step()
+    second = project_(net, optimizer, 6, seed=1)
+    assert torch.equal(second.start, flat(net))
+    assert [p is second.theta for p in optimizer.param_groups[0]["params"]] == [True]
+    assert not first.attached
+
+
 def test_layouts_of_memory_stay():
     net = make_net(torch.float32).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(net.parameters(), 0.01, fused=True)

@@ -10,6 +10,7 @@ from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.schedules import is_due
 from lightning_sparse.trainer.packages import Trainer
 from lightning_sparse.trainer.parts import planned_steps
+from lightning_sparse.weights.stepping import has_stepped
 
 __all__ = ["Clock", "check_step", "step_of"]
 
@@ -56,8 +57,9 @@ class Clock(Stateful):
         return passed_by and self.updates(trainer, optimizer)
 
     def count(self, trainer: Trainer, optimizer: Optimizer) -> None:
-        """Count a step that was made."""
-        self._steps[_place(trainer, optimizer)] = self.step(trainer, optimizer)
+        """Count a step, if it was really made."""
+        if has_stepped(optimizer):
+            self._steps[_place(trainer, optimizer)] = self.step(trainer, optimizer)
 
     def owe(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Put an update off to the next step."""
