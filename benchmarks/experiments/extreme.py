@@ -16,6 +16,7 @@ bf16 autocast. The test accuracy is that after the last epoch.
 would at one of 8 x 8: 11,172,032 weights, a fifteenth of the work. Nets without any path from input to output
 are not trained. What tells most comes first; everything is saved every 50 steps and when `--seconds` are
 over, and goes on from there when started again; a line per run is added to `<results>/extreme/runs.jsonl`.
+Runs of another number of epochs are other runs, in a table of their own.
 """
 
 import argparse
@@ -74,9 +75,9 @@ class Run:
         return {"net": self.net, "budget": self.density, "method": self.method, "seed": self.seed}
 
     @property
-    def file(self) -> str:
-        """Where it is saved while it is under way."""
-        return f"{self.net}-{self.density}-{METHODS.index(self.method)}-{self.seed}.pt"
+    def name(self) -> str:
+        """What is saved while it is under way is named after it."""
+        return f"{self.net}-{self.density}-{METHODS.index(self.method)}-{self.seed}"
 
 
 class OutOfTime(Exception):  # noqa: N818 - it is no error
@@ -298,19 +299,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         _train_missing(options, folder, records)
     for name in options.nets:
         experiment = accuracy.Experiment(METHODS, tuple(sorted(options.densities)), options.against)
-        found = [record for record in series.read(records) if record["net"] == name]
-        print("\n".join([f"\n{name}: test accuracy, by density\n", *accuracy.table(experiment, found)]))
+        found = series.matching(_records(records, options.epochs), {"net": name})
+        title = f"\n{name}, {options.epochs} epochs: test accuracy, by density\n"
+        print("\n".join([title, *accuracy.table(experiment, found)]))
 
 
 def _train_missing(options: argparse.Namespace, folder: Path, records: Path) -> None:
     deadline = time.monotonic() + options.seconds
-    missing = [run for run in runs(options) if not series.matching(series.read(records), run.key)]
+    there = _records(records, options.epochs)
+    missing = [run for run in runs(options) if not series.matching(there, run.key)]
     if not missing:
         return
     parts = noise() if options.smoke else load_raw("cifar10-jpeg", options.data_dir, options.cache)
     images = Images(parts, torch.device(options.device))
     for run in missing:
-        path = folder / "under_way" / run.file
+        path = folder / "under_way" / f"{run.name}-{options.epochs}.pt"
         try:
             outcome = Training(run, images, options.epochs, path).train(deadline)
         except SparsityError as refusal:  # as in the paper, where what cannot be trained counts as chance
@@ -321,6 +324,11 @@ def _train_missing(options: argparse.Namespace, folder: Path, records: Path) -> 
         print(json.dumps(run.key | outcome), flush=True)
         series.add(run.key | {"device": options.device} | outcome, records)
         path.unlink(missing_ok=True)
+
+
+def _records(path: Path, epochs: int) -> list[dict[str, Any]]:
+    """Return the records of runs of so many epochs, and of nets that cannot be trained, which have 0."""
+    return [record for record in series.read(path) if record["epochs"] in (0, epochs)]
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

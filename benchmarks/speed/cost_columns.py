@@ -9,7 +9,8 @@
 net and all that the method keeps take once it has decided, and the peak until then: with the dense net that
 is scored, if one is, and the activations of its batch. *Training*: what is there between two steps of Adam
 (parameters, gradients, optimizer state, masks or positions, tables), and the peak of a step with its
-activations; for RigL also of an update. *End*: what is left without gradients and optimizer, masks released.
+activations; for RigL also of an update. *End*: what is left without gradients and optimizer; a masked net
+still has its masks.
 What oneDNN and MKL take for themselves is not seen.
 
 **Time** is CPU time of the process: of all that a method does before the first step, making the net included;

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks.experiments import extreme
+from benchmarks.harness import series
 from benchmarks.harness.series import read
 from lightning_sparse.layers import compact_layers
 
@@ -56,3 +57,10 @@ def test_a_smoke_run_ends_in_a_table(tmp_path, monkeypatch, capsys):
     extreme.main(["--smoke", "--results", str(tmp_path)])
     assert len(read(tmp_path / "extreme-smoke" / "runs.jsonl")) == 4
     assert "| DCTpS - SynFlow |" in capsys.readouterr().out
+
+
+def test_another_number_of_epochs_is_another_run(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    for epochs in (0, 6, 20):
+        series.add({"epochs": epochs}, path)
+    assert [record["epochs"] for record in extreme._records(path, 20)] == [0, 20]

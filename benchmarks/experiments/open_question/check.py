@@ -1,6 +1,9 @@
 """The compiled step against the package's own layers and masks: losses and weights over some steps.
 
 Beside it what rounding alone does: the package against itself, with images laid out with channels last.
+Where either differs by more than rounding, an activation within rounding of zero has got the other sign, and
+ReLU passes its gradient on in one of the two only. Given the signs of the compiled step, gradients in float64
+at the same weights are its own.
 """
 
 import itertools
