@@ -20,6 +20,7 @@ from lightning_sparse.callbacks.company import (
 )
 from lightning_sparse.callbacks.converting import compact
 from lightning_sparse.callbacks.converting.converter import Converter
+from lightning_sparse.callbacks.looking import has_zeros_of
 from lightning_sparse.callbacks.saved import (
     attributes_in,
     plain,
@@ -181,7 +182,8 @@ class SparsityCallback(Sparsifier, ABC):
         done = restored and brought.done
         if masks or done:
             state.finished.add(self)
-        masks = masks or (state.masks if state.owner is self else {})  # the device may be another
+        if not masks and state.owner is self and (self._fitting or has_zeros_of(state.masks, module, self)):
+            masks = state.masks  # once more, as the device may be another
         if masks or (done and (self.moves or (self._converter and state.owner is None))):  # or layers
             state.install_(module, masks, self, trainer.optimizers)
         if restored or self._fitting:

@@ -7,15 +7,16 @@ from torch import Tensor
 
 from lightning_sparse.callbacks.company import Member
 from lightning_sparse.checks import SparsityError
-from lightning_sparse.selection import countable_weights
+from lightning_sparse.selection import countable_weights, parameters_by_name, some_names
 from lightning_sparse.trainer.packages import LightningModule, Trainer, rank_zero_warn
 from lightning_sparse.trainer.parts import unlogged
 from lightning_sparse.trainer.randomness import left_undisturbed
+from lightning_sparse.types import Masks
 from lightning_sparse.weights.found import sparse_weights
 from lightning_sparse.weights.multiplied import news_of_dense_products
 from lightning_sparse.weights.state import state_of
 
-__all__ = ["warn_of_dense_products", "warn_of_untrained"]
+__all__ = ["has_zeros_of", "warn_of_dense_products", "warn_of_untrained"]
 
 _BY_CHANCE = 1000
 """Of so many weights one may be zero without anybody having pruned it."""
@@ -30,6 +31,26 @@ def warn_of_dense_products(trainer: Trainer, module: LightningModule) -> None:
         news = news_of_dense_products(module)
     if news:
         rank_zero_warn(news)
+
+
+def has_zeros_of(masks: Masks, module: LightningModule, callback: object) -> bool:
+    """Tell whether a net outside fit is zero where masks of an earlier fit prune, and warn if it is not.
+
+    Then other weights have been loaded since, without masks of their own, and these would prune them.
+    """
+    weights = parameters_by_name(module)
+    stray = {
+        name: int(weights[name].detach().to(mask.device).masked_fill(mask, 0).count_nonzero())
+        for name, mask in masks.items()
+        if name in weights and weights[name].shape == mask.shape
+    }
+    if names := [name for name, count in stray.items() if count]:
+        rank_zero_warn(
+            f"{sum(stray.values()):,} weights are not zero here that {type(callback).__name__} had pruned at "
+            f"the end of fit: {some_names(names)}. Other weights have been loaded since, without masks; they "
+            "are taken as they are. A checkpoint made with `save_weights_only: false` has its masks."
+        )
+    return not names
 
 
 def warn_of_untrained(trainer: Trainer, module: LightningModule, members: Sequence[Member]) -> None:

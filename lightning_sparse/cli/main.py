@@ -221,11 +221,11 @@ def _to_test(trainer: Any) -> str | None:
     chosen = None if trainer.fast_dev_run else chooses_best(trainer)
     if chosen is None:
         return None
-    if not chosen.best_model_path or chosen.save_weights_only:
-        reason = f"has kept no net: none was sparse when {chosen.monitor} was measured"
-        if chosen.best_model_path:  # masks that moved on since would prune them
-            reason = "keeps weights without their masks. Set `save_weights_only: false`"
-        rank_zero_warn(f"SparseCheckpoint {reason}. The last net is tested.")
+    if not chosen.best_model_path:
+        rank_zero_warn(
+            f"SparseCheckpoint has kept no net: none was sparse when {chosen.monitor} was measured. The last "
+            "net is tested."
+        )
         return None
     if trainer.is_global_zero:
         print(f"Tested: the best net by {chosen.monitor}, {short_path(chosen.best_model_path)}", flush=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_sparse.checks import SparsityError, first_line
 from lightning_sparse.extras import import_extra
+from lightning_sparse.selection import some_names
 
 __all__ = ["ImageFiles", "annotated_files", "check_classes", "class_names", "files_by_class"]
 
@@ -64,10 +65,12 @@ def check_classes(expected: list[str], folder: Path) -> None:
     Raises:
         SparsityError: It names the classes that only one of the two has.
     """
-    odd = set(expected).symmetric_difference(class_names(folder))
+    odd = sorted(set(expected).symmetric_difference(class_names(folder)))
     if odd:
         raise SparsityError(
-            f"{folder} must have the class folders of train, got a difference in {sorted(odd)}."
+            f"`data_dir` must have the same class folders in train and {folder.name}, got "
+            f"{some_names(odd)} in one of them only ({len(odd)} in all). "
+            "Unpack the data set once more, or take these away."
         )
 
 

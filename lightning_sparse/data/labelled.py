@@ -22,24 +22,25 @@ def collate(batch: Any) -> Any:
     return batch if isinstance(batch, tuple) else default_collate(batch)
 
 
-def split(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
+def split(count: int, val_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Draw which of ``count`` images to hold out.
 
     Args:
         count: Number of images.
-        share: Share of them to hold out, in [0, 1); 0 holds none out.
+        val_fraction: Share of them to hold out, in [0, 1); 0 holds none out.
         seed: Seed of the draw, which leaves the global generator alone.
 
     Returns:
-        Indices of the images that stay and of the ``floor(share * count + 0.5)`` held out.
+        Indices of the images that stay and of the ``floor(val_fraction * count + 0.5)`` held out.
 
     Raises:
-        SparsityError: If ``share`` is positive and one side would be empty.
+        SparsityError: If ``val_fraction`` is positive and one side would be empty.
     """
-    held_out = math.floor(share * count + 0.5)
-    if share > 0 and not 0 < held_out < count:
+    held_out = math.floor(val_fraction * count + 0.5)
+    if val_fraction > 0 and not 0 < held_out < count:
         raise SparsityError(
-            f"`share` must leave an image on each side, got {share} of {count} images. Hold out more or less."
+            f"`val_fraction` must leave an image on each side, got {val_fraction} of {count} "
+            "images. Hold out more or less."
         )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return order[held_out:], order[:held_out]

@@ -8,9 +8,10 @@ from pathlib import Path
 import forked
 import pytest
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 from torch.nn import functional as F
-from toy import Toy, loader, make_toy, trainer, weights_of
+from toy import Toy, assert_equal, loader, make_toy, masks_of, trainer, weights_of
 
 from lightning_sparse import (
     ASNISigmoidPruner,
@@ -20,6 +21,7 @@ from lightning_sparse import (
     IterativeMagnitudePruning,
     PruneAtInit,
     RigLCallback,
+    SETCallback,
     SparsityMonitor,
 )
 
@@ -179,3 +181,29 @@ def test_masks_in_a_file_that_is_gone_are_no_error(tmp_path):
 def test_the_sanity_validation_of_a_fit_is_not_meant(tmp_path):
     runner = trainer(tmp_path, PruneAtInit("erk", 0.2), num_sanity_val_steps=1)
     assert told(lambda: runner.fit(Predicting(), loader(), loader()), UNTRAINED) == []
+
+
+# Weights of one time, masks of another.
+
+
+@pytest.mark.parametrize("make", [RigLCallback, SETCallback])
+@pytest.mark.parametrize("stage", ["test", "validate"])
+def test_weights_without_their_masks_are_taken_as_they_are(tmp_path, make, stage):
+    """Connections moved on after the checkpoint: the last masks would prune what it holds."""
+    saves = ModelCheckpoint(tmp_path, filename="early", every_n_train_steps=3, save_weights_only=True)
+    callback = make(0.2, every_n_steps=2, stop_at=100)
+    fitted = trainer(tmp_path, callback, saves, enable_checkpointing=True)
+    toy = make_toy()
+    fitted.fit(toy, loader())
+    last = weights_of(toy)
+    early = torch.load(tmp_path / "early.ckpt", weights_only=True)["state_dict"]
+    look = getattr(fitted, stage)
+    (text,) = told(
+        lambda: look(toy, loader(), ckpt_path=tmp_path / "early.ckpt", verbose=False), "are not zero here"
+    )
+    assert_equal(weights_of(toy), early)
+    stray = sum(int(early[n][~mask].count_nonzero()) for n, mask in masks_of(toy).items())
+    assert text.startswith(f"{stray} weights are not zero here that {make.__name__} had pruned")
+    toy.load_state_dict(last)
+    assert told(lambda: look(toy, loader(), verbose=False), "are not zero here") == []
+    assert_equal(weights_of(toy), last)

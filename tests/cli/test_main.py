@@ -105,13 +105,7 @@ def test_the_last_net_is_tested_where_none_was_sparse_or_chosen():
         assert _to_test(trainer) is None
     kept.best_model_path = "best.ckpt"
     assert _to_test(trainer) == "best.ckpt"
-    kept.save_weights_only = True  # masks that move are those of the last net
-    with pytest.warns(UserWarning, match="keeps weights without their masks. Set `save_weights_only: false`"):
-        assert _to_test(trainer) is None
-    kept.save_weights_only = False
-    other = ModelCheckpoint(
-        monitor="val/acc"
-    )  # by Lightning's own, a net that is still to be pruned may lead
+    other = ModelCheckpoint(monitor="val/acc")  # by Lightning's own, a net still to be pruned may lead
     other.best_model_path = "dense.ckpt"
     trainer.callbacks = [other]
     assert _to_test(trainer) is None

@@ -63,7 +63,9 @@ def test_split_rounds_half_up(count: int, share: float, expected: int) -> None:
 
 @pytest.mark.parametrize("share", [0.01, 0.99])
 def test_split_refuses_an_empty_side(share: float) -> None:
-    with pytest.raises(ValueError, match=rf"on each side, got {share} of 10 images"):
+    with pytest.raises(
+        ValueError, match=rf"`val_fraction` must leave an image on each side, got {share} of 10 images"
+    ):
         split(10, share, seed=0)
 
 

@@ -42,6 +42,25 @@ def per_group(mask, m):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("shape", [(700, 320), (40, 320, 3, 3), (3, 0), (0, 64)])
+@pytest.mark.parametrize("pattern", [NM(2, 4), NM(5, 16), NM(3, 32), NM(7, 64)])
+def test_pairs_and_sorts_keep_the_same(device, pattern, shape):
+    """Small groups are compared pair by pair, large ones sorted; here beside Python's sort, with ties."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(-9, 9, shape, generator=generator).float().to(device)
+    mask = pattern.best({"w": scores}, scores.numel() // pattern.m * pattern.n)["w"]
+    assert mask.shape == shape
+    assert mask.is_contiguous()
+    rows = scores.movedim(1, -1).reshape(-1, pattern.m).tolist()
+    kept = mask.movedim(1, -1).reshape(-1, pattern.m).tolist()
+    for row, keep in list(zip(rows, kept, strict=True))[-500:]:
+        first = sorted(range(pattern.m), key=lambda i: -row[i])[
+            : pattern.n
+        ]  # stable: of equal ones the first
+        assert [i for i in range(pattern.m) if keep[i]] == sorted(first)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     ("pattern", "scores", "expected"),
     [

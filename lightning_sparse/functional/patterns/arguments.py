@@ -76,7 +76,7 @@ def refuse_other_pattern(patterns: Mapping[str, Pattern | None]) -> None:
         said = [f"{name_of_pattern(pattern) or 'unstructured'} in {name}" for name, pattern in known.items()]
         raise SparsityError(
             f"`pattern` must be the same where connections start and where they move, got "
-            f"{' and '.join(sorted(said))}. Give it to both (RigLCallback, SETCallback), or to neither."
+            f"{' and '.join(sorted(said))}. Give it to both, or to neither; DCTpSConversion takes none."
         )
 
 

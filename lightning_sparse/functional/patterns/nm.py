@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from lightning_sparse.functional.ranking import first_of_rows, rankable, refuse_
 from lightning_sparse.types import Budgets, Masks, Scores, Shapes
 
 __all__ = ["NM", "lacks_groups"]
+
+_COMPARED = 32  # up to such groups, comparing all pairs is faster than sorting
 
 
 @dataclass(frozen=True)
@@ -102,10 +105,24 @@ class NM(GroupPattern):
         return self.filled(kept, draws.to(kept.device), k)
 
     def _best_of_groups(self, scores: Tensor) -> Tensor:
+        if self.m <= _COMPARED:
+            return self._compared(scores)
         inputs_last = scores.movedim(1, -1)
         order = inputs_last.reshape(-1, self.m).argsort(dim=1, descending=True, stable=True)
         mask = first_of_rows(order, self.n)
         return mask.view(inputs_last.shape).movedim(-1, 1).contiguous()
+
+    def _compared(self, scores: Tensor) -> Tensor:
+        """Count for each weight of a group by how many others it is beaten; of equal ones the first wins."""
+        outputs, inputs, *kernel = scores.shape
+        grouped = scores.reshape(outputs, inputs // self.m, self.m, *kernel)
+        places = [place.contiguous() for place in grouped.unbind(2)]
+        better = [torch.full(p.shape, i, dtype=torch.uint8, device=p.device) for i, p in enumerate(places)]
+        for first, later in combinations(range(self.m), 2):
+            beaten = (places[later] > places[first]).view(torch.uint8)
+            better[first] += beaten
+            better[later] -= beaten
+        return torch.stack([count < self.n for count in better], dim=2).flatten(1, 2)
 
     def _refuse_full_groups(self, mask: Tensor, kept: Tensor) -> None:
         if not mask.reshape(-1).index_select(0, kept).all():
