@@ -17,7 +17,6 @@ from lightning_sparse.trainer.packages import cli_module
 __all__ = ["arguments_of", "check_recipe", "composed", "without_arguments"]
 
 MAIN = "lightning_sparse.cli.main"  # by name: it knows the commands, one of which asks here
-_OF_FIT = ("ckpt_path", "weights_only")  # keys that `plan` does not have
 
 
 def composed(configs: Sequence[str]) -> dict[str, Any]:
@@ -61,8 +60,7 @@ def check_recipe(recipe: dict[str, Any]) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "recipe.yaml")
-        known = {key: value for key, value in recipe.items() if key not in _OF_FIT}
-        path.write_text(yaml.safe_dump(known, sort_keys=False), encoding="utf-8")
+        path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
         _said(["plan", "--config", str(path)])
 
 

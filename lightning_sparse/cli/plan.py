@@ -20,6 +20,8 @@ class PlanTrainer(Trainer):
         model: LightningModule,
         datamodule: LightningDataModule | None = None,
         input_size: list[int] | None = None,
+        ckpt_path: str | None = None,  # noqa: ARG002 - the config.yaml of a run has it
+        weights_only: bool | None = None,  # noqa: ARG002 - as well
     ) -> None:
         """Print the layers that a recipe makes sparse, and their cost in theory, without training.
 
@@ -28,6 +30,8 @@ class PlanTrainer(Trainer):
             datamodule: Data of ours says how large its inputs are.
             input_size: Shape of the input at which FLOPs are counted, the batch's size first. Without it the
                 module's `example_input_array` is taken, else one image of the data.
+            ckpt_path: Not read, as shapes are enough: the config.yaml of a run has it.
+            weights_only: Not read, for the same reason.
         """
         if next(model.parameters(), None) is None:
             model.configure_model()

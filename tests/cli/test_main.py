@@ -117,9 +117,12 @@ def test_fit_resumes_and_tests_from_the_command_line(tmp_path, capsys):
     main(["fit", "--config", QUICKSTART, "--trainer.max_epochs", "1"])
     last = str(next(tmp_path.rglob("last.ckpt")))
     main(["fit", "--config", QUICKSTART, "--trainer.max_epochs", "2", "--ckpt_path", last])
+    resumed = next(path for path in tmp_path.rglob("config.yaml") if last in path.read_text())
     capsys.readouterr()
     main(["test", "--config", QUICKSTART, "--ckpt_path", last])
     assert "test/acc" in capsys.readouterr().out
+    main(["plan", "--config", str(resumed)])  # what a run has left can be planned, its `ckpt_path` and all
+    assert "2,510" in capsys.readouterr().out
 
 
 def test_plan_trains_nothing_and_names_every_layer(tmp_path, capsys):
