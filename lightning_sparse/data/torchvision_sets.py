@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from lightning_sparse.checks import SparsityError, check_flag, check_path
+from lightning_sparse.checks import SparsityError, check_flag, check_path, first_line
 from lightning_sparse.data.images import ImageDataModule
 from lightning_sparse.data.labelled import Labelled
 from lightning_sparse.extras import import_extra
@@ -39,7 +39,7 @@ class _TorchvisionDataModule(ImageDataModule):
     def prepare_data(self) -> None:
         """Download the data set, or check that it is there."""
         if self.download:
-            self._dataset_class()(self.data_dir, download=True)
+            self._fetch()
         elif not Path(self.data_dir, self._folder).is_dir():
             raise SparsityError(self._not_found())
 
@@ -60,6 +60,18 @@ class _TorchvisionDataModule(ImageDataModule):
         grey = pixels.dim() == 3
         images = pixels.unsqueeze(1) if grey else pixels.permute(0, 3, 1, 2).contiguous()
         return images, torch.as_tensor(dataset.targets)
+
+    def _fetch(self) -> None:
+        try:
+            self._dataset_class()(self.data_dir, download=True)
+        except (
+            RuntimeError
+        ) as error:  # torchvision's answer where no server has given it a file that is whole
+            folder = Path(self.data_dir, self._folder).absolute()
+            raise SparsityError(
+                f"`download` must find {self._dataset} on the network, got: {first_line(error).rstrip(':')}. "
+                f"Try again, or put its files into {folder} yourself."
+            ) from error
 
     def _dataset_class(self) -> Any:
         return getattr(import_extra("torchvision.datasets", "this data set"), self._dataset)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_sparse.callbacks.diagnosing import look_at_start
 from lightning_sparse.checks import SparsityError
-from lightning_sparse.data.images import ImageDataModule
+from lightning_sparse.data.labelled import LabelledImages
 from lightning_sparse.data.synthetic import SyntheticDataModule
 from lightning_sparse.experiments.names import cell_name
 from lightning_sparse.experiments.settings import Config
@@ -116,7 +116,7 @@ def look_at_all(
         build: Builds the objects of a recipe.
         anew: Look at all of them again.
     """
-    loaded: dict[str, ImageDataModule] = {}
+    loaded: dict[str, LabelledImages] = {}
     for case in cases:
         path = out / "cases" / f"{case.name}.json"
         key = _key(case, look)
@@ -154,13 +154,13 @@ def _read(path: Path, key: Any, case: Case) -> Looked | None:
 
 
 def _parts(
-    case: Case, look: Look, build: Build, loaded: dict[str, ImageDataModule]
+    case: Case, look: Look, build: Build, loaded: dict[str, LabelledImages]
 ) -> tuple[Trainer, LightningModule, LightningDataModule, str]:
     """Return what a fit of the recipe takes, and what its inputs are in words."""
     recipe = copy.deepcopy(case.recipe)
     recipe["trainer"] = {**recipe.get("trainer", {}), **QUIET}
     trainer, module, data = build(recipe)
-    if isinstance(data, ImageDataModule):  # its images are read once, and its draws are its own
+    if isinstance(data, LabelledImages):  # read once, or listed: what it draws does not depend on that
         data = loaded.setdefault(json.dumps(recipe["data"], default=str), data)
         if look.inputs == "data":
             _read_in(data)
@@ -175,8 +175,8 @@ def _parts(
     return trainer, module, data, source
 
 
-def _read_in(data: ImageDataModule) -> None:
-    """Read images now: that they are not there is nothing that a method could be blamed for."""
+def _read_in(data: LabelledImages) -> None:
+    """Read images now, or list their files: no method is to blame where they are missing."""
     try:
         data.prepare_data()
         data.setup("fit")

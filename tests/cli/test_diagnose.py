@@ -164,11 +164,13 @@ def test_a_method_that_fails_does_not_stop_the_others(capsys):
         (["quickstart", "--min-weights-per-layer", "-1"], "must be 0 or more, got -1."),
         (["quickstart", "--set", "model.nets=1"], "nets"),
         (["conv net.v1.yaml"], "Or take made-up images, which need no data: --inputs noise."),
+        (["dctps/tinyimagenet_resnet18", "--methods", "epl,dctps"], "need no data: --inputs noise."),
         (["quickstart", "--methods", "erk", "--density", "0.1"], "did you mean densities?"),
     ],
 )
 def test_mistakes_are_a_line_or_two(capsys, words, said):
     assert said in error_of(capsys, *words, "--out", "wrong")
+    assert not Path("wrong").exists()
 
 
 def test_every_method_has_a_recipe():

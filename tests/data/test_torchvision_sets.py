@@ -125,6 +125,16 @@ def test_download_is_left_to_torchvision(tmp_path: Path, monkeypatch: pytest.Mon
     assert calls == [tmp_path]
 
 
+@pytest.mark.parametrize("make", [MNISTDataModule, CIFAR100DataModule])
+def test_a_download_that_fails_is_a_line(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Any) -> None:
+        raise RuntimeError("Error downloading x.gz:\nTried one server")
+
+    monkeypatch.setattr(getattr(datasets, make._dataset), "download", fail)
+    with pytest.raises(SparsityError, match=rf"`download` .*got: Error downloading x.gz\. .*{make._folder}"):
+        make(str(tmp_path), download=True).prepare_data()
+
+
 def test_optional_packages_are_imported_on_use_only() -> None:
     package = Path(lightning_sparse.data.__file__).parents[1]
     files = [*package.glob("data/*.py"), *package.glob("models/*.py")]

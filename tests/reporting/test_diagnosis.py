@@ -255,6 +255,7 @@ def test_nets_side_by_side(tmp_path):
     assert lines[0] == "Connected: 1 of 2 nets. NOT connected, the Jacobian is exactly zero: cut at 0.1%."
     assert lines[1] == "Empty layers: in 1 of 2 nets: cut at 0.1% (1)."
     assert lines[-1] == "Failed: force at 10%: all scores are zero."
+    assert compared(seen[2:]) == lines[-1]
     paths = [*write_tables(seen, tmp_path), draw_spectra(seen, tmp_path / "a b.png")]
     paths += [draw_layers(seen, tmp_path / "l.png"), draw_signals(seen, tmp_path / "s.png")]
     assert all(path.stat().st_size > 0 for path in paths)

@@ -79,10 +79,12 @@ def compared(seen: Sequence[Seen]) -> str:
             f"First loss: near that of a guess, {classes}, in {len(rated) - len(far)} of {len(rated)} nets"
             + (f". Not near: {_some(far)}." if far else ".")
         )
-    failed = [f"{one.name}: {one.error}" for one in seen if one.found is None]
-    table = [render_table(HEADER, [_cells(one) for one in seen]), LEGEND] if seen else []
+    failed = [f"Failed: {one.name}: {one.error}" for one in seen if one.found is None]
+    if not found:
+        return "\n".join(failed)
+    table = [render_table(HEADER, [_cells(one) for one in seen]), LEGEND]
     sources = dict.fromkeys(_inputs_of(diagnosis) for diagnosis in found)
-    return "\n".join([*lines, *table, *sources, *(f"Failed: {line}" for line in failed)])
+    return "\n".join([*lines, *table, *sources, *failed])
 
 
 def write_tables(seen: Sequence[Seen], out: Path) -> list[Path]:
