@@ -22,6 +22,7 @@ from lightning_sparse.checks import ALL, SparsityError, check_count, check_patte
 from lightning_sparse.files.states import refuse_other_layout
 from lightning_sparse.functional.hyperplane import KEEP_MIB, check_size, size_in_words
 from lightning_sparse.selection import select_trained
+from lightning_sparse.trainer.accumulation import accumulates
 from lightning_sparse.trainer.packages import LightningModule, Trainer, is_lightning, without_module
 from lightning_sparse.trainer.parts import builds_layers_late, callbacks_of, has_optimizers
 from lightning_sparse.trainer.processes import compare_callbacks, refuse_other_values, seed_of_rank_zero
@@ -196,7 +197,7 @@ class HyperplaneProjection(alone.Alone):
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the gradient of theta once those of the weights are complete, for scalers and clipping."""
         hyperplane = hyperplane_of(pl_module)
-        if hyperplane is not None and not trainer.fit_loop._should_accumulate():
+        if hyperplane is not None and not accumulates(trainer):
             hyperplane.pull_()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -8,7 +8,13 @@ from torch import Tensor
 from lightning_sparse.trainer.packages import Trainer
 from lightning_sparse.weights.compact import dense_sums, give_back_sums_
 
-__all__ = ["give_back_gradients_", "standing_gradients"]
+__all__ = ["accumulates", "give_back_gradients_", "standing_gradients"]
+
+
+def accumulates(trainer: Trainer) -> bool:
+    """Tell whether no step follows the present batch, as gradients of more batches are added up first."""
+    waits: bool = trainer.fit_loop._should_accumulate()
+    return waits
 
 
 def standing_gradients(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
@@ -22,7 +28,7 @@ def standing_gradients(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
     """
     module = trainer.lightning_module
     progress = trainer.fit_loop.epoch_loop.batch_progress
-    between = progress.current.ready > 0 and trainer.fit_loop._should_accumulate()
+    between = progress.current.ready > 0 and accumulates(trainer)
     if module.automatic_optimization and not between:
         return {}
     standing = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}

@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from lightning_sparse.trainer.accumulation import accumulates
 from lightning_sparse.trainer.packages import Trainer
 from lightning_sparse.trainer.resuming import Moment, moment_of
 
@@ -93,7 +94,7 @@ def _is_owed(trainer: Trainer, config: Any, moment: Moment) -> bool:
     if config.interval == "epoch":
         due = (trainer.current_epoch + 1) % config.frequency == 0
         return due and moment != "" and loop._num_ready_batches_reached()
-    due = (loop.batch_idx + 1) % config.frequency == 0 and not loop._should_accumulate()
+    due = (loop.batch_idx + 1) % config.frequency == 0 and not accumulates(trainer)
     return bool(due and moment == "step made")  # after a validation Lightning makes up for it
 
 
