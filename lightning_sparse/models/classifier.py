@@ -1,6 +1,7 @@
 """A LightningModule for image classification, the one that the recipes train."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
@@ -51,8 +52,8 @@ class ImageClassifier(LightningModule):
     Args:
         net: Network from images to logits.
         num_classes: Number of logits.
-        optimizer: Makes the optimizer from the parameters. The default cannot be pickled (it is a lambda, for
-            LightningCLI reads its arguments); for ``ddp_spawn`` give ``functools.partial(SGD, lr=0.1)``.
+        optimizer: Makes the optimizer from the parameters. ``None``: SGD with rate 0.1 and momentum 0.9. (A
+            default that LightningCLI could read would lend its rate to every optimizer named without one.)
         lr_scheduler: Makes the scheduler, stepped once per epoch; a plateau scheduler watches ``val/loss``.
         input_shape: Shape of one image, ``[C, H, W]``; sets ``example_input_array``.
         weight_init: ``"default"`` leaves the network as it is; ``"kaiming_normal"`` draws the weights of
@@ -72,7 +73,7 @@ class ImageClassifier(LightningModule):
         self,
         net: nn.Module,
         num_classes: int = 10,
-        optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9),
+        optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         input_shape: Sequence[int] | None = None,
         weight_init: WeightInit = "default",
@@ -82,7 +83,8 @@ class ImageClassifier(LightningModule):
         super().__init__()
         check_kind("net", net, nn.Module)
         check_count("num_classes", num_classes, 2)
-        check_callable("optimizer", optimizer)
+        if optimizer is not None:
+            check_callable("optimizer", optimizer)
         if lr_scheduler is not None:
             check_callable("lr_scheduler", lr_scheduler)
         if input_shape is not None:
@@ -97,7 +99,7 @@ class ImageClassifier(LightningModule):
         if "_instantiator" in self.hparams:
             self.save_hyperparameters(ignore="weights")
         self.net = net
-        self.optimizer = optimizer
+        self.optimizer = optimizer or partial(torch.optim.SGD, lr=0.1, momentum=0.9)
         self.lr_scheduler = lr_scheduler
         self.lr_factors = dict(lr_factors or {})
         # Cross-entropy has already refused labels out of range when the metric sees them.

@@ -201,15 +201,20 @@ def _run_cli(arguments: dict[str, Any]) -> Any:
     )
 
 
-def test_the_default_optimizer_is_open_to_lightning_cli() -> None:
+@pytest.mark.parametrize(
+    ("named", "rate"),
+    [(None, 0.1), ({"class_path": "torch.optim.Adam"}, 0.001), ({"class_path": "SGD"}, 0.001)],
+)
+def test_an_optimizer_named_without_a_rate_has_its_own(named, rate) -> None:
+    """And not that of the default, which LightningCLI used to lend it."""
+    arguments = {"net": {"class_path": "lightning_sparse.models.LeNet5"}}
     model = {
         "class_path": "lightning_sparse.models.ImageClassifier",
-        "init_args": {"net": {"class_path": "lightning_sparse.models.LeNet5"}},
+        "init_args": {**arguments, **({"optimizer": named} if named else {})},
     }
     data = {"class_path": "lightning_sparse.data.SyntheticDataModule"}
     cli = _run_cli({"model": model, "data": data, "trainer": QUIET})
-    assert cli.model.configure_optimizers().defaults["momentum"] == 0.9
-    assert cli.model.hparams["optimizer"]["init_args"]["lr"] == 0.1
+    assert cli.model.configure_optimizers().defaults["lr"] == rate
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
