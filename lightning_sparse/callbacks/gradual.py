@@ -44,8 +44,7 @@ class GradualMagnitudePruning(MagnitudePruning):
         stop: Step of the last pruning; a fraction in (0, 1] is a share of all steps.
         every_n_steps: Optimizer steps between prunings; the last one is at ``stop`` in any case.
         allocation: ``"erk"``, ``"uniform"``, ``"epl"``, ``"epf"``: each layer falls to a budget of its own,
-            with ``"uniform"`` by the same share as every other. ``"global"``: all layers compete, which can
-            empty one that the others need.
+            with ``"uniform"`` by the same share as every other. ``"global"``: all layers compete.
         **pruning: ``min_weights_per_layer``, ``include``, ``exclude``, ``density_overrides`` (at the end) and
             ``verify``, as `MagnitudePruning` has them.
 
