@@ -19,7 +19,7 @@ from lightning_sparse.trainer.packages import (
 from lightning_sparse.trainer.parts import callbacks_of, unlogged
 from lightning_sparse.trainer.randomness import left_undisturbed, rng_state, set_rng_state
 
-__all__ = ["diagnose_start", "look_at_start"]
+__all__ = ["QUIET", "diagnose_start", "look_at_start"]
 
 _OF_NO_USE = ("Checkpoint", "DeviceStatsMonitor", "LearningRateMonitor", "ModelSummary", "ProgressBar")
 """Lightning's callbacks that only write and show; they would want a logger, or leave files."""
@@ -62,7 +62,7 @@ def diagnose_start(
     """
     check_kind("module", module, LightningModule)
     given = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
-    options = {"max_epochs": 1, **trainer, "callbacks": copy.deepcopy(given)}
+    options = {"max_epochs": 1, "enable_checkpointing": False, **trainer, "callbacks": copy.deepcopy(given)}
     before = rng_state()
     try:
         with quiet_lightning():
@@ -75,7 +75,6 @@ def diagnose_start(
 
 QUIET: dict[str, Any] = {
     "logger": False,
-    "enable_checkpointing": False,
     "enable_progress_bar": False,
     "enable_model_summary": False,
     "num_sanity_val_steps": 0,

@@ -230,8 +230,9 @@ class HyperplaneProjection(alone.Alone):
     def _config(self) -> dict[str, Any]:
         """Return what a resumed run must share with the first: not whether U is kept."""
         include = self.include if self.include == ALL else sorted(self.include or [])
-        words = {"include": str(include) if include else None, "exclude": str(sorted(self.exclude))}
-        return {"dimension": self.dimension, **words, "exclude": words["exclude"] if self.exclude else None}
+        exclude = sorted(self.exclude)
+        words = {"include": str(include) if include else None, "exclude": str(exclude) if exclude else None}
+        return {"dimension": self.dimension, **words}
 
     def _hyperplane(self) -> Hyperplane | None:
         module = None if self._module is None else self._module()

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_sparse.callbacks.diagnosing import look_at_start
+from lightning_sparse.callbacks.diagnosing import QUIET, look_at_start
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.data.labelled import LabelledImages
 from lightning_sparse.data.synthetic import SyntheticDataModule
@@ -30,15 +30,6 @@ __all__ = ["Build", "Case", "Look", "Looked", "look_at_all"]
 Build: TypeAlias = Callable[[Config], tuple[Trainer, LightningModule, LightningDataModule | None]]
 """Builds the objects of a recipe, and seeds as it says."""
 
-QUIET = {
-    "logger": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "num_sanity_val_steps": 0,
-    "limit_val_batches": 0,
-    "devices": 1,
-}
-"""What a Trainer is told that only begins a fit."""
 BATCHES = 4
 """So many batches of made-up images there are for methods that score by data."""
 MADE_UP = "made-up images (a random prototype per class, plus noise)"
@@ -158,7 +149,7 @@ def _parts(
 ) -> tuple[Trainer, LightningModule, LightningDataModule, str]:
     """Return what a fit of the recipe takes, and what its inputs are in words."""
     recipe = copy.deepcopy(case.recipe)
-    recipe["trainer"] = {**recipe.get("trainer", {}), **QUIET}
+    recipe["trainer"] = {**recipe.get("trainer", {}), **QUIET, "devices": 1}
     trainer, module, data = build(recipe)
     if isinstance(data, LabelledImages):  # read once, or listed: what it draws does not depend on that
         data = loaded.setdefault(json.dumps(recipe["data"], default=str), data)
