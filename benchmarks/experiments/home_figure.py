@@ -2,8 +2,9 @@
 
     python -m benchmarks.experiments.home_figure
 
-Nothing is trained, and no figure stands here: accuracies are read from the page on RigL and SET, whose table
-``lightning-sparse sweep benchmarks/sweeps/lenet300_moving.yaml`` has measured. It writes docs/images/home.png.
+Nothing is trained, and no figure stands here: accuracies are read from the page on RigL and SET, whose
+table is from ``lightning-sparse sweep benchmarks/sweeps/lenet300_moving.yaml``. It writes
+docs/images/home.png.
 """
 
 import argparse
@@ -26,7 +27,7 @@ LINES = {
 
 
 class Accuracies(NamedTuple):
-    """Test accuracies in percent, mean and standard deviation at each number of weights, and the dense net's."""
+    """Test accuracies in percent: mean and deviation at each number of weights; and the dense net's."""
 
     kept: list[int]
     rows: dict[str, list[tuple[float, float]]]
