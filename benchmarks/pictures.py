@@ -6,12 +6,10 @@ Lines and letters are of a grey that can be read on white and on dark pages; the
 
 import argparse
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib as mpl
-
-mpl.use("svg")
-
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -114,7 +112,7 @@ def asni() -> Figure:
     kept = [total, *search.kept_path(total, total)]
     path = sparsity_path(epochs, alpha, gamma=gamma)
     figure, axes = one()
-    removed = [100 * (a - b) / a for a, b in zip(kept, kept[1:], strict=False)]
+    removed = [100 * (a - b) / a for a, b in pairwise(kept)]
     axes.bar(range(len(removed)), removed, color=ORANGE, label="removed at this epoch's end, of what is left")
     axes.plot(range(len(path)), path, color=BLUE, label="sparsity $s(e)$")
     assert abs(target_sparsity(path[-1], total, total) - (1 - kept[-1] / total)) < 1e-3
