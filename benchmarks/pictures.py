@@ -160,11 +160,11 @@ def dctps() -> Figure:
         layer[0].values.uniform_(-0.6, 0.6)
         whole = layer[0].weight.detach()
     sparse = torch.where((whole - matrix).abs() < 1e-9, torch.nan, whole - matrix)
-    titles = ("W, the layer's weight", "alpha C, fixed but for alpha", "S, few entries, trained")
-    figure, axes = plt.subplots(1, 3, figsize=(6.6, 1.7), layout="constrained")
+    titles = ("W: the weight", "\N{GREEK SMALL LETTER ALPHA} C: not stored", "S: trained")
+    figure, axes = plt.subplots(1, 3, figsize=(6.6, 1.8), layout="constrained")
     for place, title, values in zip(axes, titles, (whole, matrix, sparse), strict=True):
         place.imshow(values, cmap="coolwarm", vmin=-0.6, vmax=0.6)
-        place.set_title(title, fontsize=9)
+        place.set_title(title, fontsize=12)
         _frame(place)
     for place, sign in zip(axes[1:], ("=", "+"), strict=True):
         place.text(-0.07, 0.5, sign, transform=place.transAxes, ha="center", va="center", fontsize=14)
@@ -180,7 +180,7 @@ def patterns() -> Figure:
         net = nn.Sequential(nn.Linear(16, 6))
         (mask,) = sparsify_(net, "magnitude", density=0.5, pattern=pattern).values()
         place.imshow(mask, cmap=mpl.colors.ListedColormap(["#7f879030", BLUE]))
-        place.set_title(title, fontsize=9)
+        place.set_title(title, fontsize=11)
         place.set_xticks([x - 0.5 for x in range(1, 16)], minor=True)
         place.set_yticks([y - 0.5 for y in range(1, 6)], minor=True)
         place.grid(which="minor", color=INK, lw=0.3)
