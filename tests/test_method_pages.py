@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from jsonargparse import ArgumentParser
+from matplotlib import pyplot
 
 import lightning_sparse
-from benchmarks.pictures import OUT, PICTURES
+from benchmarks.pictures import OUT, PICTURES, fingerprint
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.stem: page.read_text() for page in sorted((ROOT / "docs" / "methods").glob("*.md"))}
@@ -126,3 +127,11 @@ def test_accuracies_are_those_of_the_pages_of_results(page):
 def test_pictures_are_drawn_and_shown():
     shown = {name for text in PAGES.values() for name in re.findall(r"images/methods/(\w+)\.svg", text)}
     assert shown == PICTURES.keys() == {file.stem for file in OUT.glob("*.svg")}
+
+
+@pytest.mark.parametrize("name", sorted(PICTURES.keys() - {"dctps"}))  # that has matrices alone
+def test_pictures_show_what_the_functions_return(name):
+    """If not, ``python -m benchmarks.pictures`` draws them anew."""
+    figure = PICTURES[name]()
+    assert f"<dc:description>{fingerprint(figure)}</dc:description>" in (OUT / f"{name}.svg").read_text()
+    pyplot.close(figure)
