@@ -6,7 +6,8 @@ is decided by the weights' own mesh: where a net is sharded and replicated, only
 """
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ __all__ = [
     "as_shards",
     "here",
     "is_sharded",
+    "once_for_all",
     "part_for",
     "reshard_",
     "shards_of",
@@ -152,6 +154,18 @@ def _shards(weight: Tensor, dimension: int | None) -> Shards:
             f"{len(weight)} in part {shards.number} of {shards.count}. {_SHARD_ROWS}."
         )
     return shards
+
+
+@contextmanager
+def once_for_all(weights: Mapping[str, Tensor]) -> Iterator[bool]:
+    """Tell which process does something for all that hold parts of weights; the others wait until it is done.
+
+    Of ordinary weights every process does it for itself.
+    """
+    split = any(map(is_sharded, weights.values()))
+    yield not split or torch.distributed.get_rank() == 0
+    if split:
+        torch.distributed.barrier()
 
 
 def total_of(tensors: Iterable[Tensor], shards: Shards | None) -> list[int]:

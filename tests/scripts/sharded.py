@@ -1,62 +1,97 @@
 """Trains a small net whose weights are split over processes; the tests of sharded weights run it.
 
-Rank 0 leaves weights, masks and what was logged in ``<out>/result.pt``, all of them whole.
+Several fits, one after the other. Rank 0 leaves weights, masks and what was logged in
+``<out>/<case>/result.pt``, all of them whole.
 """
 
 import argparse
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import lightning_sparse as ls
-from lightning_sparse.files.masks import save_masks
-from lightning_sparse.weights.shards import here, whole
+from lightning_sparse.weights.shards import whole
 
 MOVES = {"every_n_steps": 10, "stop_at": 1000}
-ROWS = {
-    "dense": lambda _: [],
-    "random": lambda _: [ls.PruneAtInit("random", 0.2, seed=3)],
-    "erk": lambda _: [ls.PruneAtInit("erk", 0.2, density_overrides={"net.4": 0.5}, verify=True)],
-    "magnitude": lambda _: [ls.PruneAtInit("magnitude", 0.2)],
-    "by layer": lambda _: [ls.PruneAtInit(ls.Magnitude("uniform"), 0.2)],
-    "snip": lambda _: [ls.PruneAtInit(ls.SNIP(2), 0.2)],
-    "gradient": lambda _: [ls.PruneAtInit("gradient", 0.2)],
-    "file": lambda out: [ls.PruneAtInit(ls.FromFile(out / "masks.pt"))],
-    "rigl": lambda _: [ls.RigLCallback(0.2, verify=True, **MOVES)],
-    "snip and rigl": lambda _: [
-        ls.PruneAtInit("snip", 0.2),
-        ls.RigLCallback(skip_step_on_update=False, **MOVES),
-        ls.SparsityMonitor(),
-    ],
+
+
+class Case(NamedTuple):
+    """A fit: which callbacks, and what is unusual about it."""
+
+    make: Callable[[Path], list[Any]]
+    how: str = "rows"
+    optimizer: str = "sgd"
+    accumulate: int = 1
+    clip: float | None = None
+    by: str = "norm"
+    precision: str = "32-true"
+    dropout: float = 0.0
+    shuffle: bool = False
+    one_file: bool = False
+
+
+def snip_then_rigl(_):
+    moves = ls.RigLCallback(skip_step_on_update=False, verify=True, **MOVES)
+    return [ls.PruneAtInit(ls.SNIP(2), 0.2), moves, ls.SparsityMonitor()]
+
+
+def rigl(_):
+    return [ls.RigLCallback(0.2, verify=True, **MOVES)]
+
+
+def erk(_):
+    return [ls.PruneAtInit("erk", 0.2, density_overrides={"net.4": 0.5}, verify=True)]
+
+
+CASES = {
+    "dense": Case(lambda _: []),
+    "monitored": Case(lambda _: [ls.SparsityMonitor()]),
+    "random": Case(lambda _: [ls.PruneAtInit("random", 0.2, seed=3)]),
+    "erk": Case(erk),
+    "magnitude": Case(lambda _: [ls.PruneAtInit("magnitude", 0.2)]),
+    "by layer": Case(lambda _: [ls.PruneAtInit(ls.Magnitude("uniform"), 0.2)]),
+    "gradient": Case(lambda _: [ls.PruneAtInit("gradient", 0.2)]),
+    "file": Case(lambda out: [ls.PruneAtInit(ls.FromFile(out.parent / "masks.pt"))]),
+    "rigl": Case(rigl),
+    "snip and rigl": Case(snip_then_rigl),
+    "adamw": Case(rigl, optimizer="adamw", accumulate=2, clip=0.05),
+    "clip by value": Case(erk, clip=0.01, by="value"),
+    "bf16": Case(rigl, precision="bf16-mixed"),
+    "root alone": Case(erk, how="root alone"),
+    "meta": Case(erk, how="meta"),
+    "replicated": Case(rigl, how="replicated"),
+    "resumed": Case(snip_then_rigl, optimizer="adamw", dropout=0.5, shuffle=True),
+    "resumed file": Case(rigl, dropout=0.5, shuffle=True, one_file=True),
+    "elsewhere": Case(rigl),
 }
 
 
-def sgd(parameters):
-    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-3)
-
-
-def adamw(parameters):
-    return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.1)
+OPTIMIZERS = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.02, momentum=0.9, weight_decay=1e-3),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, eps=1e-3, weight_decay=0.1),
+}
 
 
 class Net(pl.LightningModule):
     """Rows that two processes do not share alike: 33, and a single one; some of the weights tie at zero."""
 
-    def __init__(self, sharded, how="rows", optimizer=sgd, dropout=0.0, width=33):
+    def __init__(self, sharded, case, width=33):
         super().__init__()
-        self.sharded, self.how, self.make_optimizer = sharded, how, optimizer
-        self.dropout, self.width = dropout, width
+        self.sharded, self.case, self.how, self.width = sharded, case, case.how, width
         self.net = None
 
     def configure_model(self):
@@ -67,15 +102,19 @@ class Net(pl.LightningModule):
                 nn.Linear(12, self.width),
                 nn.ReLU(),
                 nn.Linear(self.width, 16),
-                nn.Dropout(self.dropout),
-                nn.Linear(16, 1, bias=self.how != "no bias"),
+                nn.Dropout(self.case.dropout),
+                nn.Linear(16, 1),
             )
         if self.how != "meta":
             with torch.no_grad():
                 self.net[2].weight[3:9] = 0
                 self.net[0].weight[:, 5] = 0.25
         if self.sharded:
-            self.shard(self.device_mesh["data_parallel"])
+            mesh = self.device_mesh["data_parallel"]
+            if self.how == "replicated":
+                names = ("replicated", "split")
+                mesh = init_device_mesh("cpu", (2, 1) if mesh.size() == 2 else (1, 1), mesh_dim_names=names)
+            self.shard(mesh)
 
     def shard(self, mesh):
         if self.how != "root alone":
@@ -95,7 +134,7 @@ class Net(pl.LightningModule):
     test_step = validation_step
 
     def configure_optimizers(self):
-        return self.make_optimizer(self.parameters())
+        return OPTIMIZERS[self.case.optimizer](self.parameters())
 
 
 class KillAt(pl.Callback):
@@ -108,69 +147,70 @@ class KillAt(pl.Callback):
 
 
 class StaysSparse(pl.Callback):
-    """Looks at all weights, whole ones of a forward too, whenever the module looks at them."""
-
-    def __init__(self, counts=None):
-        self.counts = []
+    """Looks at all of the weights, and at what the optimizer keeps, every ten steps."""
 
     def on_train_batch_end(self, trainer, module, *_):
+        if trainer.global_step % 10:
+            return
         masks = ls.masks_of(module)
         for name, parameter in module.named_parameters():
             if name in masks:
-                pruned = whole(parameter.detach())[~masks[name]]
-                assert not pruned.any(), f"{name} is not sparse after step {trainer.global_step}"
+                pruned = ~masks[name]
+                assert not whole(parameter.detach())[pruned].any(), (name, trainer.global_step)
                 state = trainer.optimizers[0].state.get(parameter, {})
-                for value in (value for value in state.values() if here(value).ndim):
-                    assert not whole(value)[~masks[name]].any(), name
+                for value in (value for value in state.values() if value.ndim):
+                    assert not whole(value)[pruned].any(), (name, trainer.global_step)
 
 
-def data(options):
+class Forwards(pl.Callback):
+    """Takes down what layers multiply with in the first training step: it must be sparse, too."""
+
+    def on_train_batch_start(self, trainer, module, *_):
+        self.alive = []
+        if trainer.global_step == 0:
+            self.handles = [
+                layer.register_forward_hook(self.note) for layer in (module.net[0], module.net[2])
+            ]
+
+    def note(self, layer, *_):
+        self.alive.append(int(layer.weight.detach().count_nonzero()))
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 1:
+            self.first = self.alive
+            for handle in self.handles:
+                handle.remove()
+
+
+def data(options, case):
     draws = torch.Generator().manual_seed(0)
     x = torch.randn(160, 12, generator=draws)
     y = (x[:, :3].sum(1, keepdim=True) + x[:, 3:6].prod(1, keepdim=True)).tanh()
     dataset, rank = TensorDataset(x, y), int(os.environ.get("LOCAL_RANK", 0))
     size = 16 // options.processes
-    if options.shuffle:
+    if case.shuffle:
         return DataLoader(dataset, size, shuffle=True)
     order = {"sampler": DistributedSampler(dataset, options.processes, rank, shuffle=False)}
     return DataLoader(dataset, size, **(order if options.processes > 1 else {}))
 
 
-def parse():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--row", default="erk", choices=ROWS)
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--sharded", action="store_true")
-    parser.add_argument("--how", default="rows")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--adamw", action="store_true")
-    parser.add_argument("--accumulate", type=int, default=1)
-    parser.add_argument("--clip", type=float)
-    parser.add_argument("--precision", default="32-true")
-    parser.add_argument("--shuffle", action="store_true")
-    parser.add_argument("--dropout", type=float, default=0.0)
-    parser.add_argument("--one-file", action="store_true")
-    parser.add_argument("--kill-at", type=int)
-    parser.add_argument("--resume", type=Path)
-    parser.add_argument("--save-every", type=int)
-    return parser.parse_args()
-
-
-def main():
-    options = parse()
+def fit(options, name):
+    case, out = CASES[name], options.out / name.replace(" ", "-")
+    out.mkdir(exist_ok=True)
     pl.seed_everything(7, workers=True)
-    module = Net(options.sharded, options.how, adamw if options.adamw else sgd, options.dropout)
+    module = Net(options.sharded, case)
     strategy = ModelParallelStrategy(
         data_parallel_size=options.processes,
         tensor_parallel_size=1,
-        save_distributed_checkpoint=not options.one_file,
+        save_distributed_checkpoint=not case.one_file,
     )
-    saves = ModelCheckpoint(options.out, save_last=True, every_n_train_steps=options.save_every)
+    saves = ModelCheckpoint(out, save_last=True, every_n_train_steps=options.save_every)
+    forwards = Forwards()
     trainer = pl.Trainer(
         callbacks=[
-            *ROWS[options.row](options.out),
+            *case.make(out),
             StaysSparse(),
+            forwards,
             *([ls.ExactResume(), saves] if options.save_every else []),
             *([KillAt(options.kill_at)] if options.kill_at else []),
         ],
@@ -179,26 +219,44 @@ def main():
         strategy=strategy if options.sharded else "auto",
         max_steps=options.steps,
         max_epochs=-1,
-        use_distributed_sampler=options.shuffle,
-        accumulate_grad_batches=options.accumulate,
-        gradient_clip_val=options.clip,
-        precision=options.precision,
+        use_distributed_sampler=case.shuffle,
+        accumulate_grad_batches=case.accumulate,
+        gradient_clip_val=case.clip,
+        gradient_clip_algorithm=case.by if case.clip else None,
+        precision=case.precision,
         logger=False,
         enable_checkpointing=bool(options.save_every),
         enable_progress_bar=False,
         enable_model_summary=False,
-        default_root_dir=options.out,
+        default_root_dir=out,
     )
-    validation = DataLoader(data(options).dataset, 32)
-    trainer.fit(module, data(options), validation, ckpt_path=options.resume)
+    loader = data(options, case)
+    trainer.fit(module, loader, DataLoader(loader.dataset, 32), ckpt_path=options.resume)
     result = {
         "weights": {name: whole(value.detach()).clone() for name, value in module.named_parameters()},
         "masks": ls.masks_of(module),
         "metrics": {name: value.item() for name, value in trainer.callback_metrics.items()},
+        "first forward": getattr(forwards, "first", []),
     }
-    save_masks(module, options.out / "saved.pt") if options.row != "dense" else None
+    if result["masks"]:
+        ls.save_masks(module, out / "saved.pt")
     if trainer.is_global_zero:
-        torch.save(result, options.out / "result.pt")
+        torch.save(result, out / "result.pt")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("cases", nargs="+", choices=CASES)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--sharded", action="store_true")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--kill-at", type=int)
+    parser.add_argument("--resume", type=Path)
+    parser.add_argument("--save-every", type=int)
+    options = parser.parse_args()
+    for name in options.cases:
+        fit(options, name)
 
 
 if __name__ == "__main__":
