@@ -7,7 +7,7 @@ from lightning_sparse.functional.shards.layout import Shards
 
 
 class Counter:
-    """Adds the numbers of so many threads up, and counts the bytes that each of them gives away."""
+    """Adds up the numbers of so many threads, and counts the bytes that each of them gives away."""
 
     def __init__(self, count):
         self.count, self.bytes, self.sums = count, 0, 0
@@ -30,15 +30,6 @@ class Counter:
 def on_each(count, act):
     """Call a function with the shards of each of so many processes; return results, and what was counted."""
     counter = Counter(count)
-
-    def one(number):
-        try:
-            return act(counter.shards(number))
-        except threading.BrokenBarrierError:
-            raise AssertionError("the processes do not ask in the same order") from None
-        except Exception:
-            raise
-
     with ThreadPoolExecutor(count) as pool:
-        futures = [pool.submit(one, number) for number in range(count)]
+        futures = [pool.submit(act, counter.shards(number)) for number in range(count)]
         return [future.result() for future in futures], counter
