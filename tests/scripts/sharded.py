@@ -42,6 +42,7 @@ class Case(NamedTuple):
     dropout: float = 0.0
     shuffle: bool = False
     one_file: bool = False
+    steps: int = 40
 
 
 def snip_then_rigl(_):
@@ -66,8 +67,8 @@ CASES = {
     "by layer": Case(lambda _: [ls.PruneAtInit(ls.Magnitude("uniform"), 0.2)]),
     "gradient": Case(lambda _: [ls.PruneAtInit("gradient", 0.2)]),
     "file": Case(lambda out: [ls.PruneAtInit(ls.FromFile(out.parent / "masks.pt"))]),
-    "rigl": Case(rigl),
-    "snip and rigl": Case(snip_then_rigl),
+    "rigl": Case(rigl, steps=100),
+    "snip and rigl": Case(snip_then_rigl, steps=100),
     "adamw": Case(rigl, optimizer="adamw", accumulate=2, clip=0.05),
     "clip by value": Case(erk, clip=0.01, by="value"),
     "bf16": Case(rigl, precision="bf16-mixed"),
@@ -75,8 +76,8 @@ CASES = {
     "meta": Case(erk, how="meta"),
     "replicated": Case(rigl, how="replicated"),
     "resumed": Case(snip_then_rigl, optimizer="adamw", dropout=0.5, shuffle=True),
-    "resumed file": Case(rigl, dropout=0.5, shuffle=True, one_file=True),
-    "elsewhere": Case(rigl),
+    "resumed from one file": Case(rigl, dropout=0.5, shuffle=True, one_file=True),
+    "resumed by one process": Case(rigl),
 }
 
 
@@ -213,12 +214,12 @@ def fit(options, name):
             forwards,
             *([ls.ExactResume()] if case.shuffle else []),
             *([saves] if options.save_every else []),
-            *([KillAt(options.kill_at)] if options.kill_at else []),
+            *([KillAt(options.kill_at)] if options.kill_at and name == options.cases[-1] else []),
         ],
         accelerator="cpu",
         devices=options.processes,
         strategy=strategy if options.sharded else "auto",
-        max_steps=options.steps,
+        max_steps=case.steps,
         max_epochs=-1,
         use_distributed_sampler=case.shuffle,
         accumulate_grad_batches=case.accumulate,
@@ -232,7 +233,8 @@ def fit(options, name):
         default_root_dir=out,
     )
     loader = data(options, case)
-    trainer.fit(module, loader, DataLoader(loader.dataset, 32), ckpt_path=options.resume)
+    last = options.resume / out.name / "last.ckpt" if options.resume else None
+    trainer.fit(module, loader, DataLoader(loader.dataset, 32), ckpt_path=last)
     result = {
         "weights": {name: whole(value.detach()).clone() for name, value in module.named_parameters()},
         "masks": ls.masks_of(module),
@@ -251,9 +253,8 @@ def main():
     parser.add_argument("cases", nargs="+", choices=CASES)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--sharded", action="store_true")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--kill-at", type=int)
-    parser.add_argument("--resume", type=Path)
+    parser.add_argument("--kill-at", type=int, help="in the last of the cases")
+    parser.add_argument("--resume", type=Path, help="a folder with checkpoints of these cases")
     parser.add_argument("--save-every", type=int)
     options = parser.parse_args()
     for name in options.cases:
