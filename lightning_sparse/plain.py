@@ -45,7 +45,7 @@ from lightning_sparse.weights.found import sparse_weights
 from lightning_sparse.weights.multiplied import news_of_dense_products
 from lightning_sparse.weights.optimizers import parameters_of
 from lightning_sparse.weights.saving import mask_when_saved
-from lightning_sparse.weights.shards import as_shards, shards_of
+from lightning_sparse.weights.shards import as_shards, reshard_, shards_of
 from lightning_sparse.weights.state import state_of
 from lightning_sparse.weights.unmoved import NOBODY
 
@@ -95,11 +95,10 @@ def sparsify_(
         pattern: ``"2:4"`` or another N:M, ``"n:4"``, or a `Pattern`, as for `PruneAtInit`.
 
     Returns:
-        Boolean mask by parameter name, as `masks_of` tells it later.
+        Boolean mask by parameter name, as `masks_of` tells it later; of a sharded module split as it is.
 
     Raises:
-        SparsityError: If an argument is out of range, a pattern matches nothing, the budget cannot be met,
-            or a method lacks a loss or an input.
+        SparsityError: If an argument is out of range or cannot be met, or a method lacks a loss or an input.
 
     Examples:
         >>> net = nn.Sequential(nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 5))
@@ -110,6 +109,7 @@ def sparsify_(
         17
     """
     check_kind("module", module, nn.Module)
+    reshard_(module)
     if batches is not None:
         check_kind("batches", batches, Iterable)
     method, pattern = method_from_name(method), pattern_from_name(pattern)

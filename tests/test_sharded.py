@@ -60,6 +60,7 @@ def test_two_processes_are_one_on_the_joint_batch(runs, case):
     assert one["metrics"].keys() == two["metrics"].keys()
     for name in (name for name in one["metrics"] if name != "loss"):  # that is rank 0's own
         assert one["metrics"][name] == pytest.approx(two["metrics"][name], abs=1e-5), name
+    assert one["tested"][0] == pytest.approx(two["tested"][0], abs=1e-5)
 
 
 def test_connections_have_moved(runs):
@@ -80,8 +81,7 @@ def test_other_precision_and_delayed_weights_make_no_other_masks(runs):
 def test_the_first_forward_is_sparse(runs, case):
     """The validation before it has left whole, dense weights in the module."""
     found = result(runs / "two", case)
-    kept = [int(found["masks"][f"net.{number}.weight"].sum()) for number in (0, 2)]
-    assert found["first forward"] == kept
+    assert found["first forward"] == int(found["masks"]["net.0.weight"].sum())
 
 
 def test_saved_masks_are_whole(runs):
@@ -94,8 +94,7 @@ def resumed(runs):
     """Each case killed by SIGKILL between two of its checkpoints, and resumed."""
     killed = runs / "killed"
     for case in RESUMED:
-        at = {"resumed": 34}.get(case, 27)
-        code, said = forked.finish(start(killed, case, *SAVING, "--kill-at", at, ranks=2))
+        code, said = forked.finish(start(killed, case, *SAVING, "--kill-at", 27, ranks=2))
         assert code == -signal.SIGKILL, said[-3000:]
     how = (*SAVING, "--resume", killed)
     one = start(runs / "by one", RESUMED[-1], *how, sharded=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.isolation import differentiable
-from lightning_sparse.functional.shards.layout import is_sharded
+from lightning_sparse.functional.shards.layout import is_sharded, reshard_
 from lightning_sparse.layers.base import compact_layers
 from lightning_sparse.layers.copies import converted_copies, frozen_copies
 from lightning_sparse.layers.ordinary import CONVERTIBLE, Convertible, is_convertible
@@ -81,6 +81,7 @@ def convertible_layers(
         SparsityError: If nothing is selected, or a selected weight belongs to no layer that can be converted,
             or to several, or if it is split over processes.
     """
+    reshard_(module)
     copies = [glob.escape(f"{path}.weight") for path in _copies_by_path(module, include, exclude)]
     weights = select_weights(module, include, [*exclude, *copies])
     if split := [name for name, weight in weights.items() if is_sharded(weight)]:

@@ -5,16 +5,15 @@ holds rows of them, and so it does of their masks, gradients and what optimizers
 is decided by the weights' own mesh: where a net is sharded and replicated, only some processes hold the rest.
 """
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_sparse.checks import SparsityError
-from lightning_sparse.functional.shards.layout import Shards, here, is_sharded
+from lightning_sparse.functional.shards.layout import Shards, here, is_sharded, reshard_
 from lightning_sparse.types import Masks, Shapes
 
 __all__ = [
@@ -88,18 +87,6 @@ def whole(tensor: Tensor) -> Tensor:
         return tensor
     gathered: Tensor = tensor.full_tensor()  # type: ignore[attr-defined]
     return gathered
-
-
-def reshard_(module: nn.Module) -> None:
-    """Let FSDP2 put away the whole weights that a forward without backward has left in the module.
-
-    Validation does so. The next forward would use them as they are, whatever has been written to the shards
-    since: masks that were made in between would do nothing.
-    """
-    kind: Any = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
-    for layer in module.modules() if kind is not None else ():
-        if isinstance(layer, kind):
-            layer.reshard()
 
 
 def _like(weight: Tensor, part: Tensor) -> Tensor:

@@ -149,8 +149,11 @@ def test_whole_weights_of_a_forward_do_not_outlive_new_masks(mesh):
     seen = []
     module[0].register_forward_pre_hook(lambda layer, _: seen.append(layer.weight.detach() != 0))
     module(x)
-    assert torch.equal(seen[0], masks_of(module)["0.weight"])
-    assert masks.keys() == {"0.weight", "2.weight"}
+    module.reshard()
+    for name, mask in masks.items():
+        assert is_sharded(mask)
+        assert torch.equal(whole(module.get_parameter(name).detach()) != 0, whole(mask))
+    assert torch.equal(seen[0], whole(masks["0.weight"]))
 
 
 def test_weights_that_others_write_to_are_masked_again(mesh):

@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Shards", "Sum", "here", "is_sharded"]
+__all__ = ["Shards", "Sum", "here", "is_sharded", "reshard_"]
 
 Sum = Callable[[Tensor], Tensor]
 """Returns the sum of a tensor of integers over all processes that hold rows of the same weights."""
@@ -76,3 +77,15 @@ def here(tensor: Tensor) -> Tensor:
         return tensor
     part: Tensor = tensor._local_tensor  # type: ignore[attr-defined]  # `to_local` makes a new view each time
     return part
+
+
+def reshard_(module: nn.Module) -> None:
+    """Let FSDP2 put away the whole weights that a forward without backward has left in the module.
+
+    Validation does so. The next forward would use them as they are, whatever has been written to the shards
+    since: masks that were made in between would do nothing.
+    """
+    kind: Any = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
+    for layer in module.modules() if kind is not None else ():
+        if isinstance(layer, kind):
+            layer.reshard()
