@@ -16,7 +16,7 @@ __all__ = ["Places", "refuse_untied", "weights_for"]
 _Way: TypeAlias = tuple["weakref.ReferenceType[nn.Module]", str, Callable[[], Any]]
 """A layer, a key, and what it holds under it; all of it weak, as a layer may refer to the whole module.
 
-But for split parameters: PyTorch moves a ``DTensor`` by swapping it, and no weak reference to it may be there.
+But for split parameters: PyTorch moves a ``DTensor`` by swapping it, which no weak reference may hinder.
 """
 
 
