@@ -43,7 +43,7 @@ class Case(NamedTuple):
     dropout: float = 0.0
     shuffle: bool = False
     one_file: bool = False
-    steps: int = 40
+    steps: int = 20
 
 
 def snip_then_rigl(_):
@@ -65,8 +65,6 @@ CASES = {
     "random": Case(lambda _: [ls.PruneAtInit("random", 0.2, seed=3)]),
     "erk": Case(erk),
     "magnitude": Case(lambda _: [ls.PruneAtInit("magnitude", 0.2)]),
-    "by layer": Case(lambda _: [ls.PruneAtInit(ls.Magnitude("uniform"), 0.2)]),
-    "gradient": Case(lambda _: [ls.PruneAtInit("gradient", 0.2)]),
     "file": Case(lambda out: [ls.PruneAtInit(ls.FromFile(out.parent / "masks.pt"))]),
     "rigl": Case(rigl, steps=100),
     "snip and rigl": Case(snip_then_rigl, steps=100),
@@ -76,9 +74,9 @@ CASES = {
     "root alone": Case(erk, how="root alone"),
     "meta": Case(erk, how="meta"),
     "replicated": Case(rigl, how="replicated"),
-    "resumed": Case(snip_then_rigl, optimizer="adamw", dropout=0.5, shuffle=True),
-    "resumed from one file": Case(rigl, dropout=0.5, shuffle=True, one_file=True),
-    "resumed by one process": Case(rigl),
+    "resumed": Case(snip_then_rigl, optimizer="adamw", dropout=0.5, shuffle=True, steps=40),
+    "resumed from one file": Case(rigl, dropout=0.5, shuffle=True, one_file=True, steps=40),
+    "resumed by one process": Case(rigl, steps=40),
 }
 
 
