@@ -35,7 +35,7 @@ def result(out, case):
 def runs(tmp_path_factory):
     """All cases, in one process and split over two; each pair of processes makes many fits, one by one.
 
-    20 steps each, and 100 where connections move.
+    12 steps each, and 100 where connections move.
     """
     out = tmp_path_factory.mktemp("sharded")
     masks = {"net.0.weight": torch.rand(33, 12) < 0.3, "net.2.weight": torch.rand(16, 33) < 0.1}
@@ -94,11 +94,10 @@ def test_saved_masks_are_whole(runs):
 
 @pytest.fixture(scope="module")
 def resumed(runs):
-    """Each case killed by SIGKILL between two of its checkpoints, and resumed."""
+    """Each case stopped between two of its checkpoints, the last one by SIGKILL, and resumed."""
     killed = runs / "killed"
-    for case in RESUMED:
-        code, said = forked.finish(start(killed, case, *SAVING, "--kill-at", 27, ranks=2))
-        assert code == -signal.SIGKILL, said[-3000:]
+    code, said = forked.finish(start(killed, *RESUMED, *SAVING, "--kill-at", 27, ranks=2))
+    assert code == -signal.SIGKILL, said[-3000:]
     how = (*SAVING, "--resume", killed)
     one = start(runs / "by one", RESUMED[-1], *how, sharded=True)
     for run in (start(runs / "again", *RESUMED, *how, ranks=2), one):

@@ -43,7 +43,7 @@ class Case(NamedTuple):
     dropout: float = 0.0
     shuffle: bool = False
     one_file: bool = False
-    steps: int = 20
+    steps: int = 12
 
 
 def snip_then_rigl(_):
@@ -212,7 +212,7 @@ def fit(options, name):
         accelerator="cpu",
         devices=options.processes,
         strategy=strategy if options.sharded else "auto",
-        max_steps=case.steps,
+        max_steps=min(case.steps, options.kill_at or case.steps) if name != options.cases[-1] else case.steps,
         max_epochs=-1,
         use_distributed_sampler=case.shuffle,
         accumulate_grad_batches=case.accumulate,
@@ -248,7 +248,7 @@ def main():
     parser.add_argument("cases", nargs="+", choices=CASES)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--sharded", action="store_true")
-    parser.add_argument("--kill-at", type=int, help="in the last of the cases")
+    parser.add_argument("--kill-at", type=int, help="the last of the cases; others stop there")
     parser.add_argument("--resume", type=Path, help="a folder with checkpoints of these cases")
     parser.add_argument("--save-every", type=int)
     options = parser.parse_args()
