@@ -29,7 +29,6 @@ from lightning_sparse.functional.patterns import (
     pattern_from_name,
     weights_within,
 )
-from lightning_sparse.functional.pruning import prune_along
 from lightning_sparse.functional.ranking import positions_of
 from lightning_sparse.functional.saliency import (
     MethodName,
@@ -37,6 +36,7 @@ from lightning_sparse.functional.saliency import (
     PruningProblem,
     method_from_name,
 )
+from lightning_sparse.functional.shards.pruning import prune_anywhere
 from lightning_sparse.layers.compaction import store_compactly_
 from lightning_sparse.layers.convertible import convertible_layers
 from lightning_sparse.selection import match_overrides, select_weights
@@ -45,6 +45,7 @@ from lightning_sparse.weights.found import sparse_weights
 from lightning_sparse.weights.multiplied import news_of_dense_products
 from lightning_sparse.weights.optimizers import parameters_of
 from lightning_sparse.weights.saving import mask_when_saved
+from lightning_sparse.weights.shards import as_shards, reshard_, shards_of
 from lightning_sparse.weights.state import state_of
 from lightning_sparse.weights.unmoved import NOBODY
 
@@ -94,11 +95,10 @@ def sparsify_(
         pattern: ``"2:4"`` or another N:M, ``"n:4"``, or a `Pattern`, as for `PruneAtInit`.
 
     Returns:
-        Boolean mask by parameter name, as `masks_of` tells it later.
+        Boolean mask by parameter name, as `masks_of` tells it later; of a sharded module split as it is.
 
     Raises:
-        SparsityError: If an argument is out of range, a pattern matches nothing, the budget cannot be met,
-            or a method lacks a loss or an input.
+        SparsityError: If an argument is out of range or cannot be met, or a method lacks a loss or an input.
 
     Examples:
         >>> net = nn.Sequential(nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 5))
@@ -109,6 +109,7 @@ def sparsify_(
         17
     """
     check_kind("module", module, nn.Module)
+    reshard_(module)
     if batches is not None:
         check_kind("batches", batches, Iterable)
     method, pattern = method_from_name(method), pattern_from_name(pattern)
@@ -137,8 +138,8 @@ def sparsify_(
         problem = _problem(module, weights, draws, method, loss_fn, batches)
         least = method.least_per_layer if min_weights_per_layer is None else min_weights_per_layer
         fixed = match_overrides(weights, density_overrides)
-        path = prune_along(method, problem, share, fixed=fixed, min_weights=least, pattern=pattern)
-        masks = _last(path, module, method)
+        path = prune_anywhere(method, problem, share, fixed=fixed, min_weights=least, pattern=pattern)
+        masks = as_shards(_last(path, module, method), weights)
     if storage == "compact":
         supports = {name: positions_of(masks[name]) for name in layers}
         store_compactly_(module, layers, supports, torch.Generator(), exclude or ())
@@ -253,16 +254,16 @@ def _problem(
             f"`{missing}` is required by {type(method).__name__}, got None. It scores weights by losses; for "
             "methods without data take `synflow`, `erk` or `magnitude`."
         )
-    inputs = partial(_first_input, batches)
+    inputs, shards = partial(_first_input, batches), shards_of(weights)
     if loss_fn is None or batches is None:
-        return PruningProblem(module, weights, draws, inputs=inputs)
+        return PruningProblem(module, weights, draws, inputs=inputs, shards=shards)
     drawn = _endless(batches)
 
     def losses(num_batches: int) -> Sequence[Loss]:
         return [partial(loss_fn, module, next(drawn)) for _ in range(num_batches)]
 
     # A loss of the caller's own may not be one of logits, which alone a temperature may divide.
-    return PruningProblem(module, weights, draws, losses=losses, inputs=inputs, cools=False)
+    return PruningProblem(module, weights, draws, losses=losses, inputs=inputs, cools=False, shards=shards)
 
 
 def _last(iterations: Iterator[Masks], module: nn.Module, method: PruningMethod) -> Masks:

@@ -27,6 +27,7 @@ from lightning_sparse.trainer.parts import (
 )
 from lightning_sparse.trainer.processes import announce, compare_callbacks
 from lightning_sparse.weights.found import sparse_weights
+from lightning_sparse.weights.shards import total_of
 from lightning_sparse.weights.state import SparseState
 
 __all__ = [
@@ -45,15 +46,12 @@ __all__ = [
     "refuse_missing_support",
     "refuse_other_storage",
     "refuse_second_density",
-    "refuse_strategy",
     "warn_of_late_start",
     "warn_of_spawned_processes",
     "warn_of_zeros_kept",
 ]
 
 _REASON = "This may be the reason:"
-
-SPLITS_WEIGHTS = ("fsdp", "deepspeed", "modelparallel", "xla")
 
 NOT_BOTH = {
     ("starts", "starts"): "both make masks to start from. Use one of them.",
@@ -69,6 +67,9 @@ NOT_BOTH = {
 
 class OurCallback(Callback, ABC):
     """A callback of this package; every rank has to have the same ones."""
+
+    needs_whole: str = ""
+    """Why it cannot do with rows of weights, as the rest of a sentence; "" where it can."""
 
     @abstractmethod
     def arguments(self) -> dict[str, Any]:
@@ -94,6 +95,7 @@ class OurCallback(Callback, ABC):
 class Member(Protocol):
     """One of the callbacks that make a Trainer's net sparse, as the others see it."""
 
+    needs_whole: str
     density: float
     storage: str
     support_pattern: Pattern | None
@@ -112,6 +114,9 @@ class Member(Protocol):
 
     def select(self, module: LightningModule) -> dict[str, nn.Parameter]:
         """Return the weights it is for."""
+
+    def take_up(self, trainer: Trainer, module: LightningModule) -> None:
+        """Take up what came with a checkpoint."""
 
     def start_(self, trainer: Trainer, module: LightningModule) -> None:
         """Make the net sparse, unless it is."""
@@ -142,16 +147,6 @@ def explain_other_ranks(trainer: Trainer, error: BaseException) -> None:
 def is_among(owner: object, callbacks: Sequence[object]) -> bool:
     """Tell whether one of these callbacks is that very one."""
     return any(callback is owner for callback in callbacks)
-
-
-def refuse_strategy(callback: str, trainer: Trainer) -> None:
-    """Refuse strategies that split or hide parameters."""
-    strategy = type(trainer.strategy).__name__
-    if any(name in strategy.lower() for name in SPLITS_WEIGHTS):
-        raise SparsityError(
-            f"{callback} cannot run under {strategy}, which splits or copies weights: sparsity would not "
-            "hold. Use one device, or `strategy='ddp'`."
-        )
 
 
 def warn_of_spawned_processes(callback: str, trainer: Trainer, left: str) -> None:
@@ -245,7 +240,7 @@ def warn_of_late_start(callback: str, step: int) -> None:
 def warn_of_zeros_kept(callback: str, state: SparseState) -> None:
     """Warn that masks took the place of an earlier fit's, whose pruned weights are zero."""
     kept = sum(state.counts.values())
-    alive = sum(int(weight.count_nonzero()) for weight in state.weights.values())
+    alive = sum(total_of(state.weights.values(), state.shards))
     if alive == kept:
         return
     rank_zero_warn(
@@ -286,8 +281,11 @@ def _ours(trainer: Trainer) -> list[OurCallback]:
 
 
 def _read(trainer: Trainer, path: Any, load: Callable[[], Any]) -> Any:
-    """Read a checkpoint, and let all of ours see it before its content goes anywhere."""
-    checkpoint = read_checkpoint(path, load)
+    """Read a checkpoint, and let all of ours see it before its content goes anywhere.
+
+    A strategy that splits weights puts them into their places itself, and returns the rest.
+    """
+    checkpoint = read_checkpoint(path, load, whole=not trainer.strategy.restore_checkpoint_after_setup)
     for callback in _ours(trainer):
         callback.before_loading(trainer, checkpoint)
     return checkpoint

@@ -13,10 +13,10 @@ from lightning_sparse.callbacks.company import (
     check_what_is_loaded,
     explain_other_ranks,
     refuse_finetuning,
-    refuse_strategy,
     warn_of_spawned_processes,
 )
 from lightning_sparse.callbacks.monitor import monitored, print_end, print_table_after_summary
+from lightning_sparse.callbacks.sharding import refuse_strategy
 from lightning_sparse.callbacks.sparsifier import refuse_changed_config, sparsifiers
 from lightning_sparse.checks import ALL, SparsityError, check_count, check_patterns
 from lightning_sparse.files.states import refuse_other_layout
@@ -68,6 +68,8 @@ class HyperplaneProjection(alone.Alone):
     """
 
     reason = "all weights move together in a dense hyperplane, where none can stay zero"
+
+    needs_whole = "it draws its matrix for whole weights"
 
     def __init__(
         self,
@@ -153,7 +155,7 @@ class HyperplaneProjection(alone.Alone):
         fits.begin(self, trainer, pl_module, stage == "fit")
         self._fitting, self._brought = stage == "fit", {}
         self._module = weakref.ref(pl_module)
-        refuse_strategy(name, trainer)
+        refuse_strategy(self, trainer)
         warn_of_spawned_processes(name, trainer, "after fit, theta stays in the processes it starts")
         for other in sparsifiers(trainer):
             alone.refuse_both(self, other)

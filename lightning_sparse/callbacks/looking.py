@@ -14,6 +14,7 @@ from lightning_sparse.trainer.randomness import left_undisturbed
 from lightning_sparse.types import Masks
 from lightning_sparse.weights.found import sparse_weights
 from lightning_sparse.weights.multiplied import news_of_dense_products
+from lightning_sparse.weights.shards import here, part_for, shards_of, total_of
 from lightning_sparse.weights.state import state_of
 
 __all__ = ["has_zeros_of", "warn_of_dense_products", "warn_of_untrained"]
@@ -39,11 +40,13 @@ def has_zeros_of(masks: Masks, module: LightningModule, callback: object) -> boo
     Then other weights have been loaded since, without masks of their own, and these would prune them.
     """
     weights = parameters_by_name(module)
-    stray = {
-        name: int(weights[name].detach().to(mask.device).masked_fill(mask, 0).count_nonzero())
-        for name, mask in masks.items()
-        if name in weights and weights[name].shape == mask.shape
-    }
+    fitting = {n: weights[n] for n, mask in masks.items() if n in weights and weights[n].shape == mask.shape}
+    parts = {name: here(weight.detach()) for name, weight in fitting.items()}
+    pruned = [
+        parts[name].masked_fill(part_for(weight, masks[name]).to(parts[name].device), 0)
+        for name, weight in fitting.items()
+    ]
+    stray = dict(zip(fitting, total_of(pruned, shards_of(fitting)), strict=True))
     if names := [name for name, count in stray.items() if count]:
         rank_zero_warn(
             f"{sum(stray.values()):,} weights are not zero here that {type(callback).__name__} had pruned at "
@@ -90,5 +93,5 @@ def _weights(module: LightningModule, members: Sequence[Member]) -> list[Tensor]
 
 def _is_partly_zero(weight: Tensor) -> bool:
     """Tell whether a weight is sparse: not zero throughout, as some are at first, nor zero by mere chance."""
-    zeros = weight.numel() - int(weight.count_nonzero())
+    zeros = weight.numel() - total_of([weight], shards_of({"": weight}))[0]
     return weight.numel() > zeros >= max(1, weight.numel() // _BY_CHANCE)

@@ -38,6 +38,7 @@ class MagnitudePruning(SparsityCallback, ABC):
     """
 
     moves = True
+    needs_whole = "it ranks whole weights while training goes on, and that is not counted over processes yet"
     starts_late = False
     keeps_counting = True
     remembers_when_tested = True

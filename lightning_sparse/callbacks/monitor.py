@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from lightning_sparse.callbacks.company import OurCallback, announce_to_ranks, check_what_is_loaded
+from lightning_sparse.callbacks.sharding import refuse_strategy
 from lightning_sparse.checks import check_count, check_flag
 from lightning_sparse.files.reading import short_path
 from lightning_sparse.reporting.layers import (
@@ -67,6 +68,8 @@ class SparsityMonitor(OurCallback):
         self.every_n_epochs = every_n_epochs
         self.log_histograms = log_histograms
         self.per_layer = per_layer
+        if log_histograms:
+            self.needs_whole = "`log_histograms` shows whole weights on process 0 alone. Leave it out"
 
         self._shown = False
 
@@ -79,6 +82,7 @@ class SparsityMonitor(OurCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Tell the other ranks of it, and let the checkpoint be checked."""
+        refuse_strategy(self, trainer)
         announce_to_ranks(self, trainer)
         check_what_is_loaded(self, trainer)
 
@@ -192,12 +196,15 @@ def print_end(trainer: Trainer, module: LightningModule, zeros: bool) -> None:
     with that.
     """
     before, counts = _told_by(trainer).printed, _counts(module, zeros)
-    if before is None or not trainer.is_global_zero:
+    if before is None:
         return
     if counts != before:
         _print_table(trainer, module, zeros, when=" at the end of fit")
-    else:
-        for weights in _by_metric(module, zeros).values():
+    groups = _by_metric(module, zeros)
+    if not trainer.is_global_zero:
+        return
+    if counts == before:
+        for weights in groups.values():
             kept, total = sum(weight.nnz for weight in weights), sum(w.shape.numel() for w in weights)
             what, is_kept, _ = weights[0].shown.columns
             print(f"\n{kept / max(total, 1):.4%} of the {what} {is_kept}, as in the table above.")
@@ -207,9 +214,9 @@ def print_end(trainer: Trainer, module: LightningModule, zeros: bool) -> None:
 def _print_table(trainer: Trainer, module: LightningModule, zeros: bool, when: str = "") -> None:
     """Print the table of layers on rank 0, and what else is large and stays dense."""
     _told_by(trainer).printed = _counts(module, zeros)
+    groups = _by_metric(module, zeros)  # on every rank: zeros of split weights are counted together
     if not trainer.is_global_zero:
         return
-    groups = _by_metric(module, zeros)
     counted = {weight.name: weight.shape.numel() for weights in groups.values() for weight in weights}
     parts = {id(weight.base) for weights in groups.values() for weight in weights}
     others = {n: w.numel() for n, w in dense_weights(module, counted).items() if id(w) not in parts}

@@ -26,11 +26,13 @@ from lightning_sparse.functional.saliency import (
     Random,
     method_from_name,
 )
+from lightning_sparse.functional.shards.pruning import needs_whole_weights
 from lightning_sparse.selection import match_overrides, parameters_by_name
 from lightning_sparse.trainer.losses import LossFunction
 from lightning_sparse.trainer.packages import LightningModule, rank_zero_warn
 from lightning_sparse.trainer.parts import averaged_copies
 from lightning_sparse.types import Budgets, Masks, Shapes
+from lightning_sparse.weights.shards import shards_of, total_of
 
 __all__ = ["PruneAtInit"]
 
@@ -114,6 +116,7 @@ class PruneAtInit(SparsityCallback):
             self.draw = RandomDraw(self.method.allocation, self._min_weights, self.pattern)
         self.loss_fn = loss_fn
         self.mask_ablation = mask_ablation
+        self.needs_whole = self._needs_whole()
 
     def config(self) -> Config:
         """Return what decides the masks."""
@@ -189,6 +192,16 @@ class PruneAtInit(SparsityCallback):
                     copied[name].data.copy_(weight)
         return masks
 
+    def _needs_whole(self) -> str:
+        if self.storage != "masked":
+            return "`storage` 'compact' keeps values that have no rows to split. Leave it out"
+        if self.mask_ablation is not None:
+            return f"`mask_ablation` {self.mask_ablation!r} draws over whole layers. Leave it out"
+        if isinstance(self.method, FromFile):
+            start = self.method.start
+            return f"`start` {start!r} of FromFile sets whole weights. Leave it out" if start else ""
+        return needs_whole_weights(self.method, self.pattern)
+
     @property
     def _min_weights(self) -> int:
         least = self.min_weights_per_layer
@@ -209,7 +222,8 @@ def _refuse_ablation_of_file(method: FromFile, ablation: Ablation | None) -> Non
 
 
 def _warn_of_empty_layers(masks: Masks) -> None:
-    empty = [name for name, mask in masks.items() if not mask.any()]
+    kept = total_of(masks.values(), shards_of(masks))
+    empty = [name for name, count in zip(masks, kept, strict=True) if not count]
     if empty:
         rank_zero_warn(
             f"Nothing is kept of {', '.join(empty[:3])} ({len(empty)} layers): no signal passes. Set "

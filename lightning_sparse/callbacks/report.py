@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_sparse.callbacks.company import OurCallback, announce_to_ranks, check_what_is_loaded
+from lightning_sparse.callbacks.sharding import refuse_strategy
 from lightning_sparse.callbacks.sparsifier import sparsifiers
 from lightning_sparse.checks import check_flag, check_writable, first_line
 from lightning_sparse.export.compared import exported_nets
@@ -41,6 +42,11 @@ class SparsityReport(OurCallback):
         SparsityError: If no file can be written there.
     """
 
+    needs_whole = (
+        "it looks at whole weights on process 0 alone. Leave it out, and write the page of the finished run "
+        "by `lightning-sparse report RUN`"
+    )
+
     def __init__(self, path: str | None = None, latency: bool = True) -> None:
         check_writable("path", path)
         check_flag("latency", latency)
@@ -62,6 +68,7 @@ class SparsityReport(OurCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Tell the other ranks of it; forget another fit, unless this one goes on where that has ended."""
+        refuse_strategy(self, trainer)
         announce_to_ranks(self, trainer)
         check_what_is_loaded(self, trainer)
         if stage == "fit":

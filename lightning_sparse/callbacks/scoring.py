@@ -8,8 +8,8 @@ from torch import nn
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.isolation import left_as_found
 from lightning_sparse.functional.patterns import UNSTRUCTURED, Pattern
-from lightning_sparse.functional.pruning import prune_along
 from lightning_sparse.functional.saliency import PruningMethod, PruningProblem
+from lightning_sparse.functional.shards.pruning import prune_anywhere
 from lightning_sparse.layers import lsuv_
 from lightning_sparse.selection import parameters_by_name
 from lightning_sparse.trainer.early import prepare_losses
@@ -20,6 +20,7 @@ from lightning_sparse.trainer.processes import mean_over_processes
 from lightning_sparse.trainer.progress import with_progress
 from lightning_sparse.trainer.randomness import left_undisturbed
 from lightning_sparse.types import Masks
+from lightning_sparse.weights.shards import as_shards, shards_of
 
 __all__ = ["refuse_without_score", "scale_by_data_", "scored_masks"]
 
@@ -85,7 +86,7 @@ def scored_masks(
 ) -> Masks:
     """Score weights on the training data of the module's Trainer, and keep the best.
 
-    Module, random state and data are left as found.
+    Module, random state and data are left as found. Masks of split weights are split as they are.
 
     Args:
         method: Gives the scores.
@@ -111,8 +112,9 @@ def scored_masks(
         inputs=losses.inputs,
         average=mean_over_processes(trainer),
         cools=loss_fn is None,
+        shards=shards_of(weights),
     )
-    iterations = prune_along(
+    iterations = prune_anywhere(
         method,
         problem,
         density,
@@ -129,4 +131,4 @@ def scored_masks(
     with left_undisturbed(trainer), as_found, unlogged(trainer, module):
         for masks in with_progress(trainer, iterations, total, name):  # noqa: B007 - the last one counts
             pass
-    return masks
+    return as_shards(masks, weights)

@@ -15,11 +15,11 @@ from lightning_sparse.callbacks.company import (
     check_what_is_loaded,
     explain_other_ranks,
     refuse_company,
-    refuse_strategy,
     warn_of_spawned_processes,
 )
 from lightning_sparse.callbacks.converting.converted import explain_empty_optimizer
 from lightning_sparse.callbacks.looking import warn_of_untrained
+from lightning_sparse.callbacks.sharding import refuse_strategy
 from lightning_sparse.checks import ALL, SparsityError, check_count, check_density, check_selection, near
 from lightning_sparse.functional.budgets import total_budget
 from lightning_sparse.functional.patterns import UNSTRUCTURED, Pattern
@@ -27,6 +27,7 @@ from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.parts import callbacks_of
 from lightning_sparse.trainer.processes import assert_ranks_agree, compare_callbacks
 from lightning_sparse.types import Budgets, Shapes
+from lightning_sparse.weights.shards import whole_shapes
 
 __all__ = ["Config", "Sparsifier", "refuse_changed_config", "refuse_unknown", "sparsifiers"]
 
@@ -58,6 +59,7 @@ class Sparsifier(OurCallback, ABC):
     """How it may store what it keeps, or find it stored."""
     storage: str = "masked"
     """Where the entries that are kept lie: under masks, or alone in layers of their own ("compact")."""
+    needs_whole = "what it keeps is made from whole weights"
     support_pattern: Pattern | None = UNSTRUCTURED
     """Which sets of weights it keeps; ``None`` if that is known only when masks are read."""
     left_behind: ClassVar[str]
@@ -117,7 +119,7 @@ class Sparsifier(OurCallback, ABC):
     def plan(self, module: LightningModule) -> None:
         """Refuse what cannot be met."""
         self.check_module(module)
-        self.planned_budgets({name: weight.shape for name, weight in self.select(module).items()})
+        self.planned_budgets(whole_shapes(self.select(module)))
 
     @property
     def role(self) -> str:
@@ -184,7 +186,7 @@ class Sparsifier(OurCallback, ABC):
         name = type(self).__name__
         fits.begin(self, trainer, pl_module, stage == "fit")
         self._fitting, self._loading = stage == "fit", True
-        refuse_strategy(name, trainer)
+        refuse_strategy(self, trainer)
         warn_of_spawned_processes(name, trainer, self.left_behind)
         refuse_company(self, sparsifiers(trainer))
         alone.refuse_beside(self, trainer)

@@ -18,12 +18,15 @@ from lightning_sparse.callbacks.monitor import (
     print_end,
     print_table_after_summary,
 )
+from lightning_sparse.callbacks.sharding import refuse_shards
 from lightning_sparse.trainer.clipping import before_clipping
 from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.parts import callbacks_of, scales_losses
 from lightning_sparse.trainer.processes import assert_ranks_agree
 from lightning_sparse.weights.saving import mask_when_saved
-from lightning_sparse.weights.state import Owner, SparseState, state_of
+from lightning_sparse.weights.shards import reshard_
+from lightning_sparse.weights.state import SparseState, state_of
+from lightning_sparse.weights.unmoved import Owner
 from lightning_sparse.weights.verify import verify_forwards, verify_step
 
 __all__ = [
@@ -40,6 +43,7 @@ __all__ = [
 
 def attach(trainer: Trainer, module: LightningModule, members: Sequence[Member]) -> None:
     """Keep pruned weights at zero after every step of the optimizers, which must hold all trained values."""
+    refuse_shards(members, trainer, module)
     refuse_unoptimized_values(trainer, module)
     refuse_moved_originals(members, module)
     if _have_masks(members):
@@ -53,7 +57,11 @@ def attach(trainer: Trainer, module: LightningModule, members: Sequence[Member])
 def start(trainer: Trainer, module: LightningModule, members: Sequence[Member]) -> None:
     """Let every member start; who moves masks comes last, to take them over."""
     state = state_of(module)
+    reshard_(module)  # the sanity validation may have left whole weights there
     expect_changes(trainer, False)  # of what each layer keeps, unless a member says so
+    if trainer.ckpt_path is not None and trainer.strategy.restore_checkpoint_after_setup:
+        for member in members:  # it was read after `on_fit_start`, where others are restored before
+            member.take_up(trainer, module)
     if trainer.ckpt_path is not None and state.enforced:  # masks came with it, and were there before
         state.find_mixed_state_(trainer.optimizers)
     for member in sorted(members, key=lambda member: member.role == "moves"):

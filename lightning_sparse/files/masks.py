@@ -17,12 +17,15 @@ from lightning_sparse.layers.support import check_indices
 from lightning_sparse.selection import plain_name
 from lightning_sparse.types import Masks
 from lightning_sparse.weights.found import sparse_weights
+from lightning_sparse.weights.shards import once_for_all
 
 __all__ = ["load_masks", "packed_in", "save_masks", "states_in", "unpacked"]
 
 
 def save_masks(module: nn.Module, path: str | Path) -> None:
     """Write the masks of a module to a file, as packed bits with checksums.
+
+    Where weights are split over processes all of them have to call it, and the first writes.
 
     Args:
         module: A module that one of our callbacks has made sparse in this process, by masks or in compact
@@ -34,12 +37,15 @@ def save_masks(module: nn.Module, path: str | Path) -> None:
         SparsityError: If the module has no masks, or no file can be written there.
     """
     check_kind("module", module, nn.Module)
-    masks = {name: weight.mask for name, weight in sparse_weights(module).items() if weight.prunes}
+    weights = {name: weight for name, weight in sparse_weights(module).items() if weight.prunes}
+    masks = {name: weight.mask for name, weight in weights.items()}
     if not masks:
         raise SparsityError(
             "`module` must have masks, got none. Fit it with a callback that makes some, in this process."
         )
-    write_whole(with_record({"masks": pack_masks(masks)}), path)
+    with once_for_all({name: weight.parameter for name, weight in weights.items()}) as is_mine:
+        if is_mine:
+            write_whole(with_record({"masks": pack_masks(masks)}), path)
 
 
 def load_masks(path: str | Path, argument: str = "path") -> Masks:

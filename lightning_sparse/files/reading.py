@@ -39,6 +39,9 @@ _FOREIGN = re.compile(r"GLOBAL ([\w.]+)")
 
 _NO_FILE_OF_OURS = "it is no file of masks, ticket or checkpoint, or it is damaged"
 
+BESIDE_SHARDS = "meta.pt"
+"""Where a folder of shards has what is in no shard: states of callbacks and loops."""
+
 _PARTS = {
     "state_dict": Mapping,
     "callbacks": Mapping,
@@ -100,7 +103,7 @@ def read_dict(source: Source, argument: str, **options: Any) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def read_checkpoint(path: Any, load: Callable[[], Any]) -> Any:
+def read_checkpoint(path: Any, load: Callable[[], Any], whole: bool = True) -> Any:
     """Let Lightning read a checkpoint, once its bytes are those that were written, and check what it holds.
 
     What cannot be opened here (a folder of shards, a file that is not there) is left to Lightning first.
@@ -108,6 +111,7 @@ def read_checkpoint(path: Any, load: Callable[[], Any]) -> Any:
     Args:
         path: Where it lies.
         load: Reads it.
+        whole: Whether that returns all of it, and not only what it has found no place for yet.
 
     Raises:
         SparsityError: If it is damaged, no checkpoint, or lacks what it says it holds.
@@ -133,18 +137,26 @@ def read_checkpoint(path: Any, load: Callable[[], Any]) -> Any:
         if "PytorchStreamReader" in str(error) and not _archive_kind(path):
             raise _damaged(path, "ckpt_path", "its table of contents cannot be read") from None
         raise _unreadable(path, "ckpt_path", error) from None
-    _refuse_other_parts(checkpoint, shown_source(path))
+    if whole:
+        _refuse_other_parts(checkpoint, shown_source(path))
     refuse_incomplete(checkpoint, shown_source(path), "ckpt_path")
     return checkpoint
 
 
 def _load_unopened(path: Any, load: Callable[[], Any]) -> Any:
+    """Let Lightning read what is no file; of a folder of shards, what is beside them is checked."""
+    if (beside := Path(path) / BESIDE_SHARDS).is_file():
+        with opened(beside) as file:
+            _refuse_damage(file, beside, "ckpt_path")
     try:
-        return load()
+        checkpoint = load()
     except OSError as error:
         if not os.path.isdir(path):
             raise
         raise unopened(path, "ckpt_path", error) from None
+    if isinstance(checkpoint, dict):
+        refuse_incomplete(checkpoint, shown_source(path), "ckpt_path")
+    return checkpoint
 
 
 def _refuse_other_parts(checkpoint: Any, name: str) -> None:

@@ -6,7 +6,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.finite import check_finite
+from lightning_sparse.functional.shards.layout import is_sharded
 from lightning_sparse.selection import parameters_by_name, plain_name
 from lightning_sparse.types import Masks
 
@@ -84,7 +86,7 @@ def reinitialise_(
         means: ``[c_plus, c_minus]`` by parameter name, as from ``centroids``.
 
     Raises:
-        SparsityError: If a mean is NaN or infinite.
+        SparsityError: If a mean is NaN or infinite, or weights are split over processes.
 
     Source:
         Damadi et al., 2021, algorithm 1, lines 14, 16 and 17. The paper does not say what becomes of biases
@@ -92,6 +94,11 @@ def reinitialise_(
     """
     check_finite({f"centroids of {name}": means[name] for name in masks})
     parameters = parameters_by_name(module)
+    if split := [name for name in masks if is_sharded(parameters[name])]:
+        raise SparsityError(
+            f"`module` must hold its weights whole to start from centroids, got {split[0]!r}, which is split "
+            "over processes. Do so before it is sharded, or leave `start` out."
+        )
     for name, mask in masks.items():
         weight = parameters[name]
         sign, (plus, minus) = survivors[name].to(weight.device), means[name].to(weight)

@@ -12,9 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_sparse.functional.shards.layout import here
 from lightning_sparse.types import Masks
 
-__all__ = ["Restore", "differentiable", "generator_restorer", "left_as_found", "sparsified"]
+__all__ = [
+    "Restore",
+    "differentiable",
+    "generator_restorer",
+    "gradients_aside",
+    "left_as_found",
+    "sparsified",
+]
 
 Restore: TypeAlias = Callable[[], object]
 
@@ -104,6 +112,20 @@ def differentiable(weights: Iterable[Tensor]) -> Iterator[None]:
             weight.requires_grad_(False)
 
 
+@contextmanager
+def gradients_aside(module: nn.Module) -> Iterator[None]:
+    """Let a module have no gradients for a while; afterwards it has those that it had."""
+    parameters = list(module.parameters())
+    gradients = [parameter.grad for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.grad = None
+        yield
+    finally:
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+
+
 def generator_restorer(value: Any) -> Restore | None:
     """Return what sets a random number generator back to its state of now; None if it is none."""
     if isinstance(value, torch.Generator):
@@ -172,6 +194,7 @@ def _dict_restorer(current: dict[Any, Any], found: dict[Any, Any], keep: tuple[s
 
 
 def _restore_tensor(tensor: Tensor, content: Tensor) -> None:
+    tensor, content = here(tensor), here(content)
     if (tensor.shape, tensor.dtype, tensor.device) != (content.shape, content.dtype, content.device):
         tensor.data = content  # as observers of quantization resize theirs; it stays the same object
     elif not torch.equal(tensor, content):  # what is expanded can be read, and not written to

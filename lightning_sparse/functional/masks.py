@@ -9,7 +9,15 @@ from lightning_sparse.functional.patterns import UNSTRUCTURED, Pattern
 from lightning_sparse.functional.ranking import count_nonzero, rankable
 from lightning_sparse.types import Budgets, Masks, Scores
 
-__all__ = ["count_all", "count_kept", "global_masks", "layerwise_masks", "sparsity", "top_k_mask"]
+__all__ = [
+    "check_reachable",
+    "count_all",
+    "count_kept",
+    "global_masks",
+    "layerwise_masks",
+    "sparsity",
+    "top_k_mask",
+]
 
 
 def top_k_mask(scores: Tensor, k: int) -> Tensor:
@@ -87,7 +95,7 @@ def global_masks(
             counts, or if a score is NaN.
     """
     budgets = dict(fixed or {})
-    _check_reachable(scores, k, min_weights, budgets)
+    check_reachable({name: score.numel() for name, score in scores.items()}, k, min_weights, budgets)
     of_one_dtype = {name: flat.view(scores[name].shape) for name, flat in rankable(scores).items()}
     while True:
         free = {name: score for name, score in of_one_dtype.items() if name not in budgets}
@@ -116,13 +124,24 @@ def count_all(masks: Masks) -> int:
     return sum(mask.numel() for mask in masks.values())
 
 
-def _check_reachable(scores: Scores, k: int, min_weights: int, fixed: Mapping[str, int]) -> None:
-    if unknown := fixed.keys() - scores.keys():
+def check_reachable(layers: Mapping[str, int], k: int, min_weights: int, fixed: Mapping[str, int]) -> None:
+    """Refuse a number of weights that layers of these sizes, ranked together, cannot keep.
+
+    Args:
+        layers: How many weights each layer has.
+        k: Number of weights to keep in all.
+        min_weights: Weights that each layer keeps at least (all of them if it has fewer).
+        fixed: Exact budgets of some layers.
+
+    Raises:
+        SparsityError: It says what is possible.
+    """
+    if unknown := fixed.keys() - layers.keys():
         raise SparsityError(
-            f"`fixed` must name layers among {', '.join(scores)}, got {', '.join(sorted(unknown))}."
+            f"`fixed` must name layers among {', '.join(layers)}, got {', '.join(sorted(unknown))}."
         )
     check_count("min_weights", min_weights, 0)
-    sizes = [score.numel() for name, score in scores.items() if name not in fixed]
+    sizes = [size for name, size in layers.items() if name not in fixed]
     least, most = sum(min(min_weights, size) for size in sizes), sum(sizes)
     rest = k - sum(fixed.values())
     if least <= rest <= most:

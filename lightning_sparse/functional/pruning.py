@@ -16,7 +16,14 @@ from lightning_sparse.functional.saliency.connection import check_connected
 from lightning_sparse.functional.saliency.score_check import ScoreCheck, pruned_last
 from lightning_sparse.types import Densities, Masks, Scores, Shapes
 
-__all__ = ["masks_from_scores", "plan_budgets", "prune_along", "random_masks", "random_positions"]
+__all__ = [
+    "kept_by_rank",
+    "masks_from_scores",
+    "plan_budgets",
+    "prune_along",
+    "random_masks",
+    "random_positions",
+]
 
 
 def prune_along(
@@ -52,7 +59,7 @@ def prune_along(
             keep are not zero in the last, or what is kept of a layer has no gradient any more.
     """
     shapes, fixed = {name: weight.shape for name, weight in problem.weights.items()}, fixed or {}
-    at_last = 0 if keep_lowest else _kept_by_rank(shapes, density, fixed, min_weights)
+    at_last = 0 if keep_lowest else kept_by_rank(shapes, density, fixed, min_weights)
     score_check = ScoreCheck(at_last, problem.weights)
     filters = filters_of(problem.module, problem.weights) if method.allocation == "epf" else None
     ranked_globally = method.allocation == "global" and not (fixed or keep_lowest or pattern != UNSTRUCTURED)
@@ -71,7 +78,7 @@ def prune_along(
     )
     reserves = pattern != UNSTRUCTURED and budgets.keys() == shapes.keys()
     for left, (share, shares) in zip(range(len(paths))[::-1], paths, strict=True):
-        scores, keep = method.scores(problem), _kept_by_rank(shapes, share, shares, min_weights)
+        scores, keep = method.scores(problem), kept_by_rank(shapes, share, shares, min_weights)
         score_check.count({name: scores[name] for name in fixed})  # they must be finite, and no more
         score_check.check({name: score for name, score in scores.items() if name not in fixed}, keep)
         if problem.masks is not None:
@@ -254,7 +261,7 @@ def _paths(
     yield density, dict(fixed)
 
 
-def _kept_by_rank(shapes: Shapes, density: float, fixed: Mapping[str, float], min_weights: int) -> int:
+def kept_by_rank(shapes: Shapes, density: float, fixed: Mapping[str, float], min_weights: int) -> int:
     """Count what layers without a density of their own keep; 0 if that is all they have."""
     sizes = {name: shape.numel() for name, shape in shapes.items()}
     own = sum(layer_budget(sizes[name], share, min_weights) for name, share in fixed.items())

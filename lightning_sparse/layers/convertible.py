@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.isolation import differentiable
+from lightning_sparse.functional.shards.layout import is_sharded, reshard_
 from lightning_sparse.layers.base import compact_layers
 from lightning_sparse.layers.copies import converted_copies, frozen_copies
 from lightning_sparse.layers.ordinary import CONVERTIBLE, Convertible, is_convertible
@@ -78,10 +79,16 @@ def convertible_layers(
 
     Raises:
         SparsityError: If nothing is selected, or a selected weight belongs to no layer that can be converted,
-            or to several.
+            or to several, or if it is split over processes.
     """
+    reshard_(module)
     copies = [glob.escape(f"{path}.weight") for path in _copies_by_path(module, include, exclude)]
     weights = select_weights(module, include, [*exclude, *copies])
+    if split := [name for name, weight in weights.items() if is_sharded(weight)]:
+        raise SparsityError(
+            f"Layers to be replaced must hold their weights whole, got {split[0]!r}, which is split over "
+            "processes. Use masks (`storage='masked'`), or do not shard the module."
+        )
     owners = {name: _owners(module, weight) for name, weight in weights.items()}
     fit = {name: layers[0] for name, layers in owners.items() if is_convertible(layers[0])}
     left = [name for name in weights if name not in fit]

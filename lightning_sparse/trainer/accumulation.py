@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_sparse.trainer.packages import Trainer
 from lightning_sparse.weights.compact import dense_sums, give_back_sums_
+from lightning_sparse.weights.shards import as_shards, here
 
 __all__ = ["accumulates", "give_back_gradients_", "standing_gradients"]
 
@@ -32,7 +33,7 @@ def standing_gradients(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
     if module.automatic_optimization and not between:
         return {}
     standing = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
-    gradients = {name: gradient.detach().clone() for name, gradient in standing.items()}
+    gradients = {name: here(gradient).detach().clone() for name, gradient in standing.items()}
     return {"gradients": gradients, "sums": dense_sums(module)} if gradients else {}
 
 
@@ -41,6 +42,7 @@ def give_back_gradients_(trainer: Trainer, saved: Mapping[str, Mapping[str, Tens
     module, gradients = trainer.lightning_module, saved.get("gradients", {})
     for name, parameter in module.named_parameters():
         if name in gradients:
-            parameter.grad = gradients[name].to(parameter.device, copy=True)
+            gradient = gradients[name].to(parameter.device, copy=True)
+            parameter.grad = as_shards({name: gradient}, {name: parameter})[name]
     with torch.no_grad():
         give_back_sums_(module, saved.get("sums", {}))

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_sparse.weights.shards import is_sharded
+
 __all__ = ["Digits"]
 
 
@@ -26,8 +28,11 @@ class Digits:
         self._optimizers: Sequence[Mapping[str, Any]] = []
 
     def note(self, module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
-        """Keep the entries that lose digits in the types which the module has now."""
-        self.rounded = _rounded_entries(module, checkpoint["state_dict"])
+        """Keep the entries that lose digits in the types which the module has now.
+
+        Strategies that split weights have loaded them by then, into the types of training.
+        """
+        self.rounded = _rounded_entries(module, checkpoint.get("state_dict", {}))
         self._optimizers = checkpoint.get("optimizer_states", [])
 
     def give_back_weights_(self, module: nn.Module) -> None:
@@ -74,7 +79,12 @@ def _give_back_states_(optimizers: Sequence[Optimizer], loaded: Sequence[Mapping
 def _give_back_(state: dict[str, Any], entries: Mapping[str, Any]) -> None:
     for name, value in entries.items() if isinstance(entries, Mapping) else ():
         now = state.get(name)
-        if isinstance(value, Tensor) and isinstance(now, Tensor) and _rounds(value, now):
+        if (
+            isinstance(value, Tensor)
+            and isinstance(now, Tensor)
+            and _rounds(value, now)
+            and not is_sharded(now)
+        ):
             state[name] = value.to(now.device, copy=True)
 
 

@@ -22,6 +22,7 @@ from lightning_sparse.trainer.packages import Trainer
 from lightning_sparse.types import Average, Masks
 from lightning_sparse.weights.base import SparseWeight
 from lightning_sparse.weights.found import sparse_weights
+from lightning_sparse.weights.shards import is_sharded
 
 __all__ = [
     "announce",
@@ -138,9 +139,10 @@ def refuse_other_values(trainer: Trainer, tensors: Mapping[str, Tensor]) -> None
 
 
 def _shared_parameters(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Return what DDP keeps equal on all ranks."""
+    """Return what is to be equal on all ranks: not what DDP leaves alone, nor what each holds a part of."""
     ignored = set(getattr(module, "_ddp_params_and_buffers_to_ignore", ()))
-    return [(name, value) for name, value in module.named_parameters() if name not in ignored]
+    shared = ((name, value) for name, value in module.named_parameters() if name not in ignored)
+    return [(name, value) for name, value in shared if not is_sharded(value)]
 
 
 def _checksum(parameter: Tensor) -> int:
@@ -148,8 +150,8 @@ def _checksum(parameter: Tensor) -> int:
 
 
 def masks_of_rank_zero(trainer: Trainer, masks: Masks) -> Masks:
-    """Return rank 0's masks on every rank."""
-    if trainer.world_size == 1:
+    """Return rank 0's masks on every rank; those of split weights were made by all of them together."""
+    if trainer.world_size == 1 or any(map(is_sharded, masks.values())):
         return masks
     packed: dict[str, dict[str, Any]] = trainer.strategy.broadcast(pack_masks(masks))
     return unpack_masks(packed)

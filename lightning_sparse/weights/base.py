@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_sparse.functional.ranking import mask_at
+from lightning_sparse.functional.shards.layout import Shards
 from lightning_sparse.registry import add_row
 from lightning_sparse.types import Average
+from lightning_sparse.weights.shards import as_shards, here, whole
 
 __all__ = ["SPARSE", "STORAGES", "Shown", "SparseWeight", "storage"]
 
@@ -51,6 +53,8 @@ class SparseWeight(ABC):
         parameter: What optimizers hold of it.
         base: The fixed dense part, where it is stored beside; ``None`` where there is none or it is computed.
         offset_work: Multiply-adds of the fixed dense part on one vector, in theory.
+        shards: Which rows this process holds, ``None`` if all. ``positions``, ``active``, ``gradient`` and
+            ``move_`` are about these rows, all else about the whole weight.
     """
 
     storage_name: ClassVar[str]
@@ -66,6 +70,7 @@ class SparseWeight(ABC):
         self.name, self.shape, self.parameter = name, shape, parameter
         self.base: Tensor | None = None
         self.offset_work = 0.0
+        self.shards: Shards | None = None
 
     @property
     def prunes(self) -> bool:
@@ -109,8 +114,11 @@ class SparseWeight(ABC):
 
     @property
     def mask(self) -> Tensor:
-        """Boolean mask in the shape of the weight, True where an entry is active; made anew."""
-        return mask_at(self.positions, self.shape)
+        """Boolean mask in the shape of the weight, True where an entry is active; made anew, or gathered."""
+        if self.shards is None:
+            return mask_at(self.positions, self.shape)
+        part = mask_at(self.positions, here(self.parameter).shape)
+        return whole(as_shards({self.name: part}, {self.name: self.parameter})[self.name])
 
     @abstractmethod
     def digest(self) -> int:

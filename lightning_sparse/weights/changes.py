@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from lightning_sparse.functional.groups import computes_later, groups_of
 from lightning_sparse.weights.enforcement import keep_only_, mask_of
 from lightning_sparse.weights.optimizers import all_within, state_held_like, zero_at_
+from lightning_sparse.weights.shards import here
 
 __all__ = ["Changed", "Masked", "change_masks_"]
 
@@ -18,7 +19,7 @@ _MOST_WEIGHTS = 2**25  # of a group, which needs some twenty bytes for each
 
 
 class Masked(NamedTuple):
-    """A weight, what masks it, made by ``layout_mask``, and the mask it shall have."""
+    """A weight, what masks it, made by ``layout_mask``, and the mask it shall have: of what is held here."""
 
     weight: Tensor
     keep: Tensor
@@ -26,7 +27,7 @@ class Masked(NamedTuple):
 
 
 class Changed(NamedTuple):
-    """How many entries a weight keeps, and whether they are others than before."""
+    """How many entries a weight keeps here, and whether they are others than before."""
 
     kept: int
     moved: bool
@@ -41,7 +42,7 @@ def change_masks_(masked: Sequence[Masked], optimizers: Sequence[Optimizer]) -> 
     changed: dict[int, Changed] = {}
     optimizers = all_within(optimizers)
     kinds = [(one.weight.device, one.keep.dtype) for one in masked]
-    sizes = [one.weight.numel() for one in masked]
+    sizes = [one.mask.numel() for one in masked]
     for group in groups_of(sizes, kinds, _MOST_WEIGHTS, len(masked)):
         some = [masked[i] for i in group]
         if computes_later(some[0].weight.device):
@@ -53,14 +54,15 @@ def change_masks_(masked: Sequence[Masked], optimizers: Sequence[Optimizer]) -> 
 
 
 def _change_(weight: Tensor, keep: Tensor, mask: Tensor, optimizers: Sequence[Optimizer]) -> Changed:
-    pruned = ~mask.to(weight.device)
+    values = here(weight)
+    pruned = ~mask.to(values.device)
     before = mask_of(keep)
     reset = pruned | ~before
     moved = not torch.equal(~pruned, before)
     if moved and weight.grad is not None:  # some optimizers begin a step with what is left of the last
-        weight.grad.masked_fill_(reset, 0)  # new ones take their first step with the next gradient
+        here(weight.grad).masked_fill_(reset, 0)  # new ones take their first step with the next gradient
     keep.copy_(pruned if keep.dtype == torch.bool else ~pruned)
-    weight.masked_fill_(pruned, 0)
+    values.masked_fill_(pruned, 0)
     for _, value in state_held_like(weight, optimizers):
         zero_at_(value, reset)
     return Changed(int(mask.sum()), moved)
@@ -68,21 +70,21 @@ def _change_(weight: Tensor, keep: Tensor, mask: Tensor, optimizers: Sequence[Op
 
 def _change_together_(masked: Sequence[Masked], optimizers: Sequence[Optimizer]) -> list[Changed]:
     """Do as `change_masks_` for weights of one device whose masks are kept in one way."""
-    sizes = [one.weight.numel() for one in masked]
+    sizes = [one.mask.numel() for one in masked]
     device, keeps = masked[0].weight.device, [one.keep for one in masked]
     new = torch.cat([one.mask.to(device).reshape(-1) for one in masked])
     before = mask_of(torch.cat([keep.reshape(-1) for keep in keeps]))
     counts = torch.stack([_sums(new, sizes), _sums(new ^ before, sizes)]).tolist()
-    shapes = [one.weight.shape for one in masked]
+    shapes = [one.mask.shape for one in masked]
     reset = _parts((new & before).logical_not_(), shapes)
     stored = ~new if keeps[0].dtype == torch.bool else new
     for (weight, _, _), places, moved in zip(masked, reset, counts[1], strict=True):
         if moved and weight.grad is not None:
-            weight.grad.masked_fill_(places, 0)
+            here(weight.grad).masked_fill_(places, 0)
         for _, value in state_held_like(weight, optimizers):
             zero_at_(value, places)
     torch._foreach_copy_(keeps, _parts(stored, shapes))
-    keep_only_([one.weight for one in masked], keeps)
+    keep_only_([here(one.weight) for one in masked], keeps)
     return [Changed(kept, bool(moved)) for kept, moved in zip(*counts, strict=True)]
 
 

@@ -12,6 +12,8 @@ from lightning_sparse.functional.ranking import mask_at, positions_of
 from lightning_sparse.selection import countable_weights, parameters_by_name
 from lightning_sparse.types import Average
 from lightning_sparse.weights.base import SPARSE, SparseWeight, storage
+from lightning_sparse.weights.sharded import ShardedWeight
+from lightning_sparse.weights.shards import here, shards_of, total_of
 from lightning_sparse.weights.state import SparseState, state_of
 
 __all__ = ["MaskedWeight", "weights_by_zeros"]
@@ -39,7 +41,10 @@ class MaskedWeight(SparseWeight):
     @classmethod
     def found_in(cls, module: nn.Module) -> Sequence[SparseWeight]:
         """Return the weights that have a mask, but for those that have been replaced since."""
-        state, there = state_of(module), parameters_by_name(module)
+        state = state_of(module)
+        if state.shards is not None:  # of those this process holds a part only
+            return []
+        there = parameters_by_name(module)
         names = [name for name, weight in state.weights.items() if there.get(name) is weight]
         return [cls(name, state, partial(state.mask, name)) for name in names]
 
@@ -115,6 +120,10 @@ def weights_by_zeros(module: nn.Module) -> list[SparseWeight]:
     """Return linear and convolutional weights as if masks, none in force, kept just what is not zero."""
     state = SparseState()
     state.weights = countable_weights(module)
+    if (shards := shards_of(state.weights)) is not None:
+        state.counts |= zip(state.weights, total_of(state.weights.values(), shards), strict=True)
+        parts = {name: partial(_nonzero, here(weight)) for name, weight in state.weights.items()}
+        return [ShardedWeight(name, state, shards, part) for name, part in parts.items()]
     return [MaskedWeight(name, state, partial(_nonzero, weight)) for name, weight in state.weights.items()]
 
 

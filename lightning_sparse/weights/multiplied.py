@@ -63,7 +63,9 @@ def dense_products(module: nn.Module) -> dict[str, tuple[int, int]]:
         By name of the weight how many pruned entries are not zero there, and how many are pruned.
     """
     state = state_of(module)
-    names = {id(weight): name for name, weight in state.weights.items()}
+    # Of split weights a layer can be called in a forward of the whole net only: nothing is looked at there.
+    weights = state.weights if state.shards is None else {}
+    names = {id(weight): name for name, weight in weights.items()}
     found: dict[str, tuple[int, int]] = {}
     for layer in module.modules():
         if isinstance(layer, ParametrizationList) or not _may_be_called(module, layer):

@@ -11,6 +11,7 @@ from torch.optim import LBFGS, Optimizer
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from lightning_sparse.weights.enforcement import all_finite, all_finite_together
+from lightning_sparse.weights.shards import here
 
 __all__ = [
     "all_within",
@@ -93,7 +94,7 @@ def state_apart(weight: Tensor, optimizers: Iterable[Optimizer]) -> list[str]:
     """Return the names of what optimizers keep for ``weight`` in codes, or not entry by entry."""
     found: dict[str, None] = {}
     for one, key, value in _state_of(weight, all_within(optimizers)):
-        numbers = value.is_floating_point() and not is_traceable_wrapper_subclass(value)
+        numbers = value.is_floating_point() and not is_traceable_wrapper_subclass(here(value))
         coded = value.numel() > 1 and not numbers and value.dtype != torch.bool
         if coded or key in _mixed.get(one, ()):
             found[key] = None
@@ -102,7 +103,7 @@ def state_apart(weight: Tensor, optimizers: Iterable[Optimizer]) -> list[str]:
 
 def zero_at_(value: Tensor, places: Tensor) -> None:
     """Set what an optimizer keeps to zero where ``places`` is True, on whatever device."""
-    places = places.to(value.device)
+    value, places = here(value), places.to(value.device)
     if type(value) is Tensor or isinstance(value, nn.Parameter):
         value.masked_fill_(places, 0)
     else:  # a class of its own, such as a quantised momentum: only as a whole it knows how to be written
@@ -112,7 +113,8 @@ def zero_at_(value: Tensor, places: Tensor) -> None:
 
 
 def numbers_of(value: Tensor) -> Tensor:
-    """Return a tensor as ordinary numbers."""
+    """Return what this process holds of a tensor as ordinary numbers."""
+    value = here(value)
     read = getattr(value, "dequantize", None)
     return value if type(value) is Tensor or read is None else read()
 
@@ -126,7 +128,7 @@ def forget_curvature_(optimizers: Iterable[Optimizer]) -> None:
 
 def has_finite_gradients(optimizer: Optimizer) -> bool:
     """Tell whether there are gradients and all are finite: a scaler skips the step for any that is not."""
-    gradients = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
+    gradients = [here(p.grad) for p in parameters_of(optimizer) if p.grad is not None]
     entries = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
     together = [one for one in entries if one.is_cuda and one.is_floating_point() and one.numel()]
     if together and len(together) == len([one for one in entries if one.numel()]):

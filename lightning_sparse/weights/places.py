@@ -1,18 +1,23 @@
 """Where in a module its weights are, to see at once when something else is there."""
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
 from lightning_sparse.checks import SparsityError
+from lightning_sparse.functional.shards.layout import is_sharded
 from lightning_sparse.selection import misfit, parameters_by_name, plain_name
 
 __all__ = ["Places", "refuse_untied", "weights_for"]
 
-_Way: TypeAlias = tuple["weakref.ReferenceType[nn.Module]", str, "weakref.ReferenceType[Any]"]
-"""A layer, a key, and what it holds under it; all of it weak, as a layer may refer to the whole module."""
+_Way: TypeAlias = tuple["weakref.ReferenceType[nn.Module]", str, Callable[[], Any]]
+"""A layer, a key, and what it holds under it; all of it weak, as a layer may refer to the whole module.
+
+But for split parameters: PyTorch moves a ``DTensor`` by swapping it, which no weak reference may hinder.
+"""
 
 
 class Places:
@@ -38,7 +43,9 @@ class Places:
             keys = [key for key, p in layer._parameters.items() if p is not None and id(p) in wanted]
             self.names |= {plain_name(f"{path}.{key}" if path else key) for key in keys}
             for holder, key in [*_steps(module, path), *((layer, key) for key in keys)] if keys else ():
-                ways[id(holder), key] = (weakref.ref(holder), key, weakref.ref(_held(holder, key)))
+                held = _held(holder, key)
+                reference = partial(_itself, held) if is_sharded(held) else weakref.ref(held)
+                ways[id(holder), key] = (weakref.ref(holder), key, reference)
         self._ways = list(ways.values())
 
     @property
@@ -79,6 +86,10 @@ def refuse_untied(before: Places, after: Places) -> None:
             f"{untied[0]!r} was tied to a weight with a mask when that was made, and is one of its own now: "
             "it would train dense. Untie weights before fit."
         )
+
+
+def _itself(held: Any) -> Any:
+    return held
 
 
 def _held(holder: nn.Module, key: str) -> Any:

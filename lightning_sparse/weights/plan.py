@@ -16,6 +16,7 @@ from lightning_sparse.weights.enforcement import (
     versions_of,
 )
 from lightning_sparse.weights.optimizers import find_mixed_state_, parameters_of, state_like, zero_at_
+from lightning_sparse.weights.shards import here
 
 __all__ = ["Plans"]
 
@@ -29,7 +30,7 @@ class _Plan:
 
     parameters: list[int]
     """Which parameters the optimizer held when the plan was made: it may be given others later."""
-    weights: list[Tensor]
+    parameters_masked: list[nn.Parameter]
     keep: list[Tensor]
     announced: bool = False
     """Whether the gradients of the coming step were masked."""
@@ -46,9 +47,20 @@ class _Plan:
     divides_by_zero: bool = False
     """Whether a zero gradient may be divided by a zero: a product would keep the NaN."""
 
+    @property
+    def weights(self) -> list[Tensor]:
+        """What this process holds of the masked weights."""
+        return [here(parameter) for parameter in self.parameters_masked]
+
+    @property
+    def gradients(self) -> list[Tensor | None]:
+        """What this process holds of their gradients, ``None`` where there is none."""
+        gradients = [parameter.grad for parameter in self.parameters_masked]
+        return [None if gradient is None else here(gradient) for gradient in gradients]
+
     def has_pruned_gradients(self) -> bool:
         """Tell whether some pruned weight has a gradient."""
-        gradients = ((weight.grad, keep) for weight, keep in zip(self.weights, self.keep, strict=True))
+        gradients = zip(self.gradients, self.keep, strict=True)
         return any(bool(g[~mask_of(keep)].any()) for g, keep in gradients if g is not None)
 
     def look_(self) -> None:
@@ -71,7 +83,7 @@ class Plans:
     @property
     def elsewhere(self) -> bool:
         """Whether the module was moved to another device meanwhile."""
-        return any(keep.device != self._weights[name].device for name, keep in self._keep.items())
+        return any(keep.device != here(self._weights[name]).device for name, keep in self._keep.items())
 
     def forget(self, optimizer: Optimizer) -> None:
         """Make the plan of an optimizer anew: what it was given may be a dense net's state."""
@@ -113,7 +125,7 @@ class Plans:
         """
         plan = self._plan(optimizer)
         plan.look_()
-        all_of_them = [weight.grad for weight in plan.weights]
+        all_of_them = plan.gradients
         gradients = [gradient for gradient in all_of_them if gradient is not None]
         keeps = plan.keep
         if len(gradients) < len(keeps):
@@ -131,16 +143,17 @@ class Plans:
         has written to weights or masked gradients; else left out, as it costs as much as masking gradients.
         """
         plan = self._plan(optimizer)
-        gradients = [w.grad for w in plan.weights if w.grad is not None]
+        gradients = [gradient for gradient in plan.gradients if gradient is not None]
         untouched = not gradients or plan.masked == versions_of(gradients)  # or taken away: a step left out
         plan.stays_zero &= plan.announced and untouched
         if not (plan.apart or plan.polluted):  # looking costs a pass, and for others nothing asks
             plan.polluted = not plan.announced or (not untouched and plan.has_pruned_gradients())
+        weights = plan.weights
         if not plan.announced or plan.divides_by_zero:
-            fill_pruned_(plan.weights, plan.keep)
-        elif plan.weights and not (plan.stays_zero and plan.seen):
-            keep_only_(plan.weights, plan.keep)
-        plan.seen = versions_of(plan.weights)
+            fill_pruned_(weights, plan.keep)
+        elif weights and not (plan.stays_zero and plan.seen):
+            keep_only_(weights, plan.keep)
+        plan.seen = versions_of(weights)
         plan.announced = False
 
     def _names_held_by(self, parameters: Container[int]) -> list[str]:
@@ -155,7 +168,9 @@ class Plans:
             plan.apart = plan.stays_zero = type(optimizer) in APART
             plan.divides_by_zero = divides_by_zero(optimizer, plan.weights)
             self._plans[optimizer] = plan
-            for weight, keep in zip(plan.weights, plan.keep, strict=True):  # gathered before masks were there
+            for weight, keep in zip(
+                plan.parameters_masked, plan.keep, strict=True
+            ):  # gathered before masks were there
                 for _, value in state_like(weight, [optimizer]):
                     zero_at_(value, ~mask_of(keep))
         return plan

@@ -1,22 +1,21 @@
 """The masks of one module, and what keeps its pruned weights at zero.
 
 A masked weight is an ordinary dense ``nn.Parameter`` whose pruned entries are zeros. Before each optimizer
-step the gradients of pruned weights are set to zero, after it the weights are; in between, whatever the
-optimizer keeps per weight stays zero as well. Nothing is planted in the module, but for a hook while it is
-trained that masks weights before they are saved: the state is found through a registry that forgets a module
-when the program does.
+step the gradients of pruned weights are set to zero, after it the weights are; what the optimizer keeps for
+them stays zero as well. Nothing is planted in the module, but for a hook while it is trained that masks
+weights before they are saved: a registry that forgets a module when the program does has the state.
 """
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_sparse.functional.shards.layout import Shards
 from lightning_sparse.selection import parameters_by_name
 from lightning_sparse.types import Budgets, Masks
 from lightning_sparse.weights.changes import Masked, change_masks_
@@ -24,21 +23,13 @@ from lightning_sparse.weights.enforcement import layout_mask, mask_of, versions_
 from lightning_sparse.weights.optimizers import forget_curvature_, parameters_of
 from lightning_sparse.weights.places import Places, refuse_untied, weights_for
 from lightning_sparse.weights.plan import Plans
+from lightning_sparse.weights.shards import as_shards, here, part_for, reshard_, shards_of, whole
 from lightning_sparse.weights.stepping import Handle, when_loaded, when_stepped
+from lightning_sparse.weights.unmoved import Owner
 
-__all__ = ["Owner", "SparseState", "state_of"]
+__all__ = ["SparseState", "state_of"]
 
 AfterStep = Callable[[Optimizer], None]
-
-
-class Owner(Protocol):
-    """Who may change the masks of a module: a callback."""
-
-    def move_(self, trainer: Any, module: Any, optimizer: Optimizer) -> None:
-        """Change masks before a step, or leave them."""
-
-    def after_step(self, trainer: Any, module: Any, optimizer: Optimizer) -> None:
-        """Count a step that was made."""
 
 
 class SparseState:
@@ -46,7 +37,8 @@ class SparseState:
 
     Attributes:
         weights: The masked weights by name.
-        counts: How many entries each of them keeps.
+        counts: How many entries each of them keeps, on all processes that hold parts of it.
+        shards: Which rows of the weights this process holds; ``None`` if all.
         enforced: Whether the masks are in force; after a fit they are only known.
         finished: Callbacks that have done their part for this module, and do nothing in a second fit.
         asked: Names of weights whose gradient somebody wants to have whole before the coming step.
@@ -55,6 +47,7 @@ class SparseState:
     def __init__(self) -> None:
         self.weights: dict[str, nn.Parameter] = {}
         self.counts: Budgets = {}
+        self.shards: Shards | None = None
         self.enforced = False
         self.finished: weakref.WeakSet[Owner] = weakref.WeakSet()
         self.asked: set[str] = set()
@@ -80,12 +73,16 @@ class SparseState:
 
     @property
     def masks(self) -> Masks:
-        """Boolean mask per weight, on its device, True where it is kept; read off what is enforced."""
+        """Boolean mask per weight, whole, True where it is kept; read off what is enforced."""
         return {name: self.mask(name) for name in self._keep}
 
     def mask(self, name: str) -> Tensor:
-        """Return the boolean mask of one weight, on its device; made anew."""
-        return mask_of(self._keep[name]).to(self.weights[name].device)
+        """Return the boolean mask of one weight, on its device; made anew, of a split one by gathering it."""
+        return whole(as_shards({name: self.part(name)}, self.weights)[name])
+
+    def part(self, name: str) -> Tensor:
+        """Return the mask of what this process holds of a weight: of all of it, unless that is split."""
+        return mask_of(self._keep[name]).to(here(self.weights[name]).device)
 
     def mask_bytes(self, name: str) -> int:
         """Return the bytes of what is kept of one mask; 0 where there is none."""
@@ -106,12 +103,13 @@ class SparseState:
             SparsityError: If the module has no such weight, one of another shape, or one for two masks.
         """
         module = _original(module)
+        reshard_(module)
         weights = weights_for(masks, module)
         with torch.inference_mode(False):  # masks may be taken up while testing, and trained with later
             self._module, self.owner = weakref.ref(module), owner
             self._places = Places(module, weights)
-            self.weights = weights
-            self._lay_out(masks)
+            self.weights, self.shards = weights, shards_of(weights)
+            self._lay_out({name: part_for(weights[name], mask) for name, mask in masks.items()})
             self.move_(masks, optimizers)
 
     @torch.no_grad()
@@ -123,9 +121,11 @@ class SparseState:
         optimizers = list(optimizers)
         self._plans.find_mixed_state_()
         self._plans.expect_changes_()
-        masked = [Masked(self.weights[name], self._keep[name], mask) for name, mask in masks.items()]
+        parts = {name: part_for(self.weights[name], mask) for name, mask in masks.items()}
+        masked = [Masked(self.weights[name], self._keep[name], part) for name, part in parts.items()]
         changed = change_masks_(masked, optimizers)
-        self.counts |= {name: one.kept for name, one in zip(masks, changed, strict=True)}
+        kept = [one.kept for one in changed]
+        self.counts |= zip(masks, kept if self.shards is None else self.shards.total(kept), strict=True)
         if any(one.moved for one in changed):
             forget_curvature_(optimizers)
 
@@ -167,7 +167,7 @@ class SparseState:
             SparsityError: If a weight is gone, has another shape, or is the same as another one now.
         """
         replaced = self._follow_()
-        weights = list(self.weights.values())
+        weights = list(map(here, self.weights.values()))
         if replaced or however_written or self._seen != versions_of(weights):
             for weight, keep in zip(weights, self._keep.values(), strict=True):
                 pruned = ~mask_of(keep)
@@ -180,8 +180,8 @@ class SparseState:
     def clean_(self, optimizers: Iterable[Optimizer]) -> None:
         """Set pruned weights, and what ``optimizers`` keep for them, to zero, whoever has written there."""
         self._follow_()
-        self.move_(self.masks, optimizers)
-        self._seen = versions_of(list(self.weights.values()))
+        self.move_(as_shards(self._parts(), self.weights), optimizers)
+        self._seen = versions_of(list(map(here, self.weights.values())))
 
     def mask_gradients_(self, optimizer: Optimizer) -> None:
         """Set the gradients of pruned weights to zero, NaN and infinite ones too."""
@@ -200,8 +200,6 @@ class SparseState:
         """Set the pruned weights that ``optimizer`` holds to zero."""
         self._plans.mask_weights_(optimizer)
 
-    # When.
-
     def attach(
         self,
         optimizers: Sequence[Optimizer],
@@ -213,11 +211,10 @@ class SparseState:
         Args:
             optimizers: Those that train the module.
             after_step: Called after each step, once weights are masked.
-            masks_gradients: Whether gradients are masked by a hook too, where nobody else calls
-                `mask_gradients_` before a step.
+            masks_gradients: Whether a hook masks gradients too, as nobody calls `mask_gradients_` then.
         """
         self.detach()
-        self._lay_out(self.masks)  # the weights may be on another device than in an earlier fit
+        self._lay_out(self._parts())  # the weights may be on another device than in an earlier fit
         self.enforced = True
         self._after_step = after_step
         self._seen = []
@@ -244,26 +241,34 @@ class SparseState:
         self._after_step = None
         self.enforced = False
         if self._plans.elsewhere:
-            self._lay_out(self.masks)  # Lightning has taken the module back: nothing stays on its device
+            self._lay_out(self._parts())  # Lightning has taken the module back: nothing stays on its device
 
     # Steps of the above.
 
-    def _lay_out(self, masks: Mapping[str, Tensor]) -> None:
-        self._keep = {name: layout_mask(weight, masks[name]) for name, weight in self.weights.items()}
+    def _parts(self) -> Masks:
+        return {name: self.part(name) for name in self._keep}
+
+    def _lay_out(self, parts: Mapping[str, Tensor]) -> None:
+        self._keep = {name: layout_mask(here(weight), parts[name]) for name, weight in self.weights.items()}
         self._plans = Plans(self.weights, self._keep)
 
     def _follow_(self) -> bool:
         """Take the weights that are in the places of the masked ones now; tell whether they are others."""
         module = self._module() if self._module is not None else None
-        replaced = module is not None and self._places is not None and self._places.changed
-        if replaced or self._plans.elsewhere:
-            masks = self.masks
-            if replaced and module is not None:
-                self.weights, before = weights_for(masks, module), self._places
-                self._places = Places(module, self.weights)
-                if before is not None:
-                    refuse_untied(before, self._places)
-            self._lay_out(masks)
+        if module is None or self._places is None:
+            return False
+        replaced = self._places.changed
+        if replaced and self.shards is not None:
+            reshard_(module)  # whole weights may have been in their places
+            replaced = self._places.changed
+        if replaced:
+            masks, before = self.masks, self._places
+            self.weights = weights_for(masks, module)
+            self._places, self.shards = Places(module, self.weights), shards_of(self.weights)
+            refuse_untied(before, self._places)
+            self._lay_out({name: part_for(self.weights[name], mask) for name, mask in masks.items()})
+        elif self._plans.elsewhere:
+            self._lay_out(self._parts())
         return replaced
 
     def _hook(self, optimizer: Optimizer, before: AfterStep | None = None) -> None:
@@ -271,7 +276,7 @@ class SparseState:
             self.mask_weights_(optimizer)
             if self._after_step is not None:
                 self._after_step(optimizer)
-            self._seen = versions_of(list(self.weights.values()))
+            self._seen = versions_of(list(map(here, self.weights.values())))
 
         def forget_plan(optimizer: Optimizer) -> None:
             self._plans.forget(optimizer)  # what was loaded may be a dense net's

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_sparse.weights.optimizers import numbers_of, state_like
+from lightning_sparse.weights.shards import here, total_of
 from lightning_sparse.weights.state import SparseState, state_of
 from lightning_sparse.weights.stepping import Handle
 
@@ -23,8 +24,10 @@ def verify_step(state: SparseState, optimizer: Optimizer) -> None:
             ``optimizer`` has gathered something for one.
     """
     state.find_mixed_state_()
-    for name, mask in state.masks.items():
-        weight, kept = state.weights[name], int(mask.sum())
+    parts = {name: state.part(name) for name in state.weights}
+    counts = total_of(parts.values(), state.shards)
+    for (name, mask), kept in zip(parts.items(), counts, strict=True):
+        weight = state.weights[name]
         if kept != state.counts[name]:
             raise RuntimeError(f"`verify`: {name!r} keeps {kept} weights instead of {state.counts[name]}.")
         _refuse_alive(name, weight, mask, "after a step")
@@ -69,9 +72,9 @@ def _check_layer(layer: nn.Module, _inputs: object) -> None:
         held, names = _watched[layer]
         if (state := held()) is not None:
             for name in names:
-                _refuse_alive(name, state.weights[name], state.mask(name), "in a forward")
+                _refuse_alive(name, state.weights[name], state.part(name), "in a forward")
 
 
 def _refuse_alive(name: str, weight: Tensor, mask: Tensor, when: str) -> None:
-    if alive := int(weight[~mask].count_nonzero()):
+    if alive := int(here(weight)[~mask].count_nonzero()):
         raise RuntimeError(f"`verify`: {alive} pruned weights of {name!r} are not zero {when}.")

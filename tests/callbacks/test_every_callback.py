@@ -23,7 +23,6 @@ from pytorch_lightning.callbacks import (
 )
 from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging, WeightAveraging
 from pytorch_lightning.plugins.precision import MixedPrecision
-from pytorch_lightning.strategies import ModelParallelStrategy
 from rounds import ENDS_EARLY
 from torch import nn
 from torch.utils._pytree import tree_leaves
@@ -867,14 +866,6 @@ def test_two_of_a_kind_are_refused(tmp_path):
         trainer(tmp_path, *callbacks)
 
 
-def test_the_real_model_parallel_strategy_is_refused(tmp_path):
-    runner = pl.Trainer(
-        strategy=ModelParallelStrategy(), accelerator="cpu", devices=1, default_root_dir=tmp_path
-    )
-    with pytest.raises(ValueError, match="cannot run under ModelParallelStrategy"):
-        PruneAtInit("erk", 0.1).setup(runner, make_toy(), "fit")
-
-
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
 def test_strategies_that_leave_masks_behind_warn(tmp_path, strategy):
     runner = pl.Trainer(strategy=strategy, accelerator="cpu", devices=2, default_root_dir=tmp_path)
@@ -883,7 +874,7 @@ def test_strategies_that_leave_masks_behind_warn(tmp_path, strategy):
 
 
 @pytest.mark.parametrize("row", ROWS)
-@pytest.mark.parametrize("strategy", ["FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"])
+@pytest.mark.parametrize("strategy", ["FSDPStrategy", "DeepSpeedStrategy"])
 def test_strategies_that_split_weights_are_refused(tmp_path, row, strategy):
     runner = trainer(tmp_path, *ROWS[row]())
     runner.strategy.__class__ = type(strategy, (type(runner.strategy),), {})

@@ -85,7 +85,7 @@ class Conversion(Sparsifier, ABC):
             the budget cannot be met, a layer cannot be converted, or no optimizer holds its values.
     """
 
-    converts = True
+    converts, needs_whole = True, "it replaces layers by others, whose values have no rows to split"
     left_behind = (
         "converted layers stay in the processes it starts; after fit, this one has the layers it had before, "
         "untrained"

@@ -23,8 +23,10 @@ from lightning_sparse.functional import patterns
 from lightning_sparse.functional.allocation import AllocationName
 from lightning_sparse.functional.growth import ActiveWeights, GrowthRule, rule_from_name
 from lightning_sparse.functional.growth.moves import draws_of
-from lightning_sparse.functional.pruning import plan_budgets, random_masks
+from lightning_sparse.functional.pruning import plan_budgets
+from lightning_sparse.functional.saliency import PruningProblem
 from lightning_sparse.functional.schedules import DropScheduleName, drop_fraction
+from lightning_sparse.functional.shards.pruning import random_masks_anywhere
 from lightning_sparse.selection import match_overrides, matches_any
 from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.parts import unscale_gradients_
@@ -33,6 +35,7 @@ from lightning_sparse.types import Budgets, Masks, Shapes
 from lightning_sparse.weights.base import SparseWeight
 from lightning_sparse.weights.found import sparse_weights
 from lightning_sparse.weights.optimizers import parameters_of
+from lightning_sparse.weights.shards import as_shards, shards_of
 from lightning_sparse.weights.state import state_of
 from lightning_sparse.weights.stepping import take_back_step_
 
@@ -117,6 +120,7 @@ class MovingConnections(SparsityCallback, ABC):
         self.dense_first_layer, self.grad_average = dense_first_layer, grad_average
         self.draws_masks = self.masks_what_it_selects = density is not None
         self.draw = RandomDraw(self.allocation, pattern=self.pattern)
+        self.needs_whole = checks.needs_whole(self.rule, self.pattern, self.storage, grad_average, allocation)
 
     # Masks of its own.
 
@@ -154,9 +158,9 @@ class MovingConnections(SparsityCallback, ABC):
         """Draw masks at random as ``PruneAtInit`` does; none if there is a support to start from."""
         weights = self.select(module)
         fixed, pattern = match_overrides(weights, self.density_overrides), self.pattern
-        return random_masks(
-            weights, self.density, self.allocation, generator, fixed=fixed, module=module, pattern=pattern
-        )
+        problem = PruningProblem(module, weights, generator, shards=shards_of(weights))
+        masks = random_masks_anywhere(problem, self.density, self.allocation, fixed, pattern)
+        return as_shards(masks, weights)
 
     def check_module(self, module: LightningModule) -> None:
         """Refuse to draw masks beside layers that have a support of their own."""

@@ -10,6 +10,7 @@ from lightning_sparse.callbacks.moving.clock import check_step
 from lightning_sparse.checks import ALL, SparsityError, check_choice, check_count, check_number
 from lightning_sparse.functional.allocation import ALLOCATIONS
 from lightning_sparse.functional.growth import GrowthRule
+from lightning_sparse.functional.growth.shards import needs_whole_layers
 from lightning_sparse.functional.patterns import UNSTRUCTURED, GroupPattern, Pattern, density_within
 from lightning_sparse.functional.schedules import DROP_SCHEDULES
 from lightning_sparse.selection import matches, parameters_by_name
@@ -23,6 +24,7 @@ __all__ = [
     "check_names",
     "check_schedule",
     "density_of_own",
+    "needs_whole",
     "refuse_layers_with_support",
     "refuse_nothing_moved",
     "refuse_other_support",
@@ -62,6 +64,19 @@ def refuse_nothing_moved(callback: str, weights: Sequence[object], exclude: Sequ
         raise SparsityError(
             f"`exclude` must leave something for {callback} to move, got {list(exclude)}. Shorten it."
         )
+
+
+def needs_whole(
+    rule: GrowthRule, pattern: Pattern, storage: str, grad_average: int, allocation: str | None
+) -> str:
+    """Say why connections cannot move where each process holds some rows, and the way out; "" if they can."""
+    if storage != "masked":
+        return "`storage` 'compact' keeps values that have no rows to split. Leave it out"
+    if grad_average != 1:
+        return "`grad_average` gathers gradients that checkpoints have of process 0 alone. Leave it out"
+    if allocation == "epf":
+        return "`allocation` 'epf' counts by filter, and those are split. Use 'erk'"
+    return needs_whole_layers(rule, pattern)
 
 
 def refuse_layers_with_support(callback: str, module: nn.Module, density: float) -> None:

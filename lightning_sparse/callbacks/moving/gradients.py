@@ -17,12 +17,13 @@ __all__ = ["add_gradients_", "usable_gradients"]
 
 
 def usable_gradients(optimizer: Optimizer, weights: Sequence[SparseWeight]) -> bool:
-    """Tell whether an optimizer's gradients are all finite.
+    """Tell whether an optimizer's gradients are all finite, on all processes that hold parts of them.
 
     Raises:
         SparsityError: If they are not, and never will be, as the active weights hold NaN or infinities.
     """
-    if has_finite_gradients(optimizer):
+    shards, finite = weights[0].shards if weights else None, has_finite_gradients(optimizer)
+    if finite if shards is None else shards.all(finite):
         return True
     check_finite({weight.name: weight.active for weight in weights})
     return False

@@ -31,7 +31,8 @@ def move_all_(
 
     A GPU is waited for a few times in all, not in every layer.
     """
-    found = move_together(rule, active, fraction, [weight.name for weight in weights], pattern)
+    shards = weights[0].shards if weights else None
+    found = move_together(rule, active, fraction, [weight.name for weight in weights], pattern, shards)
     with state.together(optimizers):
         moved = [weight.move_(at, optimizers) for weight, at in zip(weights, found, strict=True)]
     return on_host(moved)

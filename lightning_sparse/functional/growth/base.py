@@ -52,6 +52,8 @@ class GrowthRule(ABC):
     """Name of the rule, and first word of what is logged about it: ``"rigl"`` for ``rigl/churn``."""
     needs_gradient: ClassVar[bool] = False
     """Whether it asks for the dense gradient."""
+    takes_shards: ClassVar[bool] = False
+    """Whether its scores go entry by entry, so that a process can take those of its own rows."""
     needs_draws: ClassVar[bool] = False
     """Whether it draws at random, or has `move` do so; runs then share one seed and keep it."""
 

@@ -20,6 +20,7 @@ class RigL(GrowthRule):
 
     name = "rigl"
     needs_gradient = True
+    takes_shards = True
 
     def drop_scores(self, active: ActiveWeights) -> Tensor:
         """Return ``|w|``."""

@@ -21,8 +21,10 @@ from lightning_sparse.functional.growth.moves import (
     move_support,
     move_support_at_random,
 )
+from lightning_sparse.functional.growth.shards import move_in_shards
 from lightning_sparse.functional.patterns import UNSTRUCTURED, Pattern
 from lightning_sparse.functional.ranking import positions_of
+from lightning_sparse.functional.shards.layout import Shards
 
 __all__ = ["move_together"]
 
@@ -36,6 +38,7 @@ def move_together(
     fraction: float,
     names: Sequence[str],
     pattern: Pattern = UNSTRUCTURED,
+    shards: Shards | None = None,
 ) -> list[Tensor]:
     """Do as `move`, layer by layer, and return their new positions.
 
@@ -49,10 +52,13 @@ def move_together(
         fraction: Share of them to drop, in [0, 1].
         names: What errors call the layers.
         pattern: Which sets of weights may be active, before and after.
+        shards: Which rows of the layers this process holds, if not all; then `move_in_shards` moves them.
 
     Raises:
         SparsityError: As from `move`.
     """
+    if shards is not None:
+        return move_in_shards(rule, layers, fraction, names, shards)
     moved: dict[int, Tensor] = {}
     devices = [layer.values.device for layer in layers]
     sizes = [layer.shape.numel() for layer in layers]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_sparse.checks import SparsityError, check_choice
 from lightning_sparse.functional.allocation import ALLOCATIONS, AllocationName
 from lightning_sparse.functional.saliency.iterative import PAPER, Arithmetic, PathName
+from lightning_sparse.functional.shards.layout import Shards
 from lightning_sparse.registry import add_row
 from lightning_sparse.types import Loss, Masks, Scores
 
@@ -63,6 +64,8 @@ class PruningProblem:
         average: Takes the mean of a tensor over all processes.
         cools: Whether outputs of the last layer may be divided by a temperature: they are logits of a loss
             that is the net's own.
+        shards: Which rows of each weight this process holds; ``None`` where it holds all of them. Weights are
+            then ``DTensor``, and a score may be one, or that of a whole weight.
     """
 
     module: nn.Module
@@ -74,6 +77,7 @@ class PruningProblem:
     inputs: Callable[[], Any] = _no_inputs
     average: Average = one_process
     cools: bool = True
+    shards: Shards | None = None
 
 
 class PruningMethod(ABC):
@@ -90,6 +94,8 @@ class PruningMethod(ABC):
     """Whether it asks for losses; what cannot give any is then refused before data is touched."""
     needs_forward: ClassVar[bool] = False
     """Whether it calls the module itself, not only its loss."""
+    takes_shards: ClassVar[bool] = False
+    """Whether its scores, in the paper's way, are right where each process holds some rows of a weight."""
     reference: ClassVar[Arithmetic] = PAPER
     """How the authors' code rounds."""
     conformance: Conformance = "paper"

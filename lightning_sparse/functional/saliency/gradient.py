@@ -46,6 +46,7 @@ class Gradient(PruningMethod):
     """
 
     needs_loss = True
+    takes_shards = True
 
     def __init__(
         self, num_batches: int = 4, scoring_mode: Mode = "train", allocation: Ranking = "global"

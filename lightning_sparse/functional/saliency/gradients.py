@@ -13,6 +13,7 @@ from torch.autograd.graph import Node
 
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.saliency.base import Average, one_process
+from lightning_sparse.functional.shards.layout import is_sharded
 from lightning_sparse.types import Loss
 
 __all__ = ["gradients_of", "mean_gradients", "operations_of"]
@@ -36,7 +37,8 @@ def mean_gradients(
                 total[name] += gradient
     if count == 0:
         raise SparsityError("`losses` must hold at least one batch, got none. Check the training data.")
-    return {name: average(gradient.div_(count)) for name, gradient in total.items()}
+    means = {name: gradient.div_(count) for name, gradient in total.items()}
+    return {name: mean if is_sharded(mean) else average(mean) for name, mean in means.items()}
 
 
 def gradients_of(
@@ -57,12 +59,27 @@ def gradients_of(
             "The loss depends on no selected weight (to second order, for GraSP). Look for `detach` or "
             "`no_grad` in the step, or give a `loss_fn` of your own."
         )
+    if any(map(is_sharded, weights)):
+        return _reduced_gradients(loss, weights)
     found = torch.autograd.grad(loss, list(weights), create_graph=create_graph, allow_unused=True)
     if any(gradient is None for gradient in found) and _is_checkpointed(loss):
         raise SparsityError(
             "Gradient checkpointing with `use_reentrant=True` hides weights from `autograd.grad`. Checkpoint "
             "with `use_reentrant=False`, or not while scores are taken."
         )
+    return found
+
+
+def _reduced_gradients(loss: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """Return gradients of split weights, the mean over processes: only a backward pass reduces them.
+
+    The shards are no part of the graph, the whole weights that FSDP gathers are. `scoring` sees to it that
+    there was no ``grad`` before, and gives it back.
+    """
+    loss.backward()  # type: ignore[no-untyped-call]
+    found = tuple(weight.grad for weight in weights)
+    for weight in weights:
+        weight.grad = None
     return found
 
 

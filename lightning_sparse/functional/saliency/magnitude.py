@@ -18,6 +18,8 @@ class Magnitude(PruningMethod):
         initialization.
     """
 
+    takes_shards = True
+
     def scores(self, problem: PruningProblem) -> Scores:
         """Return ``|w|``."""
         return {name: weight.detach().abs() for name, weight in problem.weights.items()}

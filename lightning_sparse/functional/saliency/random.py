@@ -20,6 +20,8 @@ class Random(PruningMethod):
             others fix each layer's count: ``"uniform"``, ``"erk"``, ``"epl"``, ``"epf"``.
     """
 
+    takes_shards = True
+
     def scores(self, problem: PruningProblem) -> Scores:
         """Return uniform draws from [0, 1), made on the generator's device for every weight in order."""
         draws = problem.generator

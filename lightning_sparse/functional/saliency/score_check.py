@@ -1,7 +1,8 @@
 """Scores that cannot rank are refused: not finite, or mostly zero."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from lightning_sparse.functional.ranking import count_nonzero, in_pieces
 from lightning_sparse.selection import some_names
 from lightning_sparse.types import Masks, Scores
 
-__all__ = ["ScoreCheck", "count_nonzero_scores", "pruned_last"]
+__all__ = ["ScoreCheck", "count_nonzero_scores", "pruned_last", "refuse_not_finite"]
 
 
 class ScoreCheck:
@@ -42,17 +43,29 @@ class ScoreCheck:
         Warns:
             UserWarning: If all scores of a layer are zero in the first iteration.
         """
-        self.nonzero = self.count(scores)
+        self.check_counts(self.count(scores), keep, partial(_why_zero, scores, self.weights))
+
+    def check_counts(
+        self, nonzero_scores: Mapping[str, int], keep: int, why_zero: Callable[[], str] = lambda: ""
+    ) -> None:
+        """Do as `check`, given how many scores of each layer are not zero.
+
+        Args:
+            nonzero_scores: They are finite, all of them.
+            keep: Number of weights to keep of these layers.
+            why_zero: Says what in the weights may be the reason for zeros.
+        """
+        self.nonzero = dict(nonzero_scores)
         nonzero, at_first = sum(self.nonzero.values()), sum(self.nonzero_at_first.values())
         needed = min(self.keep and keep, at_first) if self.nonzero_at_first else self.keep
         if nonzero * 2 < needed:
-            why = _why_zero(scores, self.weights) or "the net is cut through, or starts with zeros"
+            why = why_zero() or "the net is cut through, or starts with zeros"
             raise SparsityError(
                 f"Only {nonzero} scores are not zero, but {needed} weights are to be kept: {why}. Raise "
                 "`density`, leave such layers dense with `exclude`, or choose a random method (`erk`, `epl`)."
             )
         if not self.nonzero_at_first and self.keep:
-            _warn_of_silent_layers(scores, self.weights)
+            _warn_of_silent_layers([name for name, count in nonzero_scores.items() if not count], why_zero)
         self.nonzero_at_first = self.nonzero_at_first or self.nonzero
 
     def count(self, scores: Scores) -> dict[str, int]:
@@ -102,24 +115,28 @@ def count_nonzero_scores(scores: Tensor, name: str) -> int:
     nonzero = 0
     for (piece,) in in_pieces(scores):
         if not piece.amax() < torch.inf:  # false for NaN too, which is the maximum wherever it occurs
-            bad = int((scores.isnan() | (scores == torch.inf)).count_nonzero())
-            raise SparsityError(
-                f"{bad} scores of {name!r} are not finite. Look for an overflow in the loss or in half "
-                "precision."
-            )
+            refuse_not_finite(name, int((scores.isnan() | (scores == torch.inf)).count_nonzero()))
         nonzero += count_nonzero(piece)
     return nonzero
 
 
-def _warn_of_silent_layers(scores: Scores, weights: Mapping[str, Tensor]) -> None:
+def refuse_not_finite(name: str, count: int) -> None:
+    """Refuse scores of a layer of which so many are NaN or positive infinity, if any are."""
+    if count:
+        raise SparsityError(
+            f"{count} scores of {name!r} are not finite. Look for an overflow in the loss or in half "
+            "precision."
+        )
+
+
+def _warn_of_silent_layers(silent: Sequence[str], why_zero: Callable[[], str]) -> None:
     """Warn of layers whose scores are all zero: what is kept of them is chosen by order."""
-    silent = _all_zero(scores)
     if silent:
-        why = _why_zero(scores, weights) or "no signal comes to them or leaves them"
+        why = why_zero() or "no signal comes to them or leaves them"
         warnings.warn(
             f"All scores of {some_names(silent)} are zero ({len(silent)} layers): {why}. "
             "Leave them dense with `exclude`, or give them a density in `density_overrides`.",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

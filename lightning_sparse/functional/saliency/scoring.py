@@ -1,12 +1,12 @@
 """What methods by gradients share: the state of the net while scores are taken."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Literal, TypeAlias
 
 import torch
 
-from lightning_sparse.functional.isolation import differentiable, left_as_found
+from lightning_sparse.functional.isolation import differentiable, gradients_aside, left_as_found
 from lightning_sparse.functional.saliency.base import PruningProblem
 from lightning_sparse.types import Scores
 
@@ -26,7 +26,9 @@ def scoring(problem: PruningProblem, training: bool) -> Iterator[None]:
     """
     draws = problem.generator
     seed = int(torch.randint(2**62, (), generator=draws, device=draws.device))
-    with left_as_found(problem.module, training, seed), differentiable(problem.weights.values()):
+    module, weights = problem.module, problem.weights.values()
+    aside = nullcontext() if problem.shards is None else gradients_aside(module)
+    with left_as_found(module, training, seed), differentiable(weights), aside:
         yield
 
 

@@ -38,6 +38,8 @@ class SNIP(OneShot):
         Lee et al., "SNIP", ICLR 2019 (arXiv:1810.02340).
     """
 
+    takes_shards = True
+
     def scores(self, problem: PruningProblem) -> Scores:
         """Return ``|g * w|``; divided by their sum in the reference's way."""
         with scoring(problem, self._trains()):
