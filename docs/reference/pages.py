@@ -51,7 +51,7 @@ def _with_groups(entry: Any) -> Any:
         return entry
     (title,) = entry
     listed = [{group: [{page_of(name): _path(name)} for name in names]} for group, names in groups().items()]
-    return {title: [FIRST, *listed]}
+    return {title: [FIRST, {"Callbacks and their arguments": "reference/callbacks.md"}, *listed]}
 
 
 def _path(name: str) -> str:
@@ -94,7 +94,7 @@ def _found(name: str) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Fill the first page of the reference with tables of all objects, the changelog with that of the root."""
+    """Fill the first page of the reference with tables of all objects, and the changelog with its file."""
     if page.file.src_uri == "changelog.md":
         return (ROOT / "CHANGELOG.md").read_text().replace("](docs/", "](")
     return _with_tables(markdown) if page.file.src_uri == FIRST else markdown
