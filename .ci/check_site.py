@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 WORDS = ["FLOPs", "deploy", "ONNX", "pretrained", "LoRA", "sweep", "DDP", "resume"]
 """What newcomers look for; each has to be on a page that explains something, which the reference does not."""
-NOT_EXPLAINED = ("reference/", "changelog/")
+NOT_EXPLAINED = ("reference/", "changelog/", "contributing/")
 ELSEWHERE = re.compile(r"https://([a-z0-9-]+\.)+[a-z]{2,}(:\d+)?(/[^\s<>\"{}|\\^`]*)?(?<![.,;])")
 UNWRITTEN = {"example.com", "example.org", "localhost"}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from jsonargparse import ArgumentParser
+from markdown.extensions.toc import slugify
 
 import lightning_sparse
 import lightning_sparse.data
@@ -192,3 +193,25 @@ def test_files_and_decorators_of_the_architecture_are_there():
         for name in re.findall(r"`@?(\w+)", registers):
             used = BLOCKS[ROOT / "docs" / "extending.md"]
             assert name == "Pattern" or any(f"{name}(" in block or f"@{name}" in block for block in used)
+
+
+REPOSITORY = "https://github.com/lightning-sparse/lightning_sparse/blob/main/"
+
+
+def test_links_of_the_readme_are_whole_addresses_of_what_is_there():
+    """It is shown by package indexes too, where no path leads anywhere."""
+    links = re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text())
+    assert len(links) > 10
+    for link in links:
+        assert link.startswith(REPOSITORY), link
+        path, _, anchor = link.removeprefix(REPOSITORY).partition("#")
+        assert (ROOT / path).is_file(), link
+        headings = re.findall(r"^#+ (.*)$", (ROOT / path).read_text(), flags=re.MULTILINE)
+        assert not anchor or anchor in {slugify(heading.replace("`", ""), "-") for heading in headings}, link
+
+
+def test_the_version_is_the_same_everywhere():
+    project = (ROOT / "pyproject.toml").read_text()
+    version = re.search(r'^version = "(.*)"$', project, flags=re.MULTILINE)[1]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"{{{version}}}" in (ROOT / "docs" / "cite.md").read_text()
