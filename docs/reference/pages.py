@@ -104,7 +104,7 @@ def _with_tables(markdown: str) -> str:
     parts = [markdown]
     for group, objects in groups().items():
         rows = [f"| [`{page_of(name)}`]({page_of(name)}.md) | {_summary(name)} |" for name in objects]
-        parts.append("\n".join([f"## {group}\n", "| | |", "|---|---|", *rows]))
+        parts.append("\n".join([f"## {group}\n", "| object | purpose |", "|---|---|", *rows]))
     return "\n\n".join(parts)
 
 
