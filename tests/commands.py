@@ -20,6 +20,7 @@ PROGRAMS = (
     "srun",
     "torchrun",
 )
+SHELLS = ("", "bash", "console", "shell", "sh")
 PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b(?!_)")
 
 
@@ -46,9 +47,9 @@ def lines() -> list[Line]:
 
 def _of_page(page: str) -> Iterator[tuple[str, bool]]:
     """Yield what stands in blocks without a language or with a shell's, and mentions within sentences."""
-    for block in re.findall(
-        r"^ *```(?:bash|console|shell|sh)?\n(.*?)^ *```", page, flags=re.DOTALL | re.MULTILINE
-    ):
+    for language, block in re.findall(r"^ *```(\S*)\n(.*?)^ *```$", page, flags=re.DOTALL | re.MULTILINE):
+        if language not in SHELLS:
+            continue
         for line in block.replace("\\\n", " ").split("\n"):
             for part in re.split(r" && |; ", line.split(" # ")[0]):
                 text = re.sub(r"^(\$ |time |do )+", "", " ".join(part.split()))

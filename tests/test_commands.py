@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import inspect
 import re
+import runpy
 import sys
 
 import pytest
@@ -19,6 +20,8 @@ from lightning_sparse.cli.main import main
 FOUND = lines()
 OURS = [line for line in FOUND if line.words[0] == "lightning-sparse"]
 MODULES = [line for line in FOUND if line.words[:2] == ["python", "-m"]]
+SCRIPTS = [line for line in FOUND if line.words[:2] == ["python", "train.py"]]
+BASH = [line for line in FOUND if line.words[0] == "bash" and line.words[1:2] != ["-c"]]
 PIP = [line for line in FOUND if line.words[:2] == ["pip", "install"]]
 RUNS = "runs/quickstart"
 SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.enable_progress_bar=false"]
@@ -145,6 +148,24 @@ def test_modules_are_there_and_know_their_options(line, monkeypatch):
     monkeypatch.setattr(sys, "argv", [name, *others])
     with only_parsing(monkeypatch):
         module.main()
+
+
+@pytest.mark.parametrize("line", SCRIPTS, ids=show)
+def test_programs_of_a_page_know_their_options(line, tmp_path, monkeypatch, capsys):
+    """By LightningCLI, which the page's Python block makes."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / line.page).read_text(), flags=re.DOTALL)
+    (program,) = [block for block in blocks if "LightningCLI(" in block]
+    (tmp_path / "train.py").write_text(program)
+    monkeypatch.setattr(sys, "argv", [*line.words[1:], "--print_config"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(tmp_path / "train.py"), run_name="__main__")
+    assert not stopped.value.code, capsys.readouterr().err
+
+
+def test_shell_scripts_are_there():
+    assert BASH
+    for line in BASH:
+        assert (ROOT / line.words[1]).is_file(), line
 
 
 @pytest.mark.parametrize("line", PIP, ids=show)
