@@ -15,6 +15,8 @@ from mkdocs.structure.files import File, Files
 
 FIRST = "reference/index.md"
 ROOT = Path(__file__).parents[2]
+BEHIND_GUIDES = "---\nsearch: {boost: 0.3}\n---\n"
+"""Who searches for a word should see first what explains it."""
 
 
 def groups() -> dict[str, dict[str, list[str]]]:
@@ -71,7 +73,7 @@ def _page(name: str, shown: list[str]) -> str:
     options = [f"heading: {name}", f"toc_label: {page_of(name)}"]
     if found.is_class and not _is_abstract(found):
         options.append(f"members: {shown or 'false'}")
-    return "\n".join([f"::: {found.path}", "    options:", *(f"      {option}" for option in options), ""])
+    return "\n".join([BEHIND_GUIDES, f"::: {found.path}", "    options:", *(f"      {option}" for option in options), ""])
 
 
 def _is_abstract(found: Any) -> bool:
