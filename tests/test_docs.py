@@ -3,6 +3,8 @@
 import contextlib
 import importlib.util
 import re
+import runpy
+import sys
 from ast import literal_eval
 from importlib import import_module
 from pathlib import Path
@@ -26,7 +28,10 @@ from lightning_sparse.reporting import REPORT_PAGES
 from lightning_sparse.weights.found import STORAGES
 
 ROOT = Path(__file__).parents[1]
+START = ROOT / "docs" / "start.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NEEDS = {"pretrained_nets": ("timm", "transformers")}
+"""Packages that pages show, and that we need for nothing else: without them these pages are left out."""
 BLOCKS = {page: re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL) for page in PAGES}
 TABLES = {
     "METHODS": METHODS,
@@ -57,10 +62,26 @@ def tables_stay():
 @pytest.mark.usefixtures("tables_stay")
 def test_examples_run(page, tmp_path, monkeypatch):
     """In order and in one namespace, as a reader would paste them."""
+    for package in NEEDS.get(page.stem, ()):
+        pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "pasted"}
     for block in BLOCKS[page]:
         exec(compile(block, str(page), "exec"), namespace)
+
+
+def test_the_files_of_get_started_run(tmp_path, monkeypatch, capsys):
+    """Each is written under its name and run as a script, in order, as a reader would do it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, text in re.findall(r'```python title="(.*?)"\n(.*?)```', START.read_text(), flags=re.DOTALL):
+        Path(name).write_text(text)
+        runpy.run_path(name, run_name="__main__")
+    sys.modules.pop("digits")
+    printed = capsys.readouterr().out
+    for line in ("total                      56,952   2,848    5.0007%", "net.5.weight: 2181 of 51200\n"):
+        assert line in START.read_text()
+        assert line in printed
 
 
 def rows_under(page, heading):
@@ -91,7 +112,7 @@ def test_the_table_of_tables_says_where_they_are():
     ("page", "heading"),
     [
         ("docs/reference/callbacks.md", "| method | keeps the weights | card |"),
-        ("docs/index.md", "| `method` | keeps | per layer |"),
+        ("docs/guides/choose.md", "| `method` | keeps | per layer |"),
     ],
 )
 def test_tables_of_methods_are_complete(page, heading):
