@@ -53,6 +53,7 @@ def _of_page(page: str) -> Iterator[tuple[str, bool]]:
         for line in block.replace("\\\n", " ").split("\n"):
             for part in re.split(r" && |; ", line.split(" # ")[0]):
                 text = re.sub(r"^(\$ |time |do )+", "", " ".join(part.split()))
+                text = text.replace("python -m lightning_sparse ", "lightning-sparse ")
                 if text.startswith(tuple(f"{program} " for program in PROGRAMS)):
                     yield text, False
     for text in re.findall(r"`(lightning-sparse [^`\n]+)`", page):
