@@ -73,7 +73,9 @@ def _page(name: str, shown: list[str]) -> str:
     options = [f"heading: {name}", f"toc_label: {page_of(name)}"]
     if found.is_class and not _is_abstract(found):
         options.append(f"members: {shown or 'false'}")
-    return "\n".join([BEHIND_GUIDES, f"::: {found.path}", "    options:", *(f"      {option}" for option in options), ""])
+    return "\n".join(
+        [BEHIND_GUIDES, f"::: {found.path}", "    options:", *(f"      {option}" for option in options), ""]
+    )
 
 
 def _is_abstract(found: Any) -> bool:
