@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What a user has who installs the wheel: no checkout, an empty folder. Run in an environment that has the rest.
-# It is built here, and installed into two new environments without anything being downloaded but hatchling:
-# one beside all packages of the environment this runs in, one beside all but pytorch-lightning.
+# It is built here from the source distribution, and both are checked as the package index checks them. It is installed
+# into two new environments without anything being downloaded but hatchling: one beside all packages of the environment
+# this runs in, one beside all but pytorch-lightning.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
@@ -26,7 +27,11 @@ says() { # WORDS COMMAND...: it ends well, and prints the words
   grep -qF -- "$words" "$work/said" || { cat "$work/said"; echo "does not say '$words': $*"; return 1; }
 }
 
-python -m pip wheel --quiet --no-deps --wheel-dir "$work/dist" .
+python -m build --outdir "$work/dist" . >"$work/said" 2>&1 || { cat "$work/said"; exit 1; }
+says 'PASSED' python -m twine check --strict "$work"/dist/*
+for file in "$work"/dist/*; do
+  [ "$(du -k "$file" | cut -f1)" -le 1000 ] || { echo "failed: $file is larger than 1000 kB"; exit 1; }
+done
 ours='^(lightning_sparse|_?_editable_impl_lightning_sparse|__pycache__)'
 beside user "$ours"
 beside twin "$ours|^(pytorch_lightning|lightning_fabric)"

@@ -1,5 +1,7 @@
 """Every Python example in README and docs runs; every table of names holds those that the code has."""
 
+import contextlib
+import importlib.util
 import re
 import runpy
 import sys
@@ -9,8 +11,11 @@ from pathlib import Path
 
 import pytest
 from jsonargparse import ArgumentParser
+from markdown.extensions.toc import slugify
 
 import lightning_sparse
+import lightning_sparse.data
+import lightning_sparse.models
 from lightning_sparse.export import EXPORT_FORMATS
 from lightning_sparse.functional import allocation
 from lightning_sparse.functional.allocation import ALLOCATIONS
@@ -106,7 +111,7 @@ def test_the_table_of_tables_says_where_they_are():
 @pytest.mark.parametrize(
     ("page", "heading"),
     [
-        ("README.md", "| method | keeps the weights | card |"),
+        ("docs/reference/callbacks.md", "| method | keeps the weights | card |"),
         ("docs/guides/choose.md", "| `method` | keeps | per layer |"),
     ],
 )
@@ -125,7 +130,40 @@ def test_the_table_of_offsets_is_complete():
     assert names_in(row[0] for row in rows) == list(OFFSETS)
 
 
-SHARED = [row[0] for row in rows_under("README.md", "| argument | default | meaning |")]
+def reference():
+    """The hook that writes the pages of the reference."""
+    spec = importlib.util.spec_from_file_location("pages", ROOT / "docs" / "reference" / "pages.py")
+    pages = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pages)
+    return pages
+
+
+def imported(name):
+    with contextlib.suppress(ModuleNotFoundError):
+        return import_module(name)
+    module, _, own = name.rpartition(".")
+    return getattr(import_module(module), own)
+
+
+@pytest.mark.parametrize("package", ["", ".data", ".export", ".layers", ".models", ".plain", ".reporting"])
+def test_every_public_object_has_a_page(package):
+    names = [name for objects in reference().groups().values() for name in objects]
+    shown = {
+        id(getattr(lightning_sparse, name.rpartition(".")[2], None)) for name in names if name.count(".") == 1
+    }
+    shown |= {id(imported(name)) for name in names if name.count(".") > 1}
+    module = import_module(f"lightning_sparse{package}")
+    assert [name for name in module.__all__ if id(getattr(module, name)) not in shown] == []
+
+
+def test_pages_of_the_reference_have_names_of_their_own():
+    """Also where capitals do not count."""
+    pages = reference()
+    names = [pages.page_of(name).lower() for objects in pages.groups().values() for name in objects]
+    assert len({*names, "index", "callbacks"}) == len(names) + 2
+
+
+SHARED = [row[0] for row in rows_under("docs/reference/callbacks.md", "| argument | default | meaning |")]
 
 
 @pytest.mark.parametrize(
@@ -142,8 +180,8 @@ SHARED = [row[0] for row in rows_under("README.md", "| argument | default | mean
 )
 def test_the_table_of_callbacks_has_their_arguments_and_defaults(name):
     """Its own in its row, those that all share in the table below, but for what the row says is not there."""
-    rows = rows_under("README.md", "| callback | does | arguments and defaults |")
-    own, *missing = next(row[2] for row in rows if row[0] == f"`{name}`").split("; no ")
+    rows = rows_under("docs/reference/callbacks.md", "| callback | does | arguments and defaults |")
+    own, *missing = next(row[2] for row in rows if row[0].startswith(f"[`{name}`]")).split("; no ")
     parser = ArgumentParser()
     parser.add_class_arguments(getattr(lightning_sparse, name), "callback")
     defaults = vars(parser.get_defaults().callback)
@@ -176,3 +214,25 @@ def test_files_and_decorators_of_the_architecture_are_there():
         for name in re.findall(r"`@?(\w+)", registers):
             used = BLOCKS[ROOT / "docs" / "extending.md"]
             assert name == "Pattern" or any(f"{name}(" in block or f"@{name}" in block for block in used)
+
+
+REPOSITORY = "https://github.com/lightning-sparse/lightning_sparse/blob/main/"
+
+
+def test_links_of_the_readme_are_whole_addresses_of_what_is_there():
+    """It is shown by package indexes too, where no path leads anywhere."""
+    links = re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text())
+    assert len(links) > 10
+    for link in links:
+        assert link.startswith(REPOSITORY), link
+        path, _, anchor = link.removeprefix(REPOSITORY).partition("#")
+        assert (ROOT / path).is_file(), link
+        headings = re.findall(r"^#+ (.*)$", (ROOT / path).read_text(), flags=re.MULTILINE)
+        assert not anchor or anchor in {slugify(heading.replace("`", ""), "-") for heading in headings}, link
+
+
+def test_the_version_is_the_same_everywhere():
+    project = (ROOT / "pyproject.toml").read_text()
+    version = re.search(r'^version = "(.*)"$', project, flags=re.MULTILINE)[1]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"{{{version}}}" in (ROOT / "docs" / "cite.md").read_text()
