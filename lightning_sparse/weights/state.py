@@ -87,6 +87,10 @@ class SparseState:
         """Return the boolean mask of one weight, on its device; made anew."""
         return mask_of(self._keep[name]).to(self.weights[name].device)
 
+    def keep(self, name: str) -> Tensor:
+        """Return what masks a weight, as `layout_mask` makes it."""
+        return self._keep[name]
+
     def mask_bytes(self, name: str) -> int:
         """Return the bytes of what is kept of one mask; 0 where there is none."""
         return self._keep[name].nbytes if name in self._keep else 0
