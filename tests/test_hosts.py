@@ -1,6 +1,5 @@
 """Runs on two hosts, started by torchrun: ended, resumed, and cut off from each other for a while."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from benchmarks.harness.hosts import two_hosts, why_not
 REASON = why_not()
 pytestmark = [pytest.mark.hosts, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
 
-SCRIPT = Path(__file__).parent / "scripts" / "train.py"
+SCRIPT, ON_HOST = (Path(__file__).parent / "scripts" / name for name in ("train.py", "on_host.py"))
 COMMON = ["--processes", 2, "--row", "rigl-kept", "--dropout", 0.5, "--shuffle", "--epochs", 4]
 
 
@@ -25,15 +24,12 @@ def start(hosts, folder, *arguments):
     """Start torchrun on both hosts; each writes what it says into a file of its own."""
     folder.mkdir(exist_ok=True)
     group = ["--nnodes", 2, "--nproc-per-node", 1, "--master-addr", hosts[0].address, "--master-port", 29500]
-    paths = os.pathsep.join([str(Path(forked.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     return [
-        host.start(
-            *(sys.executable, "-m", "torch.distributed.run", *group, "--node-rank", number),
-            *("--local-addr", host.address, SCRIPT, folder, "--hosts", 2, *COMMON, *arguments),
+        forked.start(
+            ON_HOST,
+            *(host.pid, *group, "--node-rank", number, "--local-addr", host.address),
+            *(SCRIPT, folder, "--hosts", 2, *COMMON, *arguments),
             output=folder / f"host{number}.txt",
-            PYTHONPATH=paths,
-            PYTHONUNBUFFERED=1,
-            OMP_NUM_THREADS=1,
         )
         for number, host in enumerate(hosts)
     ]
@@ -43,45 +39,38 @@ def said(folder):
     return "\n".join(path.read_text()[-3000:] for path in sorted(folder.glob("host*.txt")))
 
 
-def finish(processes, folder, seconds=120):
-    """Wait for both hosts; return how they ended, and after how many seconds."""
-    begun = time.monotonic()
-    try:
-        return [process.wait(seconds) for process in processes], time.monotonic() - begun
-    except subprocess.TimeoutExpired:
-        raise AssertionError(f"still running\n{said(folder)}") from None
-
-
-def wait_for(words, folder, processes):
-    file = folder / "host0.txt"
-    while words not in file.read_text():
-        assert all(process.poll() is None for process in processes), said(folder)
-        time.sleep(0.02)
+def ends(started, seconds=90):
+    """Wait for both hosts, and return how they ended."""
+    (first,), (second,) = (one.processes for one in started)
+    first.join(seconds)
+    second.join(seconds)
+    return first.exitcode, second.exitcode
 
 
 def test_killed_and_resumed_on_two_hosts_is_undisturbed(tmp_path):
-    """Nor does it matter that the other run has been without a network for seconds."""
-    cut, killed = tmp_path / "cut", tmp_path / "killed"
-    with two_hosts() as hosts, two_hosts() as others:
-        first, second = start(hosts, cut, "--wait-at", 5, 0), start(others, killed, "--kill-at", 11, 1)
-        wait_for("waiting", cut, first)
+    """A rank that is killed ends the run on both; the resumed one has no network for seconds in between."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    one = forked.start(SCRIPT, whole, *COMMON, output=whole / "output.txt", ranks=2)
+    with two_hosts() as hosts:
+        killed = start(hosts, parts, "--kill-at", 11, 1)
+        codes = ends(killed)
+        assert None not in codes, said(parts)
+        assert 0 not in codes, said(parts)
+        assert "Signal 9 (SIGKILL)" in (parts / "host1.txt").read_text()
+        assert torch.load(parts / "last.ckpt", weights_only=True)["global_step"] == 8
+
+        resumed = start(hosts, parts, "--resume", parts / "last.ckpt", "--wait-at", 10, 0)
+        while "waiting" not in said(parts):
+            assert all(process.exitcode is None for (process,), _ in resumed), said(parts)
+            time.sleep(0.02)
         hosts[1].plug(False)
-        begun = time.monotonic()
-        codes, _ = finish(second, killed)
-        assert all(code != 0 for code in codes), codes  # both hosts say that it failed
-        time.sleep(max(0, 3 + begun - time.monotonic()))
-        assert all(process.poll() is None for process in first), said(cut)  # they wait
+        time.sleep(3)
+        assert not (parts / "rank0.pt").exists()  # they wait
         hosts[1].plug(True)
-        assert finish(first, cut)[0] == [0, 0], said(cut)
-        saved = torch.load(killed / "last.ckpt", weights_only=True)
-        assert saved["global_step"] == 8
-        third = start(others, killed, "--resume", killed / "last.ckpt")
-        assert finish(third, killed)[0] == [0, 0], said(killed)
-    assert_same(cut, killed, 2)
-    one = tmp_path / "one"
-    one.mkdir()
-    forked.run(SCRIPT, one, *COMMON, output=one / "output.txt", ranks=2)
-    assert_same(one, cut, 2)  # as two processes of one host
+        assert ends(resumed) == (0, 0), said(parts)
+    assert forked.finish(one)[0] == 0
+    assert_same(whole, parts, 2)
 
 
 def test_hosts_end_with_who_has_made_them():
