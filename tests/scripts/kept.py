@@ -17,11 +17,10 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from toy import Toy, adamw, loader, masks_of
+from toy import Toy, loader, masks_of
 
 from lightning_sparse import (
     ASNISigmoidPruner,
-    DynamicSparsity,
     GradualMagnitudePruning,
     IterativeMagnitudePruning,
     PruneAtInit,
@@ -142,15 +141,11 @@ class Case:
 fp16 = default_hooks.fp16_compress_hook
 CASES = {
     "plain": Case(),
-    "adamw": Case(net=lambda: Toy(optimizer=adamw)),
-    "fused adam": Case(net=lambda: Toy(lambda p: torch.optim.Adam(p, 0.01, fused=True))),
     "bucket views": Case(wrap={"gradient_as_bucket_view": True}),
     "small buckets": Case(wrap={"bucket_cap_mb": 1e-3}),
-    "unused": Case(net=Unused, wrap={"find_unused_parameters": True}),
     "unused, bucket views": Case(
         net=Unused, wrap={"find_unused_parameters": True, "gradient_as_bucket_view": True}
     ),
-    "static graph": Case(wrap={"static_graph": True}),
     "static graph, bucket views": Case(
         wrap={"static_graph": True, "gradient_as_bucket_view": True, "bucket_cap_mb": 1e-3}
     ),
@@ -163,12 +158,10 @@ CASES = {
     "clipping by value": Case(gradient_clip_val=0.01, gradient_clip_algorithm="value"),
     "bf16-mixed": Case(precision="bf16-mixed"),
     "bf16-true": Case(precision="bf16-true"),
-    "double": Case(precision="64-true"),
-    "scaler": Case(scaler=True),
     "scaler, kept overflow": Case(net=lambda: Overflows(True), scaler=True),
     "scaler, pruned overflow": Case(net=lambda: Overflows(False), scaler=True),
     "no scaler, pruned overflow": Case(net=lambda: Overflows(False)),
-    "compiled": Case(prepare=lambda module: torch.compile(module, backend="aot_eager")),
+    "compiled": Case(prepare=lambda module: torch.compile(module, backend="eager")),
     "fp16 hook": Case(hook=fp16),
     "fp16 hook, scaler": Case(hook=fp16, net=lambda: Overflows(False), scaler=True),
     "fp16 wrapper": Case(hook=default_hooks.fp16_compress_wrapper(default_hooks.allreduce_hook)),
@@ -184,15 +177,13 @@ CASES = {
         lambda sent: [*erk(sent), RigLCallback(every_n_steps=3, stop_at=100, include=["net.0.weight"])]
     ),
     "SET": Case(lambda sent: [SETCallback(0.1, every_n_steps=3, stop_at=100, communication=sent)]),
-    "SET by name": Case(
-        lambda sent: [DynamicSparsity("set", 0.1, every_n_steps=3, stop_at=100, communication=sent)]
-    ),
     "gradual": Case(lambda sent: [GradualMagnitudePruning(0.1, stop=6, every_n_steps=2, communication=sent)]),
     "ASNI": Case(
         lambda sent: [ASNISigmoidPruner(density=0.1, search_epochs=2, communication=sent)], max_epochs=3
     ),
     "IMP": Case(
-        lambda sent: [IterativeMagnitudePruning(0.1, rounds=1, epochs_per_round=1, communication=sent)]
+        lambda sent: [IterativeMagnitudePruning(0.1, rounds=1, epochs_per_round=1, communication=sent)],
+        max_epochs=2,
     ),
 }
 
@@ -209,7 +200,7 @@ def flat(tree, prefix=""):
 
 
 def trained(case, sent):
-    """Return what there is after two epochs, and what was sent, bucket by bucket."""
+    """Return what there is after a fit, and what was sent, bucket by bucket."""
     torch.manual_seed(0)
     numbers = []
     hook = case.hook or default_hooks.allreduce_hook
@@ -231,7 +222,7 @@ def trained(case, sent):
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **{"max_epochs": 2, **case.arguments, **(scaled() if case.scaler else {})},
+        **{"max_epochs": 1, **case.arguments, **(scaled() if case.scaler else {})},
     )
     torch.manual_seed(RANK)  # of dropout
     trainer.fit(module, loader(6 * WORLD))
