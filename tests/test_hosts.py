@@ -13,11 +13,16 @@ from test_processes import assert_same
 
 from benchmarks.harness.hosts import two_hosts, why_not
 
-REASON = why_not()
-pytestmark = [pytest.mark.hosts, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
+pytestmark = pytest.mark.hosts
 
 SCRIPT, ON_HOST = (Path(__file__).parent / "scripts" / name for name in ("train.py", "on_host.py"))
 COMMON = ["--processes", 2, "--row", "rigl-kept", "--dropout", 0.5, "--shuffle", "--epochs", 4]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hosts_are_permitted():
+    if reason := why_not():
+        pytest.skip(reason)
 
 
 def start(hosts, folder, *arguments):

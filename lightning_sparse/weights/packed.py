@@ -91,7 +91,13 @@ class Packing:
             if count == size:
                 places.append(torch.arange(start, end, device=buffer.device))
                 continue
-            in_memory = mask_of(masked[names[id(parameter)]]).as_strided((size,), (1,))
-            places.append(positions_of(in_memory, count) + start)
+            name = names[id(parameter)]
+            found = positions_of(mask_of(masked[name]).as_strided((size,), (1,)), count)
+            if len(found) != count:  # other processes would wait for entries that never come
+                raise RuntimeError(
+                    f"The mask of {name!r} was made to keep {count} weights, and keeps {len(found)} now. "
+                    "Look for code that writes to masks, or to memory that is not its own."
+                )
+            places.append(found + start)
             pruned.append(slice(start, end))
         return Packed(torch.cat(places), counts, pruned)
