@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Average", "Budgets", "Densities", "Loss", "Masks", "Scores", "Shapes", "Storage"]
+__all__ = ["Average", "Budgets", "Communication", "Densities", "Loss", "Masks", "Scores", "Shapes", "Storage"]
 
 Scores: TypeAlias = dict[str, Tensor]
 """A score per weight, shaped like the weight; the highest are kept."""
@@ -31,6 +31,9 @@ Loss: TypeAlias = Callable[[], Tensor]
 
 Storage: TypeAlias = Literal["masked", "compact"]
 """How a callback stores the weights that it keeps: under masks, or alone in layers of their own."""
+
+Communication: TypeAlias = Literal["all", "kept"]
+"""What the processes of DDP exchange of gradients: all of them, or those of weights that masks keep."""
 
 Average: TypeAlias = Callable[[Tensor], Tensor]
 """Takes the mean of a tensor over all processes."""

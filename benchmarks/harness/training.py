@@ -126,12 +126,14 @@ def bare_trainer(
     accelerator: str = "cpu",
     precision: Any = "32-true",
     strategy: Any = "auto",
+    hosts: int = 1,
 ) -> pl.Trainer:
     """Return a Trainer for one epoch that logs, shows and saves nothing."""
     silence_lightning()
     return pl.Trainer(
         accelerator=accelerator,
         devices=1,
+        num_nodes=hosts,
         strategy=strategy,
         precision=precision,
         max_epochs=1,

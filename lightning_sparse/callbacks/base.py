@@ -7,37 +7,23 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_map_only
 
-from lightning_sparse.callbacks.company import (
-    is_among,
-    refuse_averaging,
-    refuse_late_start,
-    warn_of_late_start,
-    warn_of_zeros_kept,
-)
+from lightning_sparse.callbacks import company, saved
+from lightning_sparse.callbacks.communicating import exchange_only_kept
 from lightning_sparse.callbacks.converting import compact
 from lightning_sparse.callbacks.converting.converter import Converter
 from lightning_sparse.callbacks.looking import has_zeros_of
-from lightning_sparse.callbacks.saved import (
-    attributes_in,
-    plain,
-    refuse_lost_state,
-    refuse_other_weights,
-    restore_,
-)
-from lightning_sparse.callbacks.sparsifier import Sparsifier, refuse_changed_config, sparsifiers
+from lightning_sparse.callbacks.sparsifier import Sparsifier, sparsifiers
 from lightning_sparse.callbacks.stateful import Brought
-from lightning_sparse.checks import check_flag
-from lightning_sparse.files.states import refuse_other_layout
+from lightning_sparse.checks import check_choice, check_flag
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.selection import parameters_by_name, prunes_nothing, select_weights
 from lightning_sparse.trainer.packages import LightningModule, Trainer, without_module
 from lightning_sparse.trainer.parts import averaged_copies
 from lightning_sparse.trainer.processes import assert_ranks_agree, masks_of_rank_zero, seed_of_rank_zero
-from lightning_sparse.types import Masks, Storage
+from lightning_sparse.types import Communication, Masks, Storage
 from lightning_sparse.weights.state import SparseState, state_of
 
 __all__ = ["SparsityCallback"]
@@ -52,6 +38,9 @@ class SparsityCallback(Sparsifier, ABC):
             ``"compact"``: before optimizers are made, linear and convolutional layers are replaced by ones
             that hold the k weights kept and their positions, so that gradients, optimizer state, checkpoints
             and what processes exchange are in proportion to k; other layers stay dense.
+        communication: What processes of DDP exchange: ``"all"`` gradients, or those of weights that are
+            ``"kept"``, and of what has no mask; whole ones too where connections grow by them. What comes of
+            it is the same. One callback of a Trainer that says so is enough.
         verify: After every step, check that pruned weights are zero, every count is exact, the optimizer has
             gathered nothing for pruned weights, and all processes have the same masks.
         **selection: ``include``, ``exclude``, ``density_overrides`` and ``seed``, as `Sparsifier` has them.
@@ -72,12 +61,19 @@ class SparsityCallback(Sparsifier, ABC):
     """Whether a test of a checkpoint also brings back ``run_state``, for a later fit to go on from."""
 
     def __init__(
-        self, density: float, *, storage: Storage = "masked", verify: bool = False, **selection: Any
+        self,
+        density: float,
+        *,
+        storage: Storage = "masked",
+        communication: Communication = "all",
+        verify: bool = False,
+        **selection: Any,
     ) -> None:
         super().__init__(density, **selection)
         compact.check_storage(type(self).__name__, storage, self.storages)
+        check_choice("communication", communication, ("all", "kept"))
         check_flag("verify", verify)
-        self.verify, self.storage = verify, storage
+        self.verify, self.storage, self.communication = verify, storage, communication
         self.needs_data = False
         self.draw: compact.RandomDraw | None = None
         self._converter = Converter(type(self).__name__) if storage == "compact" else None
@@ -157,11 +153,13 @@ class SparsityCallback(Sparsifier, ABC):
         if self._brought.source == "checkpoint":
             self._brought = Brought()
         if self.moves:
-            refuse_averaging(type(self).__name__, trainer)
+            company.refuse_averaging(type(self).__name__, trainer)
         if self._fitting:
             self._forget_other_run(module)
             self.read_trainer(trainer)
             self.check_fit(trainer, module)
+            if self.communication == "kept":
+                exchange_only_kept(trainer, module, sparsifiers(trainer))
             compact.prepare(self, self._converter, trainer, module)
 
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
@@ -192,14 +190,16 @@ class SparsityCallback(Sparsifier, ABC):
     def start_(self, trainer: Trainer, module: LightningModule) -> None:
         """Make masks or take over those that are there, unless that is done for this module already."""
         state, owners = state_of(module), sparsifiers(trainer)
-        if self._brought.source == "copy" and self._brought.done and is_among(state.owner, owners):
+        if self._brought.source == "copy" and self._brought.done and company.is_among(state.owner, owners):
             state.finished.add(self)  # a copy, beside the copy of who took the masks over
         anew = self not in state.finished
         if anew:
             if trainer.ckpt_path is not None and trainer.global_step > 0 and self.moves != bool(state.masks):
-                refuse_lost_state(type(self).__name__, [o for o in state.finished if is_among(o, owners)])
+                saved.refuse_lost_state(
+                    type(self).__name__, [o for o in state.finished if company.is_among(o, owners)]
+                )
             self._begin(trainer, module, state)
-        elif (state.masks or self._converter) and not is_among(state.owner, owners):
+        elif (state.masks or self._converter) and not company.is_among(state.owner, owners):
             state.owner = self  # who moved them is not in this Trainer
         self.begin_training(trainer, module, anew)
 
@@ -221,7 +221,7 @@ class SparsityCallback(Sparsifier, ABC):
         if self not in state.finished:
             return {}
         masks = state.masks if state.owner is self else {}
-        counted = {name.lstrip("_"): plain(getattr(self, name)) for name in self.run_state}
+        counted = {name.lstrip("_"): saved.plain(getattr(self, name)) for name in self.run_state}
         return {"config": self.full_config(), "finished": True, "masks": pack_masks(masks), **counted}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -231,20 +231,20 @@ class SparsityCallback(Sparsifier, ABC):
             SparsityError: If fit goes on with other arguments than the checkpoint was made with, if another
                 class or version has saved the state, or if masks are damaged or not for the right weights.
         """
-        name, goes_on = type(self).__name__, self._fitting or self.remembers_when_tested
+        goes_on, config = self._fitting or self.remembers_when_tested, self.full_config()
         if state_dict:
-            refuse_other_layout(name, state_dict, {"config": Mapping, "finished": bool, "masks": Mapping})
-            refuse_other_layout(name, state_dict, attributes_in(self.run_state) if goes_on else {})
-        if self._fitting and state_dict:
-            refuse_changed_config(self.full_config(), state_dict["config"])
+            counted = self.run_state if goes_on else {}
+            saved.refuse_other_state(
+                type(self).__name__, state_dict, counted, config if self._fitting else {}
+            )
         masks, done = unpack_masks(state_dict.get("masks", {})), bool(state_dict.get("finished", False))
         if state_dict and self._module is not None:
-            refuse_other_weights(self, self._module(), masks, state_dict)
+            saved.refuse_other_weights(self, self._module(), masks, state_dict)
         self._brought = Brought(masks, done, "checkpoint")
         if state_dict and goes_on:
             self._run_of = self._module
-        for attribute in self.run_state if state_dict and goes_on else ():
-            restore_(self, attribute, state_dict[attribute.lstrip("_")])
+            for attribute in self.run_state:
+                saved.restore_(self, attribute, state_dict[attribute.lstrip("_")])
 
     def before_loading(self, trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
         """Refuse another storage than one's own, and see to it that compact layers can be loaded."""
@@ -261,8 +261,7 @@ class SparsityCallback(Sparsifier, ABC):
         handed_over = self in state.finished and state.owner is not self
         brought = Brought({name: mask.cpu() for name, mask in masks.items()}, handed_over, "copy")
         kept = {**without_module(self), "_module": None, "_run_of": None, "_brought": brought}
-        on_cpu: dict[str, Any] = tree_map_only(Tensor, Tensor.cpu, kept)  # there may be no GPU to unpickle it
-        return on_cpu
+        return saved.on_cpu(kept)  # there may be no GPU to unpickle it
 
     # Steps of the above.
 
@@ -282,9 +281,9 @@ class SparsityCallback(Sparsifier, ABC):
         """Take over the masks that are there, or make some and hand them to all ranks."""
         name = type(self).__name__
         if not self.starts_late:
-            refuse_late_start(name, trainer)
+            company.refuse_late_start(name, trainer)
         if trainer.global_step > 0:
-            warn_of_late_start(name, trainer.global_step)
+            company.warn_of_late_start(name, trainer.global_step)
         if self.moves and state.masks and not self.draws_masks:
             state.owner = self
         else:
@@ -294,7 +293,7 @@ class SparsityCallback(Sparsifier, ABC):
             masks = masks_of_rank_zero(trainer, made)
             state.install_(module, masks, self, trainer.optimizers)
             if replaces:
-                warn_of_zeros_kept(name, state)
+                company.warn_of_zeros_kept(name, state)
             for copy in averaged_copies(trainer):  # made in `setup`, of the dense net
                 state.zero_pruned_of_(copy)
         state.finished.add(self)

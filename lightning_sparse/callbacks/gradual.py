@@ -45,8 +45,8 @@ class GradualMagnitudePruning(MagnitudePruning):
         every_n_steps: Optimizer steps between prunings; the last one is at ``stop`` in any case.
         allocation: ``"erk"``, ``"uniform"``, ``"epl"``, ``"epf"``: each layer falls to a budget of its own,
             with ``"uniform"`` by the same share as every other. ``"global"``: all layers compete.
-        **pruning: ``min_weights_per_layer``, ``include``, ``exclude``, ``density_overrides`` (at the end) and
-            ``verify``, as `MagnitudePruning` has them.
+        **pruning: ``min_weights_per_layer``, ``include``, ``exclude``, ``density_overrides`` (at the end),
+            ``communication`` and ``verify``, as `MagnitudePruning` has them.
 
     Raises:
         SparsityError: If an argument is out of range, or, when fit starts, if a pattern matches nothing, the

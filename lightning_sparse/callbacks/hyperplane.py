@@ -16,8 +16,9 @@ from lightning_sparse.callbacks.company import (
     warn_of_spawned_processes,
 )
 from lightning_sparse.callbacks.monitor import monitored, print_end, print_table_after_summary
+from lightning_sparse.callbacks.saved import refuse_changed_config
 from lightning_sparse.callbacks.sharding import refuse_strategy
-from lightning_sparse.callbacks.sparsifier import refuse_changed_config, sparsifiers
+from lightning_sparse.callbacks.sparsifier import sparsifiers
 from lightning_sparse.checks import ALL, SparsityError, check_count, check_patterns
 from lightning_sparse.files.states import refuse_other_layout
 from lightning_sparse.functional.hyperplane import KEEP_MIB, check_size, size_in_words

@@ -15,7 +15,7 @@ from lightning_sparse.functional.masks import count_all, count_kept
 from lightning_sparse.functional.rewinding import budgets_on_the_way, prune_by_magnitude
 from lightning_sparse.trainer.packages import LightningModule, Trainer, rank_zero_warn
 from lightning_sparse.trainer.processes import assert_ranks_agree
-from lightning_sparse.types import Budgets, Masks, Storage
+from lightning_sparse.types import Budgets, Communication, Masks, Storage
 from lightning_sparse.weights.state import state_of
 
 __all__ = ["MagnitudePruning", "warn_of_early_end"]
@@ -33,11 +33,12 @@ class MagnitudePruning(SparsityCallback, ABC):
             linear and convolutional layers. ``"all"``: every trained weight of two or more dimensions.
         exclude: Patterns of weights to leave dense; they do not count towards the density.
         density_overrides: Density at the end by pattern, for single layers; the others share the rest.
+        communication: What the processes of DDP exchange of gradients, as `SparsityCallback` has it.
         verify: After every step, check that pruned weights are zero, every count is exact, the optimizer has
             gathered nothing for pruned weights, and all processes have the same masks.
     """
 
-    moves = True
+    moves = asks_for_gradients = True
     needs_whole = "it ranks whole weights while training goes on, and that is not counted over processes yet"
     starts_late = False
     keeps_counting = True
@@ -57,6 +58,7 @@ class MagnitudePruning(SparsityCallback, ABC):
         exclude: list[str] | None = None,
         density_overrides: dict[str, float] | None = None,
         storage: Storage = "masked",
+        communication: Communication = "all",
         verify: bool = False,
         **unknown: object,
     ) -> None:
@@ -69,6 +71,7 @@ class MagnitudePruning(SparsityCallback, ABC):
             exclude=exclude,
             density_overrides=density_overrides,
             storage=storage,
+            communication=communication,
             verify=verify,
         )
         self.min_weights_per_layer = min_weights_per_layer

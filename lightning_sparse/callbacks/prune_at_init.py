@@ -64,9 +64,9 @@ class PruneAtInit(SparsityCallback):
         pattern: ``"2:4"`` keeps 2 of every 4 inputs in a row, exactly, and so any N:M; ``density`` is then
             N / M, and may be left out. ``"n:4"`` lets N differ by layer, as the method's allocation has it.
             Weights without a multiple of M inputs stay dense, with a warning. Or a `Pattern` of your own.
-        **selection: ``include``, ``exclude``, ``density_overrides``, ``seed``, ``storage`` and ``verify``, as
-            `SparsityCallback` has them. With ``storage="compact"`` the weights are chosen before optimizers
-            are made, by the same scores.
+        **selection: ``include``, ``exclude``, ``density_overrides``, ``seed``, ``storage``, ``communication``
+            and ``verify``, as `SparsityCallback` has them. With ``storage="compact"`` the weights are chosen
+            before optimizers are made, by the same scores.
 
     Raises:
         SparsityError: If an argument is out of range, or, when fit starts, if a pattern matches nothing, the

@@ -5,7 +5,8 @@ import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from lightning_sparse.callbacks.stateful import Stateful
 from lightning_sparse.checks import SparsityError
@@ -17,13 +18,44 @@ from lightning_sparse.weights.found import sparse_weights
 
 __all__ = [
     "attributes_in",
+    "on_cpu",
     "plain",
+    "refuse_changed_config",
     "refuse_lost_state",
+    "refuse_other_state",
     "refuse_other_weights",
     "restore_",
 ]
 
 _START_ANEW = "or load only the weights (`load_state_dict`) and start a new run"
+
+
+def refuse_changed_config(config: Mapping[str, object], saved: Mapping[str, object]) -> None:
+    """Refuse a resumed run with other arguments than the checkpoint was made with."""
+    for name, value in config.items():
+        if name in saved and saved[name] != value:
+            raise SparsityError(
+                f"`{name}` is {value!r}, but the checkpoint was made with {saved[name]!r}. Resume with "
+                "that value, or load only the weights (`load_state_dict`) and start a new run."
+            )
+
+
+def refuse_other_state(
+    name: str,
+    state: Mapping[str, Any],
+    run_state: Mapping[str, Callable[[], Any]],
+    config: Mapping[str, object],
+) -> None:
+    """Refuse the state of another class or version than ``name``, or of a run with other arguments."""
+    refuse_other_layout(name, state, {"config": Mapping, "finished": bool, "masks": Mapping})
+    refuse_other_layout(name, state, attributes_in(run_state))
+    refuse_changed_config(config, state["config"])
+
+
+def on_cpu(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return attributes with all tensors in them on the CPU."""
+    moved: dict[str, Any] = tree_map_only(Tensor, Tensor.cpu, attributes)
+    return moved
 
 
 def attributes_in(run_state: Mapping[str, Callable[[], Any]]) -> dict[str, type]:

@@ -20,7 +20,7 @@ from lightning_sparse.callbacks.company import (
 from lightning_sparse.callbacks.converting.converted import explain_empty_optimizer
 from lightning_sparse.callbacks.looking import warn_of_untrained
 from lightning_sparse.callbacks.sharding import refuse_strategy
-from lightning_sparse.checks import ALL, SparsityError, check_count, check_density, check_selection, near
+from lightning_sparse.checks import ALL, check_count, check_density, check_selection, near
 from lightning_sparse.functional.budgets import total_budget
 from lightning_sparse.functional.patterns import UNSTRUCTURED, Pattern
 from lightning_sparse.trainer.packages import LightningModule, Trainer
@@ -29,7 +29,7 @@ from lightning_sparse.trainer.processes import assert_ranks_agree, compare_callb
 from lightning_sparse.types import Budgets, Shapes
 from lightning_sparse.weights.shards import whole_shapes
 
-__all__ = ["Config", "Sparsifier", "refuse_changed_config", "refuse_unknown", "sparsifiers"]
+__all__ = ["Config", "Sparsifier", "refuse_unknown", "sparsifiers"]
 
 Config = dict[str, str | int | float | None]
 """Arguments as plain values, by name."""
@@ -60,6 +60,11 @@ class Sparsifier(OurCallback, ABC):
     storage: str = "masked"
     """Where the entries that are kept lie: under masks, or alone in layers of their own ("compact")."""
     needs_whole = "what it keeps is made from whole weights"
+    communication: str = "all"
+    """What processes exchange of gradients: "all", or what is "kept"."""
+    asks_for_gradients: ClassVar[bool] = False
+    """Whether who moves masks looks at gradients of pruned weights only where it has asked for them before
+    backward (`SparseWeight.ask_for_gradient`), or never."""
     support_pattern: Pattern | None = UNSTRUCTURED
     """Which sets of weights it keeps; ``None`` if that is known only when masks are read."""
     left_behind: ClassVar[str]
@@ -128,7 +133,8 @@ class Sparsifier(OurCallback, ABC):
 
     def arguments(self) -> Config:
         """Return what a resumed run must share, and whether everything is verified."""
-        return {**self.full_config(), "verify": self.verifies or None}
+        exchanged = None if self.communication == "all" else self.communication
+        return {**self.full_config(), "verify": self.verifies or None, "communication": exchanged}
 
     def full_config(self) -> Config:
         """Return all arguments that a resumed run must share with the first, by name."""
@@ -278,16 +284,6 @@ class Sparsifier(OurCallback, ABC):
 def sparsifiers(trainer: Trainer) -> list[Sparsifier]:
     """Return the callbacks that make nets sparse, in the Trainer's order; the first leads."""
     return [callback for callback in callbacks_of(trainer) if isinstance(callback, Sparsifier)]
-
-
-def refuse_changed_config(config: Mapping[str, object], saved: Mapping[str, object]) -> None:
-    """Refuse a resumed run with other arguments than the checkpoint was made with."""
-    for name, value in config.items():
-        if name in saved and saved[name] != value:
-            raise SparsityError(
-                f"`{name}` is {value!r}, but the checkpoint was made with {saved[name]!r}. Resume with "
-                "that value, or load only the weights (`load_state_dict`) and start a new run."
-            )
 
 
 def refuse_unknown(kind: type, unknown: Mapping[str, object], last: type = Sparsifier) -> None:

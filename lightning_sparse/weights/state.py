@@ -84,6 +84,10 @@ class SparseState:
         """Return the mask of what this process holds of a weight: of all of it, unless that is split."""
         return mask_of(self._keep[name]).to(here(self.weights[name]).device)
 
+    def keep(self, name: str) -> Tensor:
+        """Return what masks a weight, as `layout_mask` makes it."""
+        return self._keep[name]
+
     def mask_bytes(self, name: str) -> int:
         """Return the bytes of what is kept of one mask; 0 where there is none."""
         return self._keep[name].nbytes if name in self._keep else 0

@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -70,6 +71,10 @@ ROWS = {
         RigLCallback(every_n_steps=3, stop_at=100, grad_average=2),
     ],
     "hyperplane": lambda: [HyperplaneProjection(30)],
+    "kept": lambda: [PruneAtInit("magnitude", 0.2, communication="kept", verify=True)],
+    "rigl-kept": lambda: [
+        RigLCallback(0.2, every_n_steps=3, stop_at=100, grad_average=2, communication="kept", verify=True)
+    ],
     "unverified": lambda: [PruneAtInit("magnitude", 0.2)],
     "dctps": lambda: [DCTpSConversion(0.2)],
     "dctps-twice": lambda: [DCTpSConversion(0.4)],
@@ -102,6 +107,12 @@ class AtStep(pl.Callback):
     def on_train_batch_start(self, trainer, pl_module, *_):
         if trainer.global_step == self.step and trainer.global_rank == self.rank:
             self.action(pl_module)
+
+
+def wait(_):
+    """Say so, and give somebody the time to do something to the network."""
+    print("waiting")
+    time.sleep(0.5)
 
 
 def kill(_):
@@ -141,11 +152,16 @@ class CountsBytes(pl.Callback):
             self.sent = [[event.name, math.prod(shape)] for event in sent for shape in event.input_shapes]
 
 
+def rank_of_process():
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
+
+
 def parse():
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--row", default="fixed", choices=ROWS)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--hosts", type=int, default=1, help="among which these are")
     parser.add_argument("--strategy", default="ddp")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--workers", type=int, default=0)
@@ -160,6 +176,7 @@ def parse():
     parser.add_argument("--resume", type=Path)
     parser.add_argument("--test-only", action="store_true")
     parser.add_argument("--kill-at", type=int, nargs=2, metavar=("STEP", "RANK"))
+    parser.add_argument("--wait-at", type=int, nargs=2, metavar=("STEP", "RANK"))
     parser.add_argument("--flip-at", type=int, nargs=2, metavar=("STEP", "RANK"))
     parser.add_argument("--write-at", type=int, nargs=2, metavar=("STEP", "RANK"))
     parser.add_argument("--resume-rank-1", type=Path, help="another checkpoint than that of rank 0")
@@ -174,19 +191,20 @@ def data(options):
     dataset = loader(64 // options.batch_size, options.batch_size).dataset
     order = {"shuffle": options.shuffle}
     if options.own_sampler and options.processes > 1:
-        rank = int(os.environ.get("LOCAL_RANK", 0))
+        rank = rank_of_process()
         order = {"sampler": DistributedSampler(dataset, options.processes, rank, options.shuffle)}
     return kind(dataset, options.batch_size, num_workers=options.workers, **order)
 
 
 def main():
     options = parse()
-    rank = int(os.environ.get("LOCAL_RANK", 0))
+    rank = rank_of_process()
     pl.seed_everything(options.seed + (rank if options.rank_seeds else 0), workers=True)
     module = Net(options.dropout)
     checkpoint = ModelCheckpoint(options.out, save_last=True, every_n_train_steps=options.save_every)
     checks = [HoldsMasks(), SameOnAllRanks()] if options.row in MASKED else []
     extra = [AtStep(*options.kill_at, kill)] if options.kill_at else []
+    extra += [AtStep(*options.wait_at, wait)] if options.wait_at else []
     extra += [AtStep(*options.flip_at, flip)] if options.flip_at else []
     extra += [AtStep(*options.write_at, write)] if options.write_at else []
     counts = CountsBytes()
@@ -194,7 +212,8 @@ def main():
     trainer = pl.Trainer(
         callbacks=[*ROWS[options.row](), ExactResume(), checkpoint, *checks, *extra],
         accelerator="cpu",
-        devices=options.processes,
+        devices=options.processes // options.hosts,
+        num_nodes=options.hosts,
         strategy=options.strategy if options.processes > 1 else "auto",
         max_epochs=options.epochs,
         use_distributed_sampler=not options.own_sampler,

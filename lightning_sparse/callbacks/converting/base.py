@@ -12,8 +12,9 @@ from torch import nn
 from lightning_sparse.callbacks.converting.choice import LayerChoice
 from lightning_sparse.callbacks.converting.converted import refuse_other_budgets
 from lightning_sparse.callbacks.converting.converter import Converter
+from lightning_sparse.callbacks.saved import refuse_changed_config
 from lightning_sparse.callbacks.scoring import refuse_without_score, scale_by_data_, scored_masks
-from lightning_sparse.callbacks.sparsifier import Config, Sparsifier, refuse_changed_config
+from lightning_sparse.callbacks.sparsifier import Config, Sparsifier
 from lightning_sparse.checks import SparsityError, check_choice, check_count, check_flag, check_patterns
 from lightning_sparse.files.states import refuse_other_layout
 from lightning_sparse.functional.allocation import ALLOCATIONS, AllocationName, allocate
@@ -217,8 +218,7 @@ class Conversion(Sparsifier, ABC):
                 or version has saved them.
         """
         refuse_other_layout(type(self).__name__, state_dict, {"config": Mapping, "backend": str})
-        if self._fitting:
-            refuse_changed_config(self.full_config(), state_dict["config"])
+        refuse_changed_config(self.full_config() if self._fitting else {}, state_dict["config"])
 
     def before_loading(self, trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
         """Do nothing: the layers are replaced by now."""

@@ -54,8 +54,8 @@ class ASNISigmoidPruner(EpochPruning):
             everything as it was at first; ``None``: no retraining.
         ticket_path: File to write masks, signs and centroids into when the search ends, for
             ``PruneAtInit(FromFile(ticket_path, start="centroids"))``.
-        **pruning: ``min_weights_per_layer``, ``include``, ``exclude``, ``density_overrides`` (at the end) and
-            ``verify``, as `MagnitudePruning` has them.
+        **pruning: ``min_weights_per_layer``, ``include``, ``exclude``, ``density_overrides`` (at the end),
+            ``communication`` and ``verify``, as `MagnitudePruning` has them.
 
     Raises:
         SparsityError: If an argument is out of range, or, when fit starts, if a pattern matches nothing or

@@ -28,8 +28,8 @@ class EpochPruning(MagnitudePruning, ABC):
 
     Args:
         density: Share of the selected weights to keep at the end, a fraction in (0, 1].
-        **pruning: ``min_weights_per_layer``, ``include``, ``exclude``, ``density_overrides`` (at the end) and
-            ``verify``, as `MagnitudePruning` has them.
+        **pruning: ``min_weights_per_layer``, ``include``, ``exclude``, ``density_overrides`` (at the end),
+            ``communication`` and ``verify``, as `MagnitudePruning` has them.
     """
 
     run_state: ClassVar = {

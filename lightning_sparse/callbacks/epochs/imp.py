@@ -32,8 +32,8 @@ class IterativeMagnitudePruning(EpochPruning):
         epochs_per_round: Epochs before each pruning, and after the last.
         rewind_to_step: Optimizer step of the first round to go back to; 0 are the original weights. Buffers
             (the statistics of batch norms) go back with the weights, optimizers and schedulers to the start.
-        **pruning: ``min_weights_per_layer``, ``include``, ``exclude``, ``density_overrides`` (at the end) and
-            ``verify``, as `MagnitudePruning` has them.
+        **pruning: ``min_weights_per_layer``, ``include``, ``exclude``, ``density_overrides`` (at the end),
+            ``communication`` and ``verify``, as `MagnitudePruning` has them.
 
     Raises:
         SparsityError: If an argument is out of range, or, when fit starts, if a pattern matches nothing or

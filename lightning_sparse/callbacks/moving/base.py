@@ -72,8 +72,8 @@ class MovingConnections(SparsityCallback, ABC):
         pattern: ``"2:4"``, ``"n:4"`` or another `Pattern`, as for `PruneAtInit`: what connections start from
             has it, and they move within groups. Beside `PruneAtInit`, the same as there.
         **selection: ``include`` (``None``: linear and convolutional layers, or all that have a support),
-            ``exclude``, ``density_overrides``, ``seed``, ``storage`` (of what it draws) and ``verify``, as
-            `SparsityCallback` has them.
+            ``exclude``, ``density_overrides``, ``seed``, ``storage`` (of what it draws), ``communication``
+            and ``verify``, as `SparsityCallback` has them.
 
     Raises:
         SparsityError: If an argument is out of range, or, when fit starts, if there is nothing to move, the
@@ -81,6 +81,7 @@ class MovingConnections(SparsityCallback, ABC):
     """
 
     moves, names_in, storages = True, ("history", "initial"), ("masked", "compact")
+    asks_for_gradients = True
     run_state: ClassVar = {"_clock": Clock, "_history": History, "_sums": dict, "_draw_seed": lambda: None}
     _clock: Clock
     _history: History
