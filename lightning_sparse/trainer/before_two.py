@@ -23,7 +23,7 @@ __all__ = [
     "fetches_ahead",
     "is_before_two",
     "iterators",
-    "read_paths_too",
+    "read_for",
     "restart_iterator",
     "set_up_as_after_an_epoch",
     "set_up_data",
@@ -98,13 +98,38 @@ def fetches_ahead(trainer: Trainer) -> bool:
     return bool(trainer.fit_loop.prefetch_batches)  # type: ignore[attr-defined]
 
 
-def read_paths_too(read: Callable[[Any, Callable[[], Any]], Any], path: Any, load: Callable[[], Any]) -> Any:
-    """Let a checkpoint be read that holds paths, as those do whose ``dirpath`` was one.
+def read_for(
+    trainer: Trainer, read: Callable[[Any, Callable[[], Any]], Any], path: Any, load: Callable[[], Any]
+) -> Any:
+    """Let a checkpoint be read for a stage, with objects of classes of which the run has objects anyway.
 
-    Lightning wrote them as they were, and PyTorch reads objects of few classes since its 2.6.
+    PyTorch reads few classes since its 2.6, and this Lightning has no argument to let it read others. It writes
+    hyperparameters as they are, such as the class of an optimizer, and the path of a ``ModelCheckpoint``.
     """
-    with torch.serialization.safe_globals([PosixPath, WindowsPath]):
-        return read(path, load)
+    known: set[type] = {PosixPath, WindowsPath}
+    for owner in (trainer.lightning_module, getattr(trainer, "datamodule", None)):
+        values = dict(getattr(owner, "hparams", {})).values()
+        known.update(value if isinstance(value, type) else type(value) for value in values)
+    with torch.serialization.safe_globals(list(known)):
+        checkpoint = read(path, load)
+    if trainer.state.fn != "fit":
+        _restore_callbacks_too(trainer)
+    return checkpoint
+
+
+def _restore_callbacks_too(trainer: Trainer) -> None:
+    """Let callbacks have their states from a checkpoint to test or predict with, as they have them since 2.0.
+
+    After the data module's, which are restored last.
+    """
+    connector: Any = trainer._checkpoint_connector
+
+    def restore_datamodule() -> None:
+        del connector.restore_datamodule
+        connector.restore_datamodule()
+        connector.restore_callbacks()
+
+    connector.restore_datamodule = restore_datamodule
 
 
 def restart_iterator(trainer: Trainer) -> None:

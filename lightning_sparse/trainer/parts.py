@@ -213,7 +213,7 @@ def read_checkpoint_with(trainer: Trainer, read: Callable[[Any, Callable[[], Any
     """
     strategy: Any = trainer.strategy
     if before_two.is_before_two(trainer):
-        read = partial(before_two.read_paths_too, read)
+        read = partial(before_two.read_for, trainer, read)
     strategy.load_checkpoint = _Reader(strategy, read)
 
 

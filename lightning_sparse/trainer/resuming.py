@@ -61,6 +61,8 @@ def stateful_loaders(trainer: Trainer) -> list[StatefulLoader]:
 def is_within_epoch(trainer: Trainer) -> bool:
     """Tell whether some batches of the epoch have been trained on, and others have not."""
     progress = trainer.fit_loop.epoch_loop.batch_progress
+    if is_before_two(trainer) and progress.current.ready == trainer.num_training_batches:
+        return False  # that a limit makes this the last batch, the loop does not tell
     return not progress.is_last_batch and progress.current.ready > 0
 
 
