@@ -3,7 +3,7 @@
     python -m benchmarks.bolts.environment FOLDER                      # pytest -m bolts tests/bolts
     python -m benchmarks.bolts.environment FOLDER python -m benchmarks.nets --only bolts
 
-lightning-bolts 0.7.0 wants pytorch-lightning 1.9.5 and a NumPy below 1.24, so it has an environment of its own.
+lightning-bolts 0.7.0 wants pytorch-lightning 1.9.5 and NumPy 1.23.5, so it has an environment of its own.
 PyTorch and torchvision, which are large, are those of the environment that this runs in. An environment that
 is there already is used as it is.
 
@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[2]
 SHARED = ("torch", "torchvision")
 OWN = ("numpy", "setuptools")  # what they need, and the extra pins otherwise
-TESTS = ("python", "-m", "pytest", "-q", "-m", "bolts", "tests/bolts")
+TESTS = ("python", "-m", "pytest", "-q", "-n", "auto", "--dist", "worksteal", "-m", "bolts", "tests/bolts")
 INSTALLED = "has the packages of the extra bolts"  # a file that is written at last
 
 
@@ -39,7 +39,11 @@ def main() -> int:
             print(f"bolts: skipped, as its packages could not be installed:\n{reason}")
             return 0
     python = folder / "bin" / "python"
-    words = [str(python), *command[1:]] if command[0] == "python" else [str(folder / "bin" / command[0]), *command[1:]]
+    words = (
+        [str(python), *command[1:]]
+        if command[0] == "python"
+        else [str(folder / "bin" / command[0]), *command[1:]]
+    )
     return subprocess.run(words, cwd=ROOT, check=False).returncode
 
 
@@ -65,7 +69,7 @@ def build(folder: Path) -> str:
 def share(folder: Path) -> None:
     """Let an environment find the large packages, and what they need, where this one has them.
 
-    By links in a folder of its own, which comes after what is installed there: pip sees them, and touches none.
+    By links in a folder that comes after what is installed there: pip sees them, and touches none.
     """
     links = folder / "shared"
     links.mkdir()

@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 def is_before_two(trainer: Trainer) -> bool:
     """Tell whether a Trainer is one of Lightning 1.9."""
-    return package_of(trainer).__version__.startswith("1.")
+    return str(package_of(trainer).__version__).startswith("1.")
 
 
 def train_loaders(trainer: Trainer) -> list[Any]:
@@ -103,8 +103,9 @@ def read_for(
 ) -> Any:
     """Let a checkpoint be read for a stage, with objects of classes of which the run has objects anyway.
 
-    PyTorch reads few classes since its 2.6, and this Lightning has no argument to let it read others. It writes
-    hyperparameters as they are, such as the class of an optimizer, and the path of a ``ModelCheckpoint``.
+    PyTorch reads few classes since its 2.6, and this Lightning has no argument to let it read others. It
+    writes hyperparameters as they are, such as the class of an optimizer, and the path of a
+    ``ModelCheckpoint``.
     """
     known: set[type] = {PosixPath, WindowsPath}
     for owner in (trainer.lightning_module, getattr(trainer, "datamodule", None)):

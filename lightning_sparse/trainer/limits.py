@@ -18,8 +18,8 @@ from lightning_sparse.trainer.resuming import (
 )
 
 _BEFORE_TWO = (
-    "Lightning before 2.0 goes on otherwise from a checkpoint that was written before the end of an epoch or in "
-    "its validation: it loses accumulated gradients, and schedulers make other steps. Use Lightning 2, or "
+    "Lightning before 2.0 goes on otherwise from a checkpoint that was written before the end of an epoch or "
+    "in its validation: it loses accumulated gradients, and schedulers make other steps. Use Lightning 2, or "
     "resume at the end of an epoch (`ModelCheckpoint(save_on_train_epoch_end=True)`)"
 )
 

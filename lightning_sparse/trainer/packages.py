@@ -81,7 +81,7 @@ def without_module(callback: Callback) -> dict[str, Any]:
 
 
 def overrides(module: LightningModule, hook: str) -> bool:
-    """Tell whether a module has a hook of its own in place of Lightning's; no if Lightning has no such hook."""
+    """Tell whether a module has a hook of its own in place of Lightning's, if Lightning has such a hook."""
     modules = [package.LightningModule for package in _installed]
     plain = [getattr(module, hook) for module in modules if hasattr(module, hook)]
     return bool(plain) and getattr(type(module), hook, None) not in (None, *plain)

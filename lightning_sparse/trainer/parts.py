@@ -231,7 +231,8 @@ def schedulers_of(trainer: Trainer) -> list[Any]:
 def step_scheduler(trainer: Trainer, config: Any, value: Any) -> None:
     """Let the module make a scheduler's step; before 2.0 it is told of which optimizer, too."""
     which = [config.opt_idx] if before_two.is_before_two(trainer) else []
-    trainer.lightning_module.lr_scheduler_step(config.scheduler, *which, value)
+    step: Callable[..., None] = trainer.lightning_module.lr_scheduler_step
+    step(config.scheduler, *which, value)
 
 
 def planned_steps(trainer: Trainer) -> int | None:

@@ -1,4 +1,4 @@
-"""lightning-bolts: its own modules and data modules, under the Lightning 1.9 that it needs (docs/bolts.md)."""
+"""lightning-bolts: its modules and data modules, under the Lightning 1.9 that it needs (docs/bolts.md)."""
 
 import atexit
 import functools
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 warnings.simplefilter("ignore")  # every module of bolts says that it is under review
@@ -23,7 +22,7 @@ from pl_bolts.models.gans import DCGAN, GAN  # noqa: E402
 from pl_bolts.models.regression import LinearRegression, LogisticRegression  # noqa: E402
 from pl_bolts.models.self_supervised import SimCLR  # noqa: E402
 
-from benchmarks.nets.case import BATCH_SIZE, Build, Case, draws, images, loader  # noqa: E402
+from benchmarks.nets.case import BATCH_SIZE, Build, Case, images, loader  # noqa: E402
 
 __all__ = ["NETS", "fake_mnist"]
 
@@ -73,10 +72,12 @@ class ManualGAN(GAN):
         super().__init__(**options)
         self.automatic_optimization = False
 
-    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: Any, _: int) -> dict[str, Tensor]:
         """Train the generator, then the discriminator."""
         losses = []
-        for optimizer, step in zip(self.optimizers(), (self.generator_step, self.discriminator_step), strict=True):
+        for optimizer, step in zip(
+            self.optimizers(), (self.generator_step, self.discriminator_step), strict=True
+        ):
             optimizer.zero_grad()
             loss = step(batch[0])
             self.manual_backward(loss)
@@ -86,7 +87,7 @@ class ManualGAN(GAN):
 
 
 def encoder(width: int = 16) -> nn.Sequential:
-    """Return a ResNet of bolts' own blocks, narrower and with fewer of them than its smallest, of 11 million."""
+    """Return a ResNet of bolts' own blocks, narrower and with fewer of them than its resnet18."""
     half = nn.Sequential(nn.Conv2d(width, 2 * width, 1, stride=2, bias=False), nn.BatchNorm2d(2 * width))
     return nn.Sequential(
         conv3x3(3, width),
@@ -99,7 +100,8 @@ def encoder(width: int = 16) -> nn.Sequential:
     )
 
 
-def decoder(latent_dim: int, width: int = 16) -> nn.Sequential:
+def decoder(latent_dim: int, width: int = 64) -> nn.Sequential:
+    """Return a decoder of bolts' own blocks, as wide at its end as theirs."""
     return nn.Sequential(
         nn.Linear(latent_dim, 16 * width),
         nn.Unflatten(1, (width, 4, 4)),
@@ -132,7 +134,9 @@ def autoencoder(kind: type[nn.Module]) -> Build:
 
 
 def gan(kind: type[nn.Module]) -> Build:
-    return lambda: Case(kind(input_channels=1, input_height=28, input_width=28), digits())
+    return lambda: Case(
+        kind(input_channels=1, input_height=8, input_width=8), loader(images(8, 1, count=COUNT))
+    )
 
 
 def simclr(optimizer: str) -> Case:
