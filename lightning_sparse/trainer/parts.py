@@ -46,8 +46,8 @@ __all__ = [
     "starts_other_processes",
     "step_scheduler",
     "tqdm_of",
-    "trainer_of",
     "train_loaders",
+    "trainer_of",
     "unlogged",
     "unscale_gradients_",
 ]
