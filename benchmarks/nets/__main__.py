@@ -27,6 +27,7 @@ from benchmarks.nets.table import put_into, table_of
 COUNTED = (
     "torch",
     "pytorch-lightning",
+    "torchmetrics",
     "numpy",
     *FAMILIES.values(),
     "torchao",

@@ -1,5 +1,6 @@
 """One net with one method: fit, look, resume, look again."""
 
+import importlib
 import math
 import re
 import time
@@ -12,7 +13,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning.pytorch
 import pytorch_lightning
 import torch
 from torch import Tensor, nn
@@ -136,10 +136,10 @@ def fitted(build: Build, method: Method, folder: Path, resume: Path | None = Non
     case, watch = build(), Watch()
     states = States(case.rounding)
     is_first = isinstance(case.module, pytorch_lightning.LightningModule)
-    package = pytorch_lightning if is_first else lightning.pytorch
-    package.seed_everything(0, workers=True, verbose=False)
+    package = pytorch_lightning if is_first else importlib.import_module("lightning.pytorch")
+    package.seed_everything(0, workers=True)
     saving = package.callbacks.ModelCheckpoint(
-        folder, "{epoch}", save_top_k=-1, every_n_epochs=1, save_on_train_epoch_end=True
+        str(folder), "{epoch}", save_top_k=-1, every_n_epochs=1, save_on_train_epoch_end=True
     )
     trainer = package.Trainer(
         accelerator="cpu",
@@ -205,8 +205,10 @@ def _dense_products(whole: Fitted, said: list[str]) -> Iterator[str]:
 
 def _loud(build: Build, whole: Fitted, folder: Path) -> Iterator[str]:
     """Say that a converted net starts far from where the dense one does."""
+    first, *_ = [*whole.watch.losses, None]
+    if first is None:
+        return
     dense = fitted(build, Method(list, epochs=1), folder / "loud").watch.losses[0]
-    first = whole.watch.losses[0]
     if not abs(first) <= LOUDEST * max(abs(dense), 0.1):
         yield f"the first loss is {first:.3g}, that of the dense net {dense:.3g}, without a word"
 

@@ -35,6 +35,7 @@ FAMILIES = {
     "pytorch_forecasting": "pytorch-forecasting",
     "neuralforecast": "neuralforecast",
     "scvi": "scvi-tools",
+    "bolts": "lightning-bolts",
     "optimizers": "torch",
 }
 """Modules of ``families``, and the package whose nets they build."""

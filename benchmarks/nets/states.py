@@ -48,15 +48,20 @@ class States(Callback):
         self.rounding = rounding
         self.moves = 0
         self.wrong: dict[str, str] = {}
+        self._before: dict[int, Any] = {}
 
-    def on_before_optimizer_step(self, _: Any, pl_module: nn.Module, optimizer: Optimizer) -> None:
+    def on_before_optimizer_step(self, _: Any, pl_module: nn.Module, optimizer: Optimizer, *__: int) -> None:
         """Note what is known before a move."""
-        self._before = self._seen(pl_module, optimizer)
+        self._before[id(optimizer)] = self._seen(pl_module, optimizer)
 
     def on_train_batch_end(self, trainer: Any, pl_module: nn.Module, *_: Any) -> None:
         """Compare, if connections moved."""
-        for name, (alive, known) in self._seen(pl_module, trainer.optimizers[0]).items():
-            was_alive, was_known = self._before.get(name, (alive, {}))
+        for optimizer in trainer.optimizers:
+            self._compare(self._before.get(id(optimizer), {}), self._seen(pl_module, optimizer))
+
+    def _compare(self, before: Any, after: Any) -> None:
+        for name, (alive, known) in after.items():
+            was_alive, was_known = before.get(name, (alive, {}))
             if torch.equal(alive, was_alive):
                 continue
             self.moves += 1

@@ -24,7 +24,8 @@ def table_of(record: dict[str, Any]) -> str:
         total, parameters = (max(o[key] for o in row if o) for key in ("total", "parameters"))
         shown = " | ".join(_cell(o, notes) for o in row)
         lines.append(f"| {package} | {net} | {total:,} of {parameters:,} | {shown} |")
-    used = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    installed = {name: one for name, one in record["versions"].items() if one != "not installed"}
+    used = ", ".join(f"{name} {version}" for name, version in installed.items())
     counts = {v: sum(o["verdict"] == v for o in outcomes) for v in get_args(Verdict)}
     counted = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     head = (

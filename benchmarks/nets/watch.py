@@ -38,15 +38,18 @@ class Watch(Callback):
         self.dense_products: dict[str, int] = {}
         self._handles: list[RemovableHandle] = []
 
-    def on_train_batch_start(self, trainer: Any, pl_module: nn.Module, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: Any, pl_module: nn.Module, _: Any, batch_idx: int) -> None:
         """Look at the products of the last step."""
-        if trainer.current_epoch + 1 == trainer.max_epochs and trainer.is_last_batch:
+        is_last = trainer.is_last_batch or batch_idx + 1 == trainer.num_training_batches
+        if trainer.current_epoch + 1 == trainer.max_epochs and is_last:
             for name, mask in masked(pl_module).items():
                 self._look_at(pl_module, name.rpartition(".")[0], mask)
 
     def on_train_batch_end(self, _: Any, __: nn.Module, outputs: Any, *___: Any) -> None:
-        """Note the loss."""
-        self.losses.append(float(outputs["loss"]))
+        """Note the loss, the first of several; a step that trains by itself may return none."""
+        first = outputs[0] if isinstance(outputs, list) and outputs else outputs
+        if isinstance(first, dict) and "loss" in first:
+            self.losses.append(float(first["loss"]))
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

@@ -19,7 +19,7 @@ from lightning_sparse.reporting.layers import (
 )
 from lightning_sparse.selection import dense_weights, layer_name
 from lightning_sparse.trainer.packages import LightningModule, Trainer, is_lightning, rank_zero_warn
-from lightning_sparse.trainer.parts import callbacks_of
+from lightning_sparse.trainer.parts import callbacks_of, trainer_of
 from lightning_sparse.trainer.processes import compare_callbacks
 from lightning_sparse.weights.base import SparseWeight
 from lightning_sparse.weights.found import sparse_weights
@@ -161,7 +161,7 @@ def log_sparsity(module: LightningModule, zeros: bool = False, first: bool = Fal
         zeros: Whether to count the zeros of ordinary weights where no mask is in force.
         first: Whether training starts.
     """
-    told, counts = _told_by(module.trainer), _counts(module, zeros)
+    told, counts = _told_by(trainer_of(module)), _counts(module, zeros)
     told.changing = told.changing or not (first or counts == told.logged)
     told.logged = counts
     per_layer = logs_layers(module) and (first or told.changing)
@@ -172,7 +172,7 @@ def log_sparsity(module: LightningModule, zeros: bool = False, first: bool = Fal
 
 def logs_layers(module: LightningModule) -> bool:
     """Tell whether series of single layers are wanted; a ``SparsityMonitor`` can say that they are not."""
-    monitors = (c for c in callbacks_of(module.trainer) if isinstance(c, SparsityMonitor))
+    monitors = (c for c in callbacks_of(trainer_of(module)) if isinstance(c, SparsityMonitor))
     return all(monitor.per_layer for monitor in monitors)
 
 

@@ -15,7 +15,7 @@ from lightning_sparse.selection import parameters_by_name
 from lightning_sparse.trainer.early import prepare_losses
 from lightning_sparse.trainer.losses import LossFunction, TrainingLosses, refuse_without_loss
 from lightning_sparse.trainer.packages import LightningModule, Trainer
-from lightning_sparse.trainer.parts import callable_net, unlogged
+from lightning_sparse.trainer.parts import callable_net, trainer_of, unlogged
 from lightning_sparse.trainer.processes import mean_over_processes
 from lightning_sparse.trainer.progress import with_progress
 from lightning_sparse.trainer.randomness import left_undisturbed
@@ -101,7 +101,7 @@ def scored_masks(
         prunes: Whether the other weights will be zero.
         pattern: Which sets of weights may be kept.
     """
-    trainer = module.trainer
+    trainer = trainer_of(module)
     losses = TrainingLosses(trainer, module, loss_fn)
     problem = PruningProblem(
         module,

@@ -1,5 +1,6 @@
 """Losses before fit begins: what it would set up later is set up now."""
 
+from lightning_sparse.trainer import before_two
 from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.processes import take_weights_of_rank_zero_
 
@@ -19,7 +20,14 @@ def prepare_losses(trainer: Trainer, module: LightningModule) -> None:
         trainer: In fit.
         module: The module that it trains.
     """
-    trainer.precision_plugin.convert_module(module)
+    old = before_two.is_before_two(trainer)
+    if old:
+        before_two.convert_module_(trainer, module)
+    else:
+        trainer.precision_plugin.convert_module(module)
     trainer.strategy.model_to_device()
     take_weights_of_rank_zero_(trainer, module)
-    trainer.fit_loop.setup_data()
+    if old:
+        before_two.set_up_data(trainer)
+    else:
+        trainer.fit_loop.setup_data()

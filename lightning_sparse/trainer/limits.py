@@ -5,14 +5,22 @@ from typing import Any
 
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
+from lightning_sparse.trainer.before_two import is_before_two
 from lightning_sparse.trainer.packages import Trainer
 from lightning_sparse.trainer.parts import train_loaders
 from lightning_sparse.trainer.resuming import (
     StatefulLoader,
     fetches_ahead,
+    is_resumed_within_epoch,
     is_within_epoch,
     repeats_ended_epoch,
     stateful_loaders,
+)
+
+_BEFORE_TWO = (
+    "Lightning before 2.0 goes on otherwise from a checkpoint that was written before the end of an epoch or "
+    "in its validation: it loses accumulated gradients, and schedulers make other steps. Use Lightning 2, or "
+    "resume at the end of an epoch (`ModelCheckpoint(save_on_train_epoch_end=True)`)"
 )
 
 __all__ = ["limits_of_first_batch", "limits_of_fit", "limits_of_resumed", "limits_within_epoch"]
@@ -30,7 +38,7 @@ def limits_of_fit(trainer: Trainer) -> list[str]:
 
 def limits_within_epoch(trainer: Trainer) -> list[str]:
     """Return what is lost in a checkpoint written in mid-epoch."""
-    loaders, lost = stateful_loaders(trainer), []
+    loaders, lost = stateful_loaders(trainer), [_BEFORE_TWO] if is_before_two(trainer) else []
     if any(getattr(loader, "num_workers", 0) and _may_draw(loader) for loader in loaders):
         lost.append(
             "in mid-epoch worker processes start their random numbers afresh. If your data draw any "
@@ -61,7 +69,7 @@ def limits_of_resumed(trainer: Trainer, saved: Mapping[str, Any], rounded: Itera
         saved: This rank's state.
         rounded: Names of weights that the checkpoint holds in more digits than this run.
     """
-    lost = []
+    lost = [_BEFORE_TWO] if is_before_two(trainer) and is_resumed_within_epoch(trainer) else []
     if is_within_epoch(trainer):
         if not all(isinstance(loader, StatefulLoader) for loader in train_loaders(trainer)):
             lost.append(

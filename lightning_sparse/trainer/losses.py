@@ -83,7 +83,13 @@ def refuse_without_loss(who: str, module: LightningModule, way_out: str = FOR_SC
             f"{who} needs a loss, and a `training_step` with manual optimization would "
             f"train instead of returning one. {way_out}"
         )
-    if "dataloader_iter" in inspect.signature(module.training_step).parameters:
+    parameters = inspect.signature(module.training_step).parameters
+    if "optimizer_idx" in parameters:
+        raise SparsityError(
+            f"{who} needs one loss, and `training_step(..., optimizer_idx)` has one for each optimizer. "
+            f"{way_out}"
+        )
+    if "dataloader_iter" in parameters:
         raise SparsityError(
             f"{who} needs a loss for a batch, and `training_step(dataloader_iter)` draws by itself. {way_out}"
         )

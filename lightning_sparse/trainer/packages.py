@@ -81,9 +81,10 @@ def without_module(callback: Callback) -> dict[str, Any]:
 
 
 def overrides(module: LightningModule, hook: str) -> bool:
-    """Tell whether a module has a hook of its own in place of Lightning's."""
-    plain = [getattr(package.LightningModule, hook) for package in _installed]
-    return getattr(type(module), hook) not in plain
+    """Tell whether a module has a hook of its own in place of Lightning's, if Lightning has such a hook."""
+    modules = [package.LightningModule for package in _installed]
+    plain = [getattr(module, hook) for module in modules if hasattr(module, hook)]
+    return bool(plain) and getattr(type(module), hook, None) not in (None, *plain)
 
 
 def is_lightning(thing: object, *kinds: str) -> bool:

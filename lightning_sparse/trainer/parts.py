@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
+from weakref import ProxyType
 
 from torch import nn
 from torch.amp import GradScaler
@@ -15,6 +16,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from lightning_sparse.checks import SparsityError
+from lightning_sparse.trainer import before_two
 from lightning_sparse.trainer.packages import (
     Callback,
     LightningModule,
@@ -42,8 +44,10 @@ __all__ = [
     "scales_losses",
     "schedulers_of",
     "starts_other_processes",
+    "step_scheduler",
     "tqdm_of",
     "train_loaders",
+    "trainer_of",
     "unlogged",
     "unscale_gradients_",
 ]
@@ -58,7 +62,7 @@ _LOGS = ("log", "log_dict")
 
 def builds_layers_late(module: LightningModule) -> bool:
     """Tell whether a module makes layers in ``configure_model``, after the callbacks are set up."""
-    return overrides(module, "configure_model")
+    return overrides(module, "configure_model") or overrides(module, "configure_sharded_model")
 
 
 def before_restoring(trainer: Trainer, action: Callable[[bool], None]) -> None:
@@ -70,17 +74,18 @@ def before_restoring(trainer: Trainer, action: Callable[[bool], None]) -> None:
         trainer: In `setup` of a stage: whether it loads a checkpoint is known nowhere yet.
         action: Is told whether a checkpoint will be loaded.
     """
-    connector: Any = trainer._checkpoint_connector
+    name = "_restore_modules_and_callbacks"
+    connector: Any = trainer if before_two.is_before_two(trainer) else trainer._checkpoint_connector
     stage = trainer.state.fn
-    restore = partial(type(connector)._restore_modules_and_callbacks, connector)
+    restore = partial(getattr(type(connector), name), connector)
 
     def act_and_restore(path: Any, *arguments: Any, **options: Any) -> None:
-        vars(connector).pop("_restore_modules_and_callbacks", None)
+        vars(connector).pop(name, None)
         if trainer.state.fn == stage:  # else that stage has stopped before it came here
             action(path is not None)
         restore(path, *arguments, **options)
 
-    connector._restore_modules_and_callbacks = act_and_restore
+    setattr(connector, name, act_and_restore)
 
 
 def callable_net(module: LightningModule, weights: Iterable[nn.Parameter]) -> nn.Module | None:
@@ -138,12 +143,16 @@ def averages_buffers(callback: Callback) -> bool:
 
 def train_loaders(trainer: Trainer) -> list[Any]:
     """Return the dataloaders that fit draws from, as Lightning has prepared them."""
+    if before_two.is_before_two(trainer):
+        return before_two.train_loaders(trainer)
     combined = trainer.fit_loop._combined_loader
     return [] if combined is None else list(combined.flattened)
 
 
 def copied_train_loader(trainer: Trainer, copy: Callable[[Any], Any]) -> Iterable[tuple[Any, int, int]]:
     """Return what fit draws from, over copies of its dataloaders; yields ``(batch, batch_idx, loader)``."""
+    if before_two.is_before_two(trainer):
+        return before_two.CopiedLoader(trainer, copy)
     combined = trainer.fit_loop._combined_loader
     assert combined is not None, "made before training starts"
     again: Iterable[tuple[Any, int, int]] = type(combined)(tree_map(copy, combined.iterables), combined._mode)
@@ -152,7 +161,8 @@ def copied_train_loader(trainer: Trainer, copy: Callable[[Any], Any]) -> Iterabl
 
 def for_the_step(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
     """Return a batch as ``training_step`` gets it: converted, by the module's hooks, on the device."""
-    batch = trainer.precision_plugin.convert_input(batch)
+    old = before_two.is_before_two(trainer)
+    batch = before_two.convert_input(trainer, batch) if old else trainer.precision_plugin.convert_input(batch)
     batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
@@ -202,6 +212,8 @@ def read_checkpoint_with(trainer: Trainer, read: Callable[[Any, Callable[[], Any
             the checkpoint as Lightning would; returns it.
     """
     strategy: Any = trainer.strategy
+    if before_two.is_before_two(trainer):
+        read = partial(before_two.read_for, trainer, read)
     strategy.load_checkpoint = _Reader(strategy, read)
 
 
@@ -214,6 +226,13 @@ def tqdm_of(trainer: Trainer) -> Callable[..., Any]:
 def schedulers_of(trainer: Trainer) -> list[Any]:
     """Return the learning rate schedulers."""
     return [config.scheduler for config in trainer.lr_scheduler_configs]
+
+
+def step_scheduler(trainer: Trainer, config: Any, value: Any) -> None:
+    """Let the module make a scheduler's step; before 2.0 it is told of which optimizer, too."""
+    which = [config.opt_idx] if before_two.is_before_two(trainer) else []
+    step: Callable[..., None] = trainer.lightning_module.lr_scheduler_step
+    step(config.scheduler, *which, value)
 
 
 def planned_steps(trainer: Trainer) -> int | None:
@@ -263,7 +282,15 @@ def scales_losses(trainer: Trainer) -> bool:
 
 def _scaler_of(trainer: Trainer) -> GradScaler | None:
     plugin: Any = trainer.precision_plugin
-    return plugin.scaler if is_lightning(plugin, "plugins.MixedPrecision") else None
+    mixed = ("plugins.MixedPrecision", "plugins.MixedPrecisionPlugin")  # the latter before 2.0
+    return plugin.scaler if is_lightning(plugin, *mixed) else None
+
+
+def trainer_of(module: LightningModule) -> Trainer:
+    """Return the Trainer of a module, which before 2.0 knows it by a proxy that nothing can refer to."""
+    trainer: Any = module.trainer
+    found: Trainer = trainer.fit.__self__ if type(trainer) is ProxyType else trainer
+    return found
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_sparse.trainer.accumulation import accumulates
 from lightning_sparse.trainer.packages import Trainer
+from lightning_sparse.trainer.parts import step_scheduler
 from lightning_sparse.trainer.resuming import Moment, moment_of
 
 __all__ = ["PlateauSteps"]
@@ -52,14 +53,13 @@ class PlateauSteps:
         steps, self._owed, self._left_out = [*self._owed, *self._left_out], [], []
         lost, progress = [], trainer.fit_loop.epoch_loop.scheduler_progress
         for step in steps:
-            scheduler = trainer.lr_scheduler_configs[step["scheduler"]].scheduler
             name = _monitor(trainer, step)
             value = trainer.callback_metrics.get(name) if step["value"] is None else step["value"]
             if value is None:
                 lost.append(f"a step of ReduceLROnPlateau is left out: the checkpoint does not have {name!r}")
                 continue
             progress.increment_ready()
-            trainer.lightning_module.lr_scheduler_step(scheduler, value)
+            step_scheduler(trainer, trainer.lr_scheduler_configs[step["scheduler"]], value)
             progress.increment_completed()
         return lost
 

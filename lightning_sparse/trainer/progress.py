@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
+from lightning_sparse.trainer.before_two import is_before_two
 from lightning_sparse.trainer.packages import Trainer, is_lightning
 from lightning_sparse.trainer.parts import tqdm_of
 
@@ -23,7 +24,7 @@ def with_progress(trainer: Trainer, steps: Iterable[T], total: int, description:
 
 
 def _tqdm(trainer: Trainer, bar: Any, steps: Iterable[T], total: int, description: str) -> Iterator[T]:
-    position, style = 2 * bar.process_position, bar.BAR_FORMAT
+    position, style = 2 * bar.process_position, getattr(bar, "BAR_FORMAT", None)  # since 2.0
     tqdm = tqdm_of(trainer)
     shown = tqdm(
         desc=description,
@@ -52,4 +53,7 @@ def _rich(trainer: Trainer, bar: Any, steps: Iterable[T], total: int, descriptio
             bar.progress.update(task, advance=1)
             bar.refresh()
     finally:
-        bar.progress.remove_task(task)
+        if is_before_two(trainer):  # it finds its own tasks by their place among all
+            bar.progress.update(task, visible=False)
+        else:
+            bar.progress.remove_task(task)

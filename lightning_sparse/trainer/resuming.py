@@ -4,6 +4,8 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
+from lightning_sparse.trainer import before_two
+from lightning_sparse.trainer.before_two import is_before_two
 from lightning_sparse.trainer.packages import Trainer, is_lightning
 from lightning_sparse.trainer.parts import callbacks_of, train_loaders
 
@@ -59,6 +61,8 @@ def stateful_loaders(trainer: Trainer) -> list[StatefulLoader]:
 def is_within_epoch(trainer: Trainer) -> bool:
     """Tell whether some batches of the epoch have been trained on, and others have not."""
     progress = trainer.fit_loop.epoch_loop.batch_progress
+    if is_before_two(trainer) and progress.current.ready == trainer.num_training_batches:
+        return False  # that a limit makes this the last batch, the loop does not tell
     return not progress.is_last_batch and progress.current.ready > 0
 
 
@@ -83,7 +87,8 @@ def validation_is_due(trainer: Trainer) -> bool:
     fetcher = trainer.fit_loop._data_fetcher
     if fetcher is None or moment_of(trainer) != "step made":
         return False
-    return bool(trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher))
+    seen = [] if is_before_two(trainer) else [fetcher]
+    return bool(trainer.fit_loop.epoch_loop._should_check_val_fx(*seen))
 
 
 def repeats_ended_epoch(trainer: Trainer) -> bool:
@@ -91,6 +96,8 @@ def repeats_ended_epoch(trainer: Trainer) -> bool:
 
     It looks for a validation to go on with, and if there was none it takes the next batch.
     """
+    if is_before_two(trainer):
+        return False
     loop = trainer.fit_loop.epoch_loop
     ended = is_resumed_within_epoch(trainer) and trainer.fit_loop.restarted_on_epoch_end
     return ended and not loop._should_check_val_epoch()
@@ -98,6 +105,8 @@ def repeats_ended_epoch(trainer: Trainer) -> bool:
 
 def fetches_ahead(trainer: Trainer) -> bool:
     """Tell whether Lightning fetches a batch before it is needed, to know which one is the last."""
+    if is_before_two(trainer):
+        return before_two.fetches_ahead(trainer)
     return getattr(trainer.fit_loop._data_fetcher, "length", 0) is None
 
 
@@ -105,7 +114,9 @@ def restart_train_iterator(trainer: Trainer) -> None:
     """Make the iterator over the training data anew; batches counted so far stay counted."""
     fetcher = trainer.fit_loop._data_fetcher
     assert fetcher is not None, "made before training starts"
-    if fetches_ahead(trainer):
+    if is_before_two(trainer):
+        before_two.restart_iterator(trainer)
+    elif fetches_ahead(trainer):
         iter(fetcher)
     else:
         fetcher.iterator = iter(fetcher.combined_loader)
@@ -131,7 +142,9 @@ def find_places_(trainer: Trainer) -> bool:
 def at_first_fetch(trainer: Trainer, prepare: Callable[[], None]) -> None:
     """Do something right before the first batch is fetched, such as to make the iterator anew."""
     fetcher = trainer.fit_loop._data_fetcher
-    if fetcher is None or fetches_ahead(trainer):
+    if is_before_two(trainer):
+        before_two.at_iterator(trainer, prepare)
+    elif fetcher is None or fetches_ahead(trainer):
         prepare()
     else:
         fetcher.iterator = _FirstFetch(fetcher, prepare)
@@ -141,7 +154,10 @@ def let_lightning_restart(trainer: Trainer) -> bool:
     """Let Lightning make the iterator when the epoch has begun, as in a run that goes on; tell if it will."""
     if is_resumed_within_epoch(trainer) or trainer.current_epoch == 0:
         return False
-    trainer.fit_loop._resuming_from_checkpoint = False
+    if is_before_two(trainer):
+        before_two.set_up_as_after_an_epoch(trainer)
+    else:
+        trainer.fit_loop._resuming_from_checkpoint = False
     return True
 
 
@@ -155,6 +171,9 @@ def watch_iterators(trainer: Trainer, take: Callable[[], T], keep: Callable[[T],
     """
     fit_loop = trainer.fit_loop
     unwatch_iterators(trainer)
+    if is_before_two(trainer):
+        before_two.wait_for_iterators(trainer, take, keep)
+        return
     load, run_start = fit_loop._load_combined_loader_states, fit_loop.epoch_loop.on_run_start
 
     def load_and_take() -> None:
@@ -179,15 +198,16 @@ def unwatch_iterators(trainer: Trainer) -> None:
 
 def reload_epoch(trainer: Trainer) -> int | None:
     """Return in which epoch dataloaders were made last, if they are made again on the way."""
-    made = trainer.fit_loop._last_train_dl_reload_epoch
+    made = _keeps_reloads(trainer)._last_train_dl_reload_epoch
     return int(made) if _reloads(trainer) and made >= 0 else None
 
 
 def set_reload_epoch_(trainer: Trainer, epoch: int | None) -> bool:
     """Count from this epoch on when dataloaders are to be made again; tell whether they are due now."""
     if epoch is not None and _reloads(trainer):
-        trainer.fit_loop._last_train_dl_reload_epoch = epoch
-    return bool(trainer.fit_loop._should_reload_train_dl)
+        _keeps_reloads(trainer)._last_train_dl_reload_epoch = epoch
+    loop: Any = trainer._data_connector if is_before_two(trainer) else trainer.fit_loop
+    return bool(loop._should_reload_train_dl)
 
 
 def set_accumulation_(trainer: Trainer) -> None:
@@ -196,6 +216,10 @@ def set_accumulation_(trainer: Trainer) -> None:
         if is_lightning(callback, "callbacks.GradientAccumulationScheduler"):
             schedule: Any = callback
             trainer.accumulate_grad_batches = schedule.get_accumulate_grad_batches(trainer.current_epoch)
+
+
+def _keeps_reloads(trainer: Trainer) -> Any:
+    return trainer if is_before_two(trainer) else trainer.fit_loop
 
 
 def _reloads(trainer: Trainer) -> bool:
@@ -219,5 +243,7 @@ class _FirstFetch:
 
 def _iterators(trainer: Trainer) -> list[Any]:
     """Return the iterators over the dataloaders."""
+    if is_before_two(trainer):
+        return before_two.iterators(trainer)
     combined = trainer.fit_loop._combined_loader
     return [] if combined is None or combined._iterator is None else list(combined._iterator.iterators)

@@ -1,0 +1,1 @@
+"""lightning-bolts, whose last release wants a Lightning and a NumPy of its own."""
