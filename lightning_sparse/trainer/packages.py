@@ -47,6 +47,7 @@ _LOGGERS = (*_PACKAGES, "lightning", "lightning.fabric", "lightning_fabric")
 def _import_installed() -> list[ModuleType]:
     """Return the Lightning packages that are installed, the one this process uses first."""
     named = os.environ.get(VARIABLE)
+    named = "lightning.pytorch" if named == "lightning" else named
     if named and named not in _PACKAGES:
         raise ValueError(f"`{VARIABLE}` must be one of {', '.join(_PACKAGES)}, got {named!r}. Correct it.")
     in_use = [name for name in _PACKAGES if name in sys.modules] or [named or _PACKAGES[0]]
