@@ -16,6 +16,8 @@ NAMES = {
     "callbacks": ("EMAWeightAveraging", "WeightAveraging"),
     "strategies": ("ModelParallelStrategy",),
 }
+RENAMED = {"plugins.precision": {"MixedPrecision": "MixedPrecisionPlugin"}}
+"""What had another name, by its present one."""
 PACKAGES = ("pytorch_lightning", "lightning.pytorch")
 
 
@@ -32,6 +34,11 @@ def pytest_configure() -> None:
             lightning = importlib.import_module(package)
         except ModuleNotFoundError:
             continue
+        for place, renamed in RENAMED.items():
+            room = module_at(f"{package}.{place}")
+            for name, before in renamed.items():
+                if not hasattr(room, name):
+                    setattr(room, name, getattr(room, before))
         for place, names in NAMES.items():
             room = module_at(f"{package}.{place}")
             for name in names:
