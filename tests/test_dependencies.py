@@ -1,5 +1,6 @@
 """What pyproject.toml lets an installer choose."""
 
+import runpy
 import sys
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from lightning_sparse.extras import import_extra
 
 tomllib = pytest.importorskip("tomllib")  # Python 3.11
 
-PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
 
@@ -47,6 +49,14 @@ def test_what_the_table_of_extras_names_is_all_that_they_bring():
     assert {DISTRIBUTIONS.get(module, module) for module, extra in EXTRA_OF.items() if extra in ours} == (
         named_in("recipes")
     )
+
+
+def test_every_requirement_has_one_lower_bound(capsys):
+    """With which .ci/lowest.sh installs it: what is not tried may not be promised."""
+    runpy.run_path(str(ROOT / ".ci" / "lowest.py"))
+    lines = capsys.readouterr().out.split()
+    assert {"torch==2.6", "safetensors==0.4", "jsonargparse[signatures]==4.37"} <= set(lines)
+    assert all(line.count("==") == 1 for line in lines)
 
 
 @pytest.mark.parametrize("version", ["2.6.2", "2.6.3"])

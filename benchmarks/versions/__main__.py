@@ -5,7 +5,7 @@
     python -m benchmarks.versions here "the newest"                   # what is installed, whatever that is
     python -m benchmarks.versions table --into docs/compatibility.md  # of all runs, between two marks
 
-Each run leaves a file in ``--results``, from which the table is made; a later run of the same takes its place.
+Each run leaves a file in ``--results``, of which the table is made; a later run of the same takes its place.
 A release of Lightning is put before what is installed, and everything else stays as it is.
 """
 
