@@ -15,6 +15,7 @@ NAMES = {
     "callbacks.weight_averaging": ("EMAWeightAveraging", "WeightAveraging"),
     "callbacks": ("EMAWeightAveraging", "WeightAveraging"),
     "strategies": ("ModelParallelStrategy",),
+    "utilities": ("CombinedLoader",),
 }
 RENAMED = {"plugins.precision": {"MixedPrecision": "MixedPrecisionPlugin"}}
 """What had another name, by its present one."""
