@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 MARKS = ("<!-- versions: from here -->", "<!-- versions: to here -->")
-SHOWN = ("torch", "pytorch-lightning", "lightning", "torchmetrics", "numpy")
+SHOWN = ("torch", "pytorch-lightning", "lightning", "torchmetrics", "numpy", "transformers")
 
 
 def table_of(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
