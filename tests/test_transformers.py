@@ -141,11 +141,29 @@ def test_pruned_weights_are_free_after_training(tmp_path):
     release_(net)
 
 
+def test_a_training_that_stopped_in_between_can_begin_again(tmp_path):
+    class Stops(SameBatches):
+        def training_step(self, *arguments, **options):
+            if self.state.global_step == 2:
+                raise KeyboardInterrupt
+            return super().training_step(*arguments, **options)
+
+    net, runner = held(tmp_path, "set", max_steps=4)
+    runner.__class__ = Stops
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    runner.__class__ = SameBatches
+    runner.train()
+    assert sum(int(mask.sum()) for mask in masks_of(net).values()) == 102
+
+
 def test_mistakes(tmp_path):
     net = Net("sgd")
     options = transformers.TrainingArguments(str(tmp_path), max_steps=1, report_to=[], use_cpu=True)
     with pytest.raises(SparsityError, match="`module` must have masks, got none"):
         SameBatches(net, options, callbacks=[transformers_callback()]).train()
+    with pytest.raises(SparsityError, match="`every_n_steps` needs `rule`, got None"):
+        transformers_callback(every_n_steps=5)
     with pytest.raises(SparsityError, match=r"`stop_at` must be in \(0, 1\], got 1.5"):
         transformers_callback("set", stop_at=1.5)
     net, runner = held(tmp_path, "rig")

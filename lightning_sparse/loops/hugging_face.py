@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_sparse.checks import check_number
+from lightning_sparse.checks import SparsityError, check_number
 from lightning_sparse.extras import import_extra
 from lightning_sparse.functional.growth import GrowthRule
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
@@ -39,9 +39,12 @@ def transformers_callback(
 
     Raises:
         ModuleNotFoundError: If transformers is not installed.
-        SparsityError: When training starts, if the net is not sparse, or as from `ConnectionMover`.
+        SparsityError: If there are arguments about moving without a rule, or, when training starts, if the net
+            is not sparse, or as from `ConnectionMover`.
     """
     transformers = import_extra("transformers", "its Trainer")
+    if rule is None and moving:
+        raise SparsityError(f"`{next(iter(moving))}` needs `rule`, got None: it says how connections move.")
     if isinstance(stop_at, float):
         check_number("stop_at", stop_at, "(0, 1]", "It is a share of all steps, or a whole number of steps.")
     base: Any = transformers.TrainerCallback
@@ -54,9 +57,9 @@ def transformers_callback(
             self.held: _Held | None = None
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
-            optimizer = getattr(
-                parts["optimizer"], "optimizer", parts["optimizer"]
-            )  # of accelerate's wrapper
+            self.on_train_end(args, state, control)  # an earlier training may have stopped in between
+            wrapper = parts["optimizer"]  # by accelerate
+            optimizer = getattr(wrapper, "optimizer", wrapper)
             last = stop_at if isinstance(stop_at, int) else int(stop_at * state.max_steps)
             mover = None
             if rule is None:
