@@ -11,7 +11,7 @@ SHOWN = ("torch", "pytorch-lightning", "lightning", "torchmetrics", "numpy", "tr
 
 def table_of(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Return a table of all runs, in the order of what was tried."""
-    notes: dict[str, int] = {}
+    notes: dict[str, str] = {}
     lines = [
         f"| tried | {' | '.join(SHOWN)} | {' | '.join(columns)} |",
         f"|---|{'---|' * (len(SHOWN) + len(columns))}",
@@ -22,7 +22,7 @@ def table_of(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> st
         lines.append(f"| {' | '.join([record['tried'], *versions, *cells])} |")
     dates = sorted({record["date"] for record in records})
     head = f"Run on {', '.join(dates)}: tests that passed, of those that were run."
-    under = [f"{number}. {text}" for text, number in notes.items()]
+    under = [f"{number}. {text}" for number, text in enumerate(notes.values(), 1)]
     return "\n".join([head, "", *lines, "", *under, ""])
 
 
@@ -37,16 +37,19 @@ def _order(tried: str) -> tuple[str, list[int]]:
     return re.sub(r"[\d.]+", "", tried), [int(number) for number in re.findall(r"\d+", tried)]
 
 
-def _cell(row: Mapping[str, Any] | None, notes: dict[str, int]) -> str:
+def _cell(row: Mapping[str, Any] | None, notes: dict[str, str]) -> str:
     if row is None or not row["passed"] + len(row["failed"]):
         return "not run"
-    numbers = sorted({notes.setdefault(_plain(text), len(notes) + 1) for text in row["failed"].values()})
-    count = row["passed"] + len(row["failed"])
-    said = f"{row['passed']} of {count}"
+    said = f"{row['passed']} of {row['passed'] + len(row['failed'])}"
+    numbers = sorted({_note(text, notes) for text in row["failed"].values()})
     return said + (f" ({', '.join(map(str, numbers))})" if numbers else "")
 
 
-def _plain(text: str) -> str:
-    """Return a message on one line that Markdown leaves as it is; numbers and addresses are left out."""
-    short = re.sub(r"0x[0-9a-f]+|\d+", "n", text).replace("|", "\\|").strip() or "failed"
-    return f"`{short.replace('`', chr(39))[:160]}`"
+def _note(text: str, notes: dict[str, str]) -> int:
+    """Return the number of a message, the same for those that differ in numbers alone."""
+    shown = (
+        " ".join(text.split()).replace("|", "\\|").replace("`", "'").replace("lightning_sparse.checks.", "")
+    )
+    key = re.sub(r"0x[0-9a-f]+|\d+", "n", shown)
+    notes.setdefault(key, f"`{shown[:200] or 'failed'}`")
+    return list(notes).index(key) + 1

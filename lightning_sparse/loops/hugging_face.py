@@ -39,7 +39,7 @@ def transformers_callback(
 
     Raises:
         ModuleNotFoundError: If transformers is not installed.
-        SparsityError: If there are arguments about moving without a rule, or, when training starts, if the net
+        SparsityError: If arguments about moving come without a rule, or, when training starts, if the net
             is not sparse, or as from `ConnectionMover`.
     """
     transformers = import_extra("transformers", "its Trainer")

@@ -30,8 +30,8 @@ def test_rows_are_in_order_and_failures_have_notes(tmp_path):
         ("p 2.9.1", ["6 of 8 (1, 2)", "2 of 2"]),
         ("p 2.10.0", ["8 of 8", "not run"]),
     ]
-    assert "1. `assert n == n`" in text
-    assert "2. `assert n == n \\| more`" in text
+    assert "1. `assert 11 == 16`" in text
+    assert "2. `assert 3 == 16 \\| more`" in text
     page = tmp_path / "page.md"
     page.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
     put_into(page, text)
