@@ -37,7 +37,7 @@ COLUMNS = {
         "test_gradual_pruning_is_a_loop_over_sparsify",
     ),
     "console script": ("test_quickstart_logs_checkpoints_and_tests", "test_plan_trains_nothing"),
-    "transformers": (
+    "in transformers": (
         "test_it_is_lightning_s_run",
         "test_with_what_else_a_run_may_have",
         "test_a_run_goes_on",
