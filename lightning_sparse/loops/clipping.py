@@ -28,7 +28,8 @@ def mask_gradients_(module: nn.Module, *optimizers: Optimizer) -> None:
         >>> from lightning_sparse import keep_sparse_, sparsify_
         >>> net = nn.Sequential(nn.Linear(20, 10))
         >>> masks = sparsify_(net, "magnitude", density=0.1)
-        >>> keep_sparse_(net, torch.optim.SGD(net.parameters(), lr=0.1))
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> keep_sparse_(net, optimizer)
         >>> net(torch.randn(4, 20)).square().mean().backward()
         >>> mask_gradients_(net)
         >>> int(net[0].weight.grad.count_nonzero())
