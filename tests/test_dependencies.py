@@ -70,4 +70,8 @@ def test_the_releases_that_carried_malware_are_excluded(name, version):
 @pytest.mark.parametrize("version", ["2.5.0", "2.6.1", "2.6.4", "2.6.6"])
 @pytest.mark.parametrize("name", ["pytorch-lightning", "lightning"])
 def test_their_neighbours_are_not(name, version):
-    assert all(requirement.specifier.contains(version) for requirement in requirements(name))
+    open_ones = [
+        one for one in requirements(name) if not str(one.specifier).startswith("==")
+    ]  # all but [bolts]
+    assert open_ones
+    assert all(requirement.specifier.contains(version) for requirement in open_ones)
