@@ -40,6 +40,9 @@ from lightning_sparse.functional.saliency import (
     SynFlow,
 )
 from lightning_sparse.layers import convert_, merge_, to_dense_
+from lightning_sparse.loops.clipping import mask_gradients_
+from lightning_sparse.loops.hugging_face import transformers_callback
+from lightning_sparse.loops.moving import ConnectionMover
 from lightning_sparse.plain import keep_sparse_, masks_of, release_, sparsify_
 from lightning_sparse.reporting.diagnosis import diagnose
 from lightning_sparse.reporting.summary import summary
@@ -52,6 +55,7 @@ __all__ = [
     "FORCE",
     "SNIP",
     "ASNISigmoidPruner",
+    "ConnectionMover",
     "DCTpSConversion",
     "DynamicSparsity",
     "ExactResume",
@@ -87,6 +91,7 @@ __all__ = [
     "load_from_checkpoint",
     "load_masks",
     "load_ticket",
+    "mask_gradients_",
     "masks_of",
     "merge_",
     "plan",
@@ -98,4 +103,5 @@ __all__ = [
     "sparsify_",
     "summary",
     "to_dense_",
+    "transformers_callback",
 ]

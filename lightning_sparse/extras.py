@@ -7,6 +7,7 @@ __all__ = ["EXTRAS", "how_to_install", "import_extra"]
 
 EXTRAS = {
     "jsonargparse": "cli",
+    "accelerate": "transformers",
     "matplotlib": "plots",
     "onnx": "export",
     "onnxruntime": "export",
@@ -16,6 +17,7 @@ EXTRAS = {
     "sklearn": "recipes",
     "tensorboard": "plots",
     "torchvision": "recipes",
+    "transformers": "transformers",
 }
 """The extra of this package that brings each module in; `recipes` has those of `cli` and `plots` too."""
 

@@ -176,9 +176,8 @@ def keep_sparse_(module: nn.Module, *optimizers: Optimizer) -> None:
 
     Gradients of pruned weights are set to zero before a step, the weights after it, wherever anybody may have
     changed them; what optimizers have gathered for them before, as well. Later calls add optimizers. For
-    clipping by norm to see the sparse net's gradient, clip in a hook of the optimizer
-    (``optimizer.register_step_pre_hook``) that is registered after this call. Compact layers have nothing to
-    be held: there it only sees to it that the optimizers hold their values.
+    clipping by norm to see the sparse net's gradient, call `mask_gradients_` before. Compact layers have
+    nothing to be held: there it only sees to it that the optimizers hold their values.
 
     Args:
         module: A module with masks, or compact layers.
@@ -212,9 +211,11 @@ def keep_sparse_(module: nn.Module, *optimizers: Optimizer) -> None:
                 f"`optimizers` must hold sparse weights, got {type(optimizer).__name__} without any. Make it "
                 "after `sparsify_`, and give it as it was before `fabric.setup`."
             )
+    if state.before_step not in (None, state.mask_gradients_):
+        raise SparsityError("`module` is held by a ConnectionMover already. Call `release_` first.")
     if not state.weights:
         return
-    state.attach([*dict.fromkeys([*state.attached, *optimizers])], masks_gradients=True)
+    state.attach([*dict.fromkeys([*state.attached, *optimizers])], before_step=state.mask_gradients_)
     state.until_detached([mask_when_saved(module)])
 
 

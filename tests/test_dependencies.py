@@ -1,5 +1,6 @@
 """What pyproject.toml lets an installer choose."""
 
+import runpy
 import sys
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from lightning_sparse.extras import import_extra
 
 tomllib = pytest.importorskip("tomllib")  # Python 3.11
 
-PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
 
@@ -50,6 +52,14 @@ def test_what_the_table_of_extras_names_is_all_that_they_bring():
     )
 
 
+def test_every_requirement_has_one_lower_bound(capsys):
+    """With which .ci/lowest.sh installs it: what is not tried may not be promised."""
+    runpy.run_path(str(ROOT / ".ci" / "lowest.py"))
+    lines = capsys.readouterr().out.split()
+    assert {"torch==2.6", "safetensors==0.4", "jsonargparse[signatures]==4.37"} <= set(lines)
+    assert all(line.count("==") == 1 for line in lines)
+
+
 @pytest.mark.parametrize("version", ["2.6.2", "2.6.3"])
 @pytest.mark.parametrize("name", ["pytorch-lightning", "lightning"])
 def test_the_releases_that_carried_malware_are_excluded(name, version):
@@ -61,4 +71,8 @@ def test_the_releases_that_carried_malware_are_excluded(name, version):
 @pytest.mark.parametrize("version", ["2.5.0", "2.6.1", "2.6.4", "2.6.6"])
 @pytest.mark.parametrize("name", ["pytorch-lightning", "lightning"])
 def test_their_neighbours_are_not(name, version):
-    assert all(requirement.specifier.contains(version) for requirement in requirements(name))
+    open_ones = [
+        one for one in requirements(name) if not str(one.specifier).startswith("==")
+    ]  # all but [bolts]
+    assert open_ones
+    assert all(requirement.specifier.contains(version) for requirement in open_ones)

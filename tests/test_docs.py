@@ -69,6 +69,8 @@ def test_examples_run(page, tmp_path, monkeypatch):
         pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "pasted"}
+    if any("import transformers" in block for block in BLOCKS[page]):
+        pytest.importorskip("transformers", reason="needs transformers: the extra [transformers]")
     for block in BLOCKS[page]:
         exec(compile(block, str(page), "exec"), namespace)
 

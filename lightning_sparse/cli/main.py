@@ -18,6 +18,7 @@ from lightning_sparse.checks import SparsityError
 from lightning_sparse.cli.commands import COMMANDS, run_command
 from lightning_sparse.cli.errors import mistake_in, stop
 from lightning_sparse.cli.help import help_text, version_text
+from lightning_sparse.cli.lightnings import find_modules_here, run_under_its_package
 from lightning_sparse.cli.names import meant
 from lightning_sparse.cli.places import check_ckpt_path, check_folders
 from lightning_sparse.cli.plan import PlanTrainer
@@ -50,7 +51,7 @@ PLUGINS = "lightning_sparse"
 def main(args: list[str] | None = None) -> None:
     """Run the command line; a mistake in it ends with one or two lines and exit status 2."""
     words = sys.argv[1:] if args is None else args
-    _load_plugins()
+    _load_plugins(words, from_shell=args is None)
     if words and words[0] in ABOUT:
         return print(ABOUT[words[0]]())
     if words and words[0] in COMMANDS:
@@ -128,8 +129,12 @@ def _missing(message: str, words: list[str]) -> str:
     return f"`--config` must name a recipe, got none. For example: {example}"
 
 
-def _load_plugins() -> None:
+def _load_plugins(words: list[str], from_shell: bool) -> None:
+    """Import modules of other packages, and see to it that this process is of the words' own Lightning."""
+    if from_shell:
+        find_modules_here()
     try:
+        run_under_its_package(words, may_restart=from_shell)
         for plugin in entry_points(group=PLUGINS):
             plugin.load()
     except SparsityError as error:

@@ -91,9 +91,8 @@ def _fill_(
             warnings.filterwarnings("ignore", message=about)
         _convert_(module, supports, checkpoint)
     module.on_load_checkpoint(checkpoint)  # it may change what is to be loaded
-    module.load_state_dict(
-        checkpoint["state_dict"], strict=module.strict_loading if strict is None else strict
-    )
+    strict = getattr(module, "strict_loading", True) if strict is None else strict  # since Lightning 2.2
+    module.load_state_dict(checkpoint["state_dict"], strict=strict)
 
 
 def _load(module_class: type[Module], path: str | Path | IO[bytes], options: Mapping[str, Any]) -> Module:

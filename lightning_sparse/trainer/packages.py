@@ -3,12 +3,13 @@
 Lightning is published twice, as ``pytorch_lightning`` and as ``lightning.pytorch``, with the same code and
 different classes. One ``Callback`` serves both: it inherits from the bases of every package installed,
 so either Trainer and either LightningCLI accepts our callbacks. Modules and data modules can belong to one
-package only, and so do our children of Lightning's callbacks: to the one that the process imported before us,
-else to ``pytorch_lightning``.
+package only, and so do our children of Lightning's callbacks: to the one that the process imported first,
+else to that which the variable `VARIABLE` of the environment names, else to ``pytorch_lightning``.
 """
 
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
+    "VARIABLE",
     "Callback",
     "EarlyStopping",
     "LightningDataModule",
@@ -29,6 +31,7 @@ __all__ = [
     "names_in",
     "overrides",
     "package_of",
+    "packages_with",
     "quiet_lightning",
     "rank_zero_warn",
     "without_module",
@@ -36,12 +39,18 @@ __all__ = [
 
 
 _PACKAGES = ("pytorch_lightning", "lightning.pytorch")
+VARIABLE = "LIGHTNING_SPARSE_PACKAGE"
+"""Says which package to use where none was imported before ours."""
 _LOGGERS = (*_PACKAGES, "lightning", "lightning.fabric", "lightning_fabric")
 
 
 def _import_installed() -> list[ModuleType]:
     """Return the Lightning packages that are installed, the one this process uses first."""
-    in_use = [name for name in _PACKAGES if name in sys.modules]
+    named = os.environ.get(VARIABLE)
+    named = "lightning.pytorch" if named == "lightning" else named
+    if named and named not in _PACKAGES:
+        raise ValueError(f"`{VARIABLE}` must be one of {', '.join(_PACKAGES)}, got {named!r}. Correct it.")
+    in_use = [name for name in _PACKAGES if name in sys.modules] or [named or _PACKAGES[0]]
     installed = []
     for name in sorted(_PACKAGES, key=lambda name: name not in in_use):
         try:
@@ -101,6 +110,15 @@ def is_lightning(thing: object, *kinds: str) -> bool:
 def package_of(trainer: Trainer) -> ModuleType:
     """Return the package whose Trainer this is."""
     return next(package for package in _installed if isinstance(trainer, package.Trainer))
+
+
+def packages_with(kind: type) -> list[str]:
+    """Return the names of the packages to which a module, a data module or a callback is of use."""
+    return [
+        package.__name__
+        for package in _installed
+        if issubclass(kind, package.LightningModule | package.LightningDataModule | package.Callback)
+    ]
 
 
 def cli_module() -> ModuleType:

@@ -4,9 +4,10 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
+from lightning_sparse.checks import SparsityError
 from lightning_sparse.trainer import before_two
 from lightning_sparse.trainer.before_two import is_before_two
-from lightning_sparse.trainer.packages import Trainer, is_lightning
+from lightning_sparse.trainer.packages import Trainer, is_lightning, package_of
 from lightning_sparse.trainer.parts import callbacks_of, train_loaders
 
 __all__ = [
@@ -99,8 +100,8 @@ def repeats_ended_epoch(trainer: Trainer) -> bool:
     if is_before_two(trainer):
         return False
     loop = trainer.fit_loop.epoch_loop
-    ended = is_resumed_within_epoch(trainer) and trainer.fit_loop.restarted_on_epoch_end
-    return ended and not loop._should_check_val_epoch()
+    knows = getattr(trainer.fit_loop, "restarted_on_epoch_end", False)  # since 2.5, which goes on otherwise
+    return bool(is_resumed_within_epoch(trainer) and knows and not loop._should_check_val_epoch())
 
 
 def fetches_ahead(trainer: Trainer) -> bool:
@@ -168,12 +169,20 @@ def watch_iterators(trainer: Trainer, take: Callable[[], T], keep: Callable[[T],
         trainer: Its loops call this until ``unwatch_iterators``.
         take: Called before, when the dataloaders are there; returns what may have to be kept.
         keep: Called with it once the iterator has been made.
+
+    Raises:
+        SparsityError: If this Lightning does not tell when it makes them.
     """
     fit_loop = trainer.fit_loop
     unwatch_iterators(trainer)
     if is_before_two(trainer):
         before_two.wait_for_iterators(trainer, take, keep)
         return
+    if not hasattr(fit_loop, "_load_combined_loader_states"):
+        raise SparsityError(
+            f"ExactResume needs Lightning 2.2 or later, or 1.9, got {package_of(trainer).__version__}, which "
+            "does not tell when it starts to draw data. Leave it out, or install another Lightning."
+        )
     load, run_start = fit_loop._load_combined_loader_states, fit_loop.epoch_loop.on_run_start
 
     def load_and_take() -> None:

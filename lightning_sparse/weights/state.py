@@ -42,6 +42,7 @@ class SparseState:
         enforced: Whether the masks are in force; after a fit they are only known.
         finished: Callbacks that have done their part for this module, and do nothing in a second fit.
         asked: Names of weights whose gradient somebody wants to have whole before the coming step.
+        before_step: What masks gradients before each step, and may change masks first, in a plain loop.
     """
 
     def __init__(self) -> None:
@@ -61,6 +62,7 @@ class SparseState:
         self._handles: weakref.WeakKeyDictionary[Optimizer, list[Handle]] = weakref.WeakKeyDictionary()
         self._other_handles: list[Handle] = []
         self._after_step: AfterStep | None = None
+        self.before_step: AfterStep | None = None
 
     @property
     def owner(self) -> "Owner | None":
@@ -208,22 +210,23 @@ class SparseState:
         self,
         optimizers: Sequence[Optimizer],
         after_step: AfterStep | None = None,
-        masks_gradients: bool = False,
+        before_step: AfterStep | None = None,
     ) -> None:
         """Keep pruned weights at zero after every step of ``optimizers``, in whatever loop they are used.
 
         Args:
             optimizers: Those that train the module.
             after_step: Called after each step, once weights are masked.
-            masks_gradients: Whether a hook masks gradients too, as nobody calls `mask_gradients_` then.
+            before_step: Called before each step, to mask gradients where nobody else calls
+                `mask_gradients_`.
         """
         self.detach()
         self._lay_out(self._parts())  # the weights may be on another device than in an earlier fit
         self.enforced = True
-        self._after_step = after_step
+        self._after_step, self.before_step = after_step, before_step
         self._seen = []
         for optimizer in optimizers:
-            self._hook(optimizer, self.mask_gradients_ if masks_gradients else None)
+            self._hook(optimizer, before_step)
 
     def until_detached(self, handles: Iterable[Handle]) -> None:
         """Take hooks away when these are taken away."""
@@ -242,7 +245,7 @@ class SparseState:
         self._other_handles.clear()
         self.asked.clear()
         self._plans.clear()
-        self._after_step = None
+        self._after_step = self.before_step = None
         self.enforced = False
         if self._plans.elsewhere:
             self._lay_out(self._parts())  # Lightning has taken the module back: nothing stays on its device

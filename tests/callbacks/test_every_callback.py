@@ -177,7 +177,9 @@ def scaler_overflow(run):
 class Clipped(Toy):
     """Notes the norm that clipping sees."""
 
-    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+    def configure_gradient_clipping(
+        self, optimizer, *_, gradient_clip_val=None, gradient_clip_algorithm=None
+    ):
         masks = masks_of(self)
         if all(p.grad is None for p in self.parameters()):  # an update of RigL takes the step's place
             return

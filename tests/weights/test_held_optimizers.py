@@ -121,7 +121,7 @@ def test_moved_weights_start_anew_in_held_optimizers_too(make):
     mask[:, :3] = True
     state = state_of(net)
     state.install_(net, {"weight": mask}, owner := Owner(), [optimizer])
-    state.attach([optimizer], masks_gradients=True)
+    state.attach([optimizer], before_step=state.mask_gradients_)
     for seed in range(3):
         step_on(net, optimizer, seed)
         verify_step(state, optimizer)
@@ -256,7 +256,7 @@ def masked(net, optimizer):
     mask[:, :3] = True
     state = state_of(net)
     state.install_(net, {"weight": mask}, OWNER, [optimizer])
-    state.attach([optimizer], masks_gradients=True)
+    state.attach([optimizer], before_step=state.mask_gradients_)
     return state, mask
 
 
@@ -404,7 +404,7 @@ def test_a_loaded_state_in_another_basis_is_left_alone():
     resumed = Rotated([net.weight])
     resumed.load_state_dict(saved)
     state.find_mixed_state_([resumed])
-    state.attach([resumed], masks_gradients=True)
+    state.attach([resumed], before_step=state.mask_gradients_)
     state.clean_([resumed])
     assert torch.equal(resumed.state[net.weight]["momentum"], saved["state"][0]["momentum"])
     step_on(net, resumed, 1)

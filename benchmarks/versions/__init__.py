@@ -1,0 +1,1 @@
+"""Which versions of other packages were tried, and what came of it."""

@@ -1,0 +1,1 @@
+"""Training loops other than Lightning's: plain PyTorch, Fabric, ``transformers.Trainer``."""
