@@ -280,8 +280,7 @@ def _last(iterations: Iterator[Masks], module: nn.Module, method: PruningMethod)
 def _endless(batches: Iterable[Any]) -> Iterator[Any]:
     while True:
         drawn = 0
-        for batch in batches:
-            drawn += 1
+        for drawn, batch in enumerate(batches, start=1):  # noqa: B007 - the last number counts
             yield batch
         if not drawn:
             raise SparsityError(

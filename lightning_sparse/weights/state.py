@@ -94,8 +94,6 @@ class SparseState:
         """Return the bytes of what is kept of one mask; 0 where there is none."""
         return self._keep[name].nbytes if name in self._keep else 0
 
-    # Which masks.
-
     def install_(
         self,
         module: nn.Module,
@@ -155,12 +153,9 @@ class SparseState:
     def find_mixed_state_(self, loaded: Iterable[Optimizer] = ()) -> None:
         """Find out what optimizers keep in the shape of a weight, but not entry by entry.
 
-        Args:
-            loaded: Those whose states have just been loaded, and were gathered under these masks.
+        The states of ``loaded`` have just been loaded, and were gathered under these masks.
         """
         self._plans.find_mixed_state_(loaded)
-
-    # Weights and gradients as the masks want them.
 
     @torch.no_grad()
     def hold_(self, however_written: bool = False) -> None:
@@ -217,8 +212,7 @@ class SparseState:
         Args:
             optimizers: Those that train the module.
             after_step: Called after each step, once weights are masked.
-            before_step: Called before each step, to mask gradients where nobody else calls
-                `mask_gradients_`.
+            before_step: Called before each step, to mask gradients where nobody else does.
         """
         self.detach()
         self._lay_out(self._parts())  # the weights may be on another device than in an earlier fit
@@ -249,8 +243,6 @@ class SparseState:
         self.enforced = False
         if self._plans.elsewhere:
             self._lay_out(self._parts())  # Lightning has taken the module back: nothing stays on its device
-
-    # Steps of the above.
 
     def _parts(self) -> Masks:
         return {name: self.part(name) for name in self._keep}

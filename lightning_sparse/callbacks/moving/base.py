@@ -241,8 +241,6 @@ class MovingConnections(SparsityCallback, ABC):
         for weight in sparse_weights(module).values():
             weight.forget_gradient()
 
-    # Steps of the above.
-
     def _update_(
         self, trainer: Trainer, module: LightningModule, weights: Sequence[SparseWeight], step: int
     ) -> None:
