@@ -17,6 +17,7 @@ from lightning_sparse.trainer.generators import (
 from lightning_sparse.trainer.limits import (
     limits_of_first_batch,
     limits_of_fit,
+    limits_of_moment,
     limits_of_resumed,
     limits_within_epoch,
 )
@@ -67,8 +68,9 @@ class ExactResume(OurCallback):
     (``use_distributed_sampler=False``): the order of Lightning's is lost with the start of the epoch.
 
     What cannot be brought back is named in a warning, when it is met: random numbers of workers that outlive
-    an epoch (``persistent_workers``) or are resumed in mid-epoch, a validation that was due after the step of
-    a checkpoint, a batch fetched ahead from data without length, a mean over part of an epoch that
+    an epoch (``persistent_workers``) or are resumed in mid-epoch, the batch of a step in the middle of which
+    a signal had the checkpoint written, a validation that was due after the step of a checkpoint, a batch
+    fetched ahead from data without length, a mean over part of an epoch that
     ``ReduceLROnPlateau`` looks at, ``max_steps`` without a validation, another ``precision``.
 
     Examples:
@@ -215,6 +217,7 @@ class ExactResume(OurCallback):
         within = is_within_epoch(trainer)
         if within:
             self._tell(limits_within_epoch(trainer))
+        self._tell(limits_of_moment(moment_of(trainer)))
         loaders = [loader.state_dict() for loader in stateful_loaders(trainer)] if within else []
         return {
             "generators": generator_states(own_generators(trainer)),

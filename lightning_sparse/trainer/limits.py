@@ -9,6 +9,7 @@ from lightning_sparse.trainer.before_two import is_before_two
 from lightning_sparse.trainer.packages import Trainer
 from lightning_sparse.trainer.parts import train_loaders
 from lightning_sparse.trainer.resuming import (
+    Moment,
     StatefulLoader,
     fetches_ahead,
     is_resumed_within_epoch,
@@ -23,7 +24,19 @@ _BEFORE_TWO = (
     "resume at the end of an epoch (`ModelCheckpoint(save_on_train_epoch_end=True)`)"
 )
 
-__all__ = ["limits_of_first_batch", "limits_of_fit", "limits_of_resumed", "limits_within_epoch"]
+_IN_A_STEP = (
+    "the checkpoint was written in the middle of a step (by a signal, as in SLURM's requeue, or by a "
+    "callback): a resumed run does not train on that step's batch. Resume from a checkpoint of "
+    "`ModelCheckpoint`; under SLURM, set `SLURMEnvironment(auto_requeue=False)`"
+)
+
+__all__ = [
+    "limits_of_first_batch",
+    "limits_of_fit",
+    "limits_of_moment",
+    "limits_of_resumed",
+    "limits_within_epoch",
+]
 
 
 def limits_of_fit(trainer: Trainer) -> list[str]:
@@ -52,6 +65,11 @@ def limits_within_epoch(trainer: Trainer) -> list[str]:
     return lost
 
 
+def limits_of_moment(moment: Moment) -> list[str]:
+    """Return what is lost in a checkpoint that is written at this moment."""
+    return [_IN_A_STEP] if moment == "in a step" else []
+
+
 def limits_of_first_batch(trainer: Trainer) -> list[str]:
     """Return what is lost if random numbers were drawn as a dataloader of a kind of its own went on."""
     lost = (
@@ -78,6 +96,7 @@ def limits_of_resumed(trainer: Trainer, saved: Mapping[str, Any], rounded: Itera
                 "an epoch"
             )
         lost += limits_within_epoch(trainer)
+    lost += limits_of_moment(saved.get("moment", ""))
     if saved.get("validation_due"):
         lost.append(
             "the checkpoint was written after a step, before the validation that followed, which Lightning "

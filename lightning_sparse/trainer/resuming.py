@@ -34,7 +34,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-Moment: TypeAlias = Literal["step made", "validating", "epoch ends", ""]
+Moment: TypeAlias = Literal["in a step", "step made", "validating", "epoch ends", ""]
 """What Lightning is doing when a checkpoint is written; empty if nothing of a batch or epoch is left."""
 
 
@@ -76,8 +76,11 @@ def moment_of(trainer: Trainer) -> Moment:
     """Return what Lightning is doing, as far as that leaves something to do after a checkpoint."""
     epochs: Any = trainer.fit_loop.epoch_progress.current
     batches: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+    batch: Any = trainer.fit_loop.epoch_loop.batch_progress.current  # the total is not set back by a resume
     if trainer.validating:
         return "validating"
+    if batch.ready > batch.processed:
+        return "in a step"
     if epochs.processed == epochs.completed + 1:
         return "epoch ends"
     return "step made" if batches.processed == batches.completed + 1 else ""

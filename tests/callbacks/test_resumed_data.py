@@ -351,6 +351,15 @@ def test_a_batch_fetched_ahead_is_named(tmp_path):
         whole_and_resumed(tmp_path, lambda: stateful(Endless()), *MID_EPOCH)
 
 
+@pytest.mark.parametrize("number", [8, 12], ids=["mid-epoch", "last batch of an epoch"])
+def test_a_checkpoint_written_in_the_middle_of_a_step_is_named(tmp_path, number):
+    """As Lightning does when SLURM sends SIGUSR1: the batch of that step is lost."""
+    with pytest.warns(UserWarning, match="in the middle of a step") as told:
+        whole_and_resumed(tmp_path, lambda: stateful(rows()), "on_after_backward", number)
+    named = [str(warning.message) for warning in told if "in the middle of a step" in str(warning.message)]
+    assert len(named) == 2  # when it is written, and when fit goes on from it
+
+
 class Skips(DataLoader):
     """Finds its place by reading from the start, as a loader of one's own may do."""
 
