@@ -7,8 +7,11 @@ import forked
 import pytest
 import torch
 from pytorch_lightning.strategies import DDPStrategy
+from test_processes import kill_and_resume
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState
+from torch.nn.parallel import DistributedDataParallel
 from toy import Rotate, loader, make_toy, trainer
 
 from lightning_sparse import (
@@ -37,17 +40,15 @@ SENT = {  # numbers sent in each step, or in each bucket; None: not worked by ha
     "static graph, bucket views": [FEW] * 2 + [98, 32] * 4,
     "channels last": [FEW] * 6,
     "tied and frozen": None,
-    "two optimizers": None,
     "accumulation": [FEW] * 2,
     "accumulation, bucket views": [FEW] * 2,
-    "clipping by norm": [FEW] * 6,
-    "clipping by value": [FEW] * 6,
-    "bf16-mixed": [FEW] * 6,
+    "clipping": [FEW] * 6,
     "bf16-true": [FEW] * 6,
     "scaler, kept overflow": [FEW + 2] * 6,  # and whether gradients are finite, of each weight
     "scaler, pruned overflow": [FEW + 2] * 6,
     "no scaler, pruned overflow": [FEW] * 6,
     "compiled": [FEW] * 6,
+    "second fit, after a validation": [FEW] * 12,
     "fp16 hook": [FEW] * 6,
     "fp16 hook, scaler": [FEW + 2] * 6,
     "fp16 wrapper": [FEW] * 6,
@@ -196,6 +197,46 @@ def test_other_strategies_and_hooks_that_need_everything_are_refused():
         SparsityError, match=r"hook that needs whole gradients, got `ddp_comm_state` PowerSGD"
     ):
         send_only_kept(two_processes(DDPStrategy(ddp_comm_state=state)), make_toy())
+
+
+def test_what_a_wrapper_wraps_is_the_given_hook():
+    """As in Lightning, where it does nothing without one."""
+    registered = []
+
+    class Wrapped(DistributedDataParallel):
+        def __init__(self):
+            nn.Module.__init__(self)
+            self.process_group = None
+
+        def register_comm_hook(self, state, hook):
+            registered.append(state.hook)
+
+    def hook(state, bucket):
+        pass
+
+    for given in (None, hook):
+        strategy = DDPStrategy(ddp_comm_hook=given, ddp_comm_wrapper=lambda wrapped: ("wrapped", wrapped))
+        fitting = two_processes(strategy)
+        fitting.precision_plugin = None
+        send_only_kept(fitting, make_toy())
+        strategy.model = Wrapped()
+        strategy._register_ddp_hooks()
+    assert registered == [allreduce_hook, ("wrapped", hook)]
+
+
+def test_a_strategy_that_registers_no_hooks_is_refused_and_left_as_it_was(tmp_path):
+    """What is prepared for the strategy does not outlive a fit that fails before it is used."""
+    fitting = trainer(tmp_path, PruneAtInit("erk", 0.1))
+    send_only_kept(two_processes(strategy := DDPStrategy()), make_toy())
+    fitting.strategy._register_ddp_hooks = strategy._register_ddp_hooks  # for a strategy that never calls it
+    with pytest.raises(SparsityError, match=r"registers hooks as `DDPStrategy` does, got SingleDeviceStrat"):
+        fitting.fit(make_toy(), loader())
+    assert "_register_ddp_hooks" not in vars(fitting.strategy)
+    fitting.fit(make_toy(), loader())
+
+
+def test_killed_and_resumed_is_undisturbed(tmp_path):
+    kill_and_resume(tmp_path, "mid-epoch", "rigl-kept", 0, ranks=2)
 
 
 def test_who_may_look_at_any_gradient_is_refused(tmp_path):

@@ -23,6 +23,7 @@ from lightning_sparse.callbacks.sharding import refuse_strategy
 from lightning_sparse.checks import ALL, check_count, check_density, check_selection, near
 from lightning_sparse.functional.budgets import total_budget
 from lightning_sparse.functional.patterns import UNSTRUCTURED, Pattern
+from lightning_sparse.trainer.communication import forget_sending, refuse_unsent
 from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.parts import callbacks_of
 from lightning_sparse.trainer.processes import assert_ranks_agree, compare_callbacks
@@ -204,6 +205,7 @@ class Sparsifier(OurCallback, ABC):
         """Take up what was restored; let the leader keep pruned weights at zero from the first step on."""
         self._leads, self._loading = sparsifiers(trainer)[:1] == [self], False
         compare_callbacks(trainer)
+        refuse_unsent(trainer)
         self.begin_fit(trainer, pl_module)
         if self._leads:
             together.attach(trainer, pl_module, sparsifiers(trainer))
@@ -277,6 +279,7 @@ class Sparsifier(OurCallback, ABC):
         """Say in plain words that ranks differ, or values are in no optimizer; no teardown follows."""
         explain_other_ranks(trainer, exception)
         explain_empty_optimizer(pl_module, exception)
+        forget_sending(trainer)
         if fits.ends(self, trainer, pl_module):
             self.release(pl_module)
 

@@ -21,7 +21,7 @@ from lightning_sparse.trainer.parts import scales_losses
 from lightning_sparse.weights.packed import Packed, Packing
 from lightning_sparse.weights.state import state_of
 
-__all__ = ["send_only_kept"]
+__all__ = ["forget_sending", "refuse_unsent", "send_only_kept"]
 
 Hook: TypeAlias = Callable[[Any, Any], Future[Any]]
 
@@ -57,10 +57,28 @@ def send_only_kept(trainer: Trainer, module: LightningModule) -> None:
     strategy._register_ddp_hooks = partial(_register, trainer, module)
 
 
+def refuse_unsent(trainer: Trainer) -> None:
+    """Refuse a fit whose strategy has passed over the hook, once it has wrapped the module.
+
+    Raises:
+        SparsityError: If it has, as a child of ``DDPStrategy`` may that wraps in a way of its own.
+    """
+    if "_register_ddp_hooks" in vars(trainer.strategy):
+        raise SparsityError(
+            f"`communication` 'kept' needs a strategy that registers hooks as `DDPStrategy` does, got "
+            f"{type(trainer.strategy).__name__}, which registers none. Leave it out."
+        )
+
+
+def forget_sending(trainer: Trainer) -> None:
+    """Leave the strategy as it was, after a fit that has failed before it wrapped the module."""
+    vars(trainer.strategy).pop("_register_ddp_hooks", None)
+
+
 def _register(trainer: Trainer, module: LightningModule) -> None:
     """Give DDP the hook, in the place of Lightning's way to do so, which leaves it out on the CPU."""
     strategy: Any = trainer.strategy
-    del strategy._register_ddp_hooks
+    forget_sending(trainer)
     wrapped = strategy.model
     if not isinstance(wrapped, DistributedDataParallel):
         raise SparsityError(
@@ -70,7 +88,7 @@ def _register(trainer: Trainer, module: LightningModule) -> None:
     hook, state = strategy._ddp_comm_hook, strategy._ddp_comm_state
     if hook is None:
         hook, state = allreduce_hook, wrapped.process_group
-    if strategy._ddp_comm_wrapper is not None:
+    elif strategy._ddp_comm_wrapper is not None:  # Lightning wraps no hook but a given one
         hook = strategy._ddp_comm_wrapper(hook)
     packing = Packing(state_of(module), wrapped.parameters())
     try:
