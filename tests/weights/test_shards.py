@@ -91,6 +91,15 @@ def test_other_layouts_are_refused(mesh, weights, message):
         shards_of(weights(mesh))
 
 
+@pytest.mark.parametrize("how", [lambda mesh: {}, lambda mesh: {"mesh": mesh["split"]}])
+def test_layers_may_have_meshes_of_their_own_that_are_equal(mesh, how):
+    module = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    for layer in (module[0], module[2]):
+        fully_shard(layer, **how(mesh))
+    assert module[0].weight.device_mesh is not module[2].weight.device_mesh, "there is nothing to test"
+    assert shards_of(dict(module.named_parameters())).count == 1
+
+
 def test_a_net_without_fully_shard_is_no_matter(mesh):
     assert shards_of({"a": nn.Parameter(torch.ones(2, 2))}) is None
     assert shards_of({"a": split(mesh, Replicate(), Replicate())}).count == 1
