@@ -61,15 +61,14 @@ def erk(_):
 CASES = {
     "monitored": Case(lambda _: [ls.SparsityMonitor()], steps=4),
     "random": Case(lambda _: [ls.PruneAtInit("random", 0.2, seed=3)], steps=4),
-    "erk": Case(erk, how="root alone", steps=4),
+    "erk": Case(erk, steps=4),
     "magnitude": Case(lambda _: [ls.PruneAtInit("magnitude", 0.2)], clip=0.01, by="value"),
     "file": Case(lambda out: [ls.PruneAtInit(ls.FromFile(out.parent / "masks.pt"))], steps=4),
-    "snip and rigl": Case(snip_then_rigl, steps=100),
+    "snip and rigl": Case(snip_then_rigl, how="root alone", steps=100),
     "adamw": Case(rigl, optimizer="adamw", accumulate=2, clip=0.05),
     "replicated": Case(rigl, how="replicated"),
     "meta in bf16": Case(erk, how="meta", precision="bf16-mixed", steps=4),
-    "by one process": Case(rigl, steps=24),
-    "from one file": Case(rigl, dropout=0.5, shuffle=True, one_file=True, steps=24),
+    "by one process": Case(rigl, one_file=True, steps=24),
     "exactly": Case(snip_then_rigl, optimizer="adamw", dropout=0.5, shuffle=True, steps=24),
 }
 

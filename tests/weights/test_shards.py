@@ -136,6 +136,19 @@ def test_plain_pytorch(tmp_path, mesh, method):
     release_(module)
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_masks_that_one_process_cannot_write_are_an_error_on_all(tmp_path, mesh, monkeypatch, number):
+    """The other one would wait for it, or believe that they are saved."""
+    module = net(mesh)
+    sparsify_(module, "magnitude", 0.3)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: number)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda failed: failed.add_(number))
+    (tmp_path / "file").touch()
+    message = "Process 0 has failed" if number else "`path` must be a file that can be written"
+    with pytest.raises(SparsityError, match=message):
+        save_masks(module, tmp_path / "file" / "masks.pt")
+
+
 @pytest.mark.parametrize("method", ["synflow", "grasp", "force"])
 def test_plain_pytorch_refuses_what_needs_whole_weights(mesh, method):
     module = net(mesh)
