@@ -168,9 +168,7 @@ class Plans:
             plan.apart = plan.stays_zero = type(optimizer) in APART
             plan.divides_by_zero = divides_by_zero(optimizer, plan.weights)
             self._plans[optimizer] = plan
-            for weight, keep in zip(
-                plan.parameters_masked, plan.keep, strict=True
-            ):  # gathered before masks were there
-                for _, value in state_like(weight, [optimizer]):
+            for parameter, keep in zip(plan.parameters_masked, plan.keep, strict=True):
+                for _, value in state_like(parameter, [optimizer]):  # gathered before masks were there
                     zero_at_(value, ~mask_of(keep))
         return plan

@@ -47,7 +47,8 @@ def shards_of(weights: Mapping[str, Tensor]) -> Shards | None:
             f"{plain[0]!r} is not sharded, and {next(iter(split))!r} is: nobody would keep its copies on the "
             "processes equal. Shard the module that holds it too, or name it in `exclude`."
         )
-    layouts = {(id(_mesh(w)), _row_dimension(name, w)): name for name, w in split.items()}
+    # `fully_shard` without a mesh makes one for every layer: they are equal, and others.
+    layouts = {(_mesh(w), _row_dimension(name, w)): name for name, w in split.items()}
     if len(layouts) > 1:
         first, other = list(layouts.values())[:2]
         raise SparsityError(
@@ -148,11 +149,22 @@ def once_for_all(weights: Mapping[str, Tensor]) -> Iterator[bool]:
     """Tell which process does something for all that hold parts of weights; the others wait until it is done.
 
     Of ordinary weights every process does it for itself.
+
+    Raises:
+        SparsityError: On the others, if it fails on that one.
     """
-    split = any(map(is_sharded, weights.values()))
-    yield not split or torch.distributed.get_rank() == 0
-    if split:
-        torch.distributed.barrier()
+    device = next((here(weight).device for weight in weights.values() if is_sharded(weight)), None)
+    if device is None:
+        yield True
+        return
+    failed = torch.ones(1, device=device)
+    try:
+        yield torch.distributed.get_rank() == 0
+        failed.zero_()
+    finally:
+        torch.distributed.all_reduce(failed)  # no barrier: others would wait at it if this one has failed
+    if failed:
+        raise SparsityError("Process 0 has failed at what it does for all of them. Its own error says why.")
 
 
 def total_of(tensors: Iterable[Tensor], shards: Shards | None) -> list[int]:

@@ -91,6 +91,15 @@ def test_other_layouts_are_refused(mesh, weights, message):
         shards_of(weights(mesh))
 
 
+@pytest.mark.parametrize("how", [lambda mesh: {}, lambda mesh: {"mesh": mesh["split"]}])
+def test_layers_may_have_meshes_of_their_own_that_are_equal(mesh, how):
+    module = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    for layer in (module[0], module[2]):
+        fully_shard(layer, **how(mesh))
+    assert module[0].weight.device_mesh is not module[2].weight.device_mesh, "there is nothing to test"
+    assert shards_of(dict(module.named_parameters())).count == 1
+
+
 def test_a_net_without_fully_shard_is_no_matter(mesh):
     assert shards_of({"a": nn.Parameter(torch.ones(2, 2))}) is None
     assert shards_of({"a": split(mesh, Replicate(), Replicate())}).count == 1
@@ -125,6 +134,19 @@ def test_plain_pytorch(tmp_path, mesh, method):
     save_masks(module, tmp_path / "masks.pt")
     assert torch.equal(load_masks(tmp_path / "masks.pt")["0.weight"], expected["0.weight"])
     release_(module)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_masks_that_one_process_cannot_write_are_an_error_on_all(tmp_path, mesh, monkeypatch, number):
+    """The other one would wait for it, or believe that they are saved."""
+    module = net(mesh)
+    sparsify_(module, "magnitude", 0.3)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: number)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda failed: failed.add_(number))
+    (tmp_path / "file").touch()
+    message = "Process 0 has failed" if number else "`path` must be a file that can be written"
+    with pytest.raises(SparsityError, match=message):
+        save_masks(module, tmp_path / "file" / "masks.pt")
 
 
 @pytest.mark.parametrize("method", ["synflow", "grasp", "force"])

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_sparse.functional.finite import check_finite
+from lightning_sparse.functional.growth.shards import check_finite_in_shards
 from lightning_sparse.trainer.packages import Trainer
 from lightning_sparse.trainer.parts import loss_scale
 from lightning_sparse.trainer.processes import mean_over_processes
@@ -20,12 +21,17 @@ def usable_gradients(optimizer: Optimizer, weights: Sequence[SparseWeight]) -> b
     """Tell whether an optimizer's gradients are all finite, on all processes that hold parts of them.
 
     Raises:
-        SparsityError: If they are not, and never will be, as the active weights hold NaN or infinities.
+        SparsityError: If they are not, and never will be, as the active weights hold NaN or infinities: on
+            all these processes.
     """
     shards, finite = weights[0].shards if weights else None, has_finite_gradients(optimizer)
     if finite if shards is None else shards.all(finite):
         return True
-    check_finite({weight.name: weight.active for weight in weights})
+    active = {weight.name: weight.active for weight in weights}
+    if shards is None:
+        check_finite(active)
+    else:
+        check_finite_in_shards(active, shards)
     return False
 
 

@@ -13,7 +13,7 @@ from lightning_sparse.functional.ranking import positions_of
 from lightning_sparse.functional.shards.layout import Shards
 from lightning_sparse.functional.shards.ranking import layerwise_in_shards
 
-__all__ = ["move_in_shards", "needs_whole_layers"]
+__all__ = ["check_finite_in_shards", "move_in_shards", "needs_whole_layers"]
 
 
 def needs_whole_layers(rule: GrowthRule, pattern: Pattern = UNSTRUCTURED) -> str:
@@ -45,7 +45,7 @@ def move_in_shards(
     """
     if reason := needs_whole_layers(rule):
         raise SparsityError(f"`rule` cannot move sharded weights: {reason}.")
-    _refuse_not_finite({name: layer.values for name, layer in zip(names, layers, strict=True)}, shards)
+    check_finite_in_shards({name: layer.values for name, layer in zip(names, layers, strict=True)}, shards)
     totals = shards.total([len(layer.positions) for layer in layers])
     dropped = {name: count_dropped(total, fraction) for name, total in zip(names, totals, strict=True)}
     kept = {name: total - dropped[name] for name, total in zip(names, totals, strict=True)}
@@ -56,7 +56,7 @@ def move_in_shards(
         for name, layer in zip(names, layers, strict=True)
     }
     grow = {name: _grow_scores(rule, layer) for name, layer in zip(names, layers, strict=True)}
-    _refuse_not_finite(grow, shards)
+    check_finite_in_shards(grow, shards)
     free = {name: score.index_fill(0, survivors[name], -torch.inf) for name, score in grow.items()}
     grown = layerwise_in_shards(free, dropped, shards)
     return [
@@ -71,7 +71,12 @@ def _grow_scores(rule: GrowthRule, layer: ActiveWeights) -> Tensor:
     return scores.detach().reshape(-1)
 
 
-def _refuse_not_finite(tensors: dict[str, Tensor], shards: Shards) -> None:
+def check_finite_in_shards(tensors: dict[str, Tensor], shards: Shards) -> None:
+    """Refuse tensors of which entries are NaN or infinite on any process.
+
+    Raises:
+        SparsityError: On every process: those that went on would wait for the others.
+    """
     found = shards.total([int(t.isfinite().logical_not().sum()) for t in tensors.values()])
     for name, bad in zip(tensors, found, strict=True):
         if bad:

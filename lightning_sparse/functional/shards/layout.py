@@ -13,6 +13,8 @@ __all__ = ["Shards", "Sum", "here", "is_sharded", "reshard_"]
 Sum = Callable[[Tensor], Tensor]
 """Returns the sum of a tensor of integers over all processes that hold rows of the same weights."""
 
+_ORDINARY = (nn.Parameter, Tensor)
+
 
 @dataclass(frozen=True)
 class Shards:
@@ -73,7 +75,7 @@ def here(tensor: Tensor) -> Tensor:
     It shares memory and version with the ``DTensor``. What is asked of that itself, such as ``any()`` or
     ``count_nonzero()``, is answered by each process for its own part, without a word.
     """
-    if type(tensor) is Tensor or not is_sharded(tensor):
+    if type(tensor) in _ORDINARY or not is_sharded(tensor):  # at every step: the first tells of nearly all
         return tensor
     part: Tensor = tensor._local_tensor  # type: ignore[attr-defined]  # `to_local` makes a new view each time
     return part

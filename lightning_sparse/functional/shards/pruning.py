@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_sparse.checks import SparsityError
@@ -131,7 +132,9 @@ def _rows(scores: Tensor, shards: Shards) -> Tensor:
 
 def _check(scores: Scores, fixed: Mapping[str, float], keep: int, shards: Shards) -> None:
     """Refuse scores that cannot rank, as `prune_along` does, on every process."""
-    bad = [int(score.numel() - score.isfinite().count_nonzero()) for score in scores.values()]
+    bad = [
+        score.numel() - count_nonzero(score < torch.inf) for score in scores.values()
+    ]  # NaN is not, either
     totals = shards.total([*bad, *(count_nonzero(score) for score in scores.values())])
     for name, count in zip(scores, totals, strict=False):
         refuse_not_finite(name, count)

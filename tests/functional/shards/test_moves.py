@@ -1,11 +1,14 @@
 """Connections that move on several processes are those that move in one."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shards_toy import on_each
 
+from lightning_sparse.callbacks.moving.gradients import usable_gradients
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.growth import ActiveWeights, RigL, move, rule_from_name
 from lightning_sparse.functional.growth.shards import move_in_shards, needs_whole_layers
@@ -70,6 +73,25 @@ def test_every_process_refuses_what_is_not_finite_on_one(where):
         return True
 
     assert on_each(2, act)[0] == [True, True]
+
+
+@pytest.mark.parametrize("broken", ["gradient", "weight"])
+def test_a_step_is_unusable_on_every_process_or_none(broken):
+    """One process has what is not finite: those that went on without it would wait for it."""
+
+    def act(shards):
+        bad = torch.nan if shards.number == 1 else 1.0
+        parameter = torch.nn.Parameter(torch.tensor([bad if broken == "weight" else 1.0]))
+        parameter.grad = torch.tensor([bad])
+        weight = SimpleNamespace(name="fc", shards=shards, active=parameter.detach())
+        optimizer = torch.optim.SGD([parameter], lr=0.1)
+        if broken == "gradient":
+            return usable_gradients(optimizer, [weight])
+        with pytest.raises(SparsityError, match="of 'fc' must be finite, got 1"):
+            usable_gradients(optimizer, [weight])
+        return False
+
+    assert on_each(2, act)[0] == [False, False]
 
 
 def test_a_rule_that_draws_is_refused():

@@ -103,6 +103,16 @@ def test_what_needs_whole_weights_says_so(method, how, reason):
         list(prune_anywhere(method, problem(shards), 0.3, fixed={}, min_weights=1, **how))
 
 
+def test_what_is_scored_lowest_is_no_overflow():
+    """As in one process: a method may say so of what it never keeps."""
+    scores = {n: w.abs() + 1 for n, w in WEIGHTS.items()}
+    scores["c.weight"][0] = -torch.inf
+    how = {"fixed": {}, "min_weights": 1}
+    (expected,) = prune_along(OfRows(scores), problem(), 0.3, prunes=False, **how)
+    masks = joined(on_each(2, lambda s: list(prune_anywhere(OfRows(scores), problem(s), 0.3, **how))[-1])[0])
+    assert all(torch.equal(masks[n], expected[n]) for n in WEIGHTS)
+
+
 def test_what_does_not():
     for method in ("random", "erk", "uniform", "epl", "magnitude", "snip", "gradient"):
         assert not needs_whole_weights(method_from_name(method)), method

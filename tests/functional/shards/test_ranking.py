@@ -18,7 +18,7 @@ FEW = [0.0, -0.0, 1.0, -1.0, 0.1, 1e-40, -1e-40, 3e38, -torch.inf, torch.inf]
 @st.composite
 def layers(draw, values=None):
     """Scores of a few layers, many of them equal, and how many processes hold their rows."""
-    values = values or st.sampled_from(FEW)
+    values = st.sampled_from(FEW) if values is None else values
     shapes = draw(st.lists(st.tuples(st.integers(1, 7), st.integers(1, 4)), min_size=1, max_size=4))
     dtype = draw(st.sampled_from(DTYPES))
     scores = {}
