@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The tests that matter with the lowest version of everything that pyproject.toml names: bash .ci/lowest.sh
-# They get an environment of their own (8 GB, measured: most of it is what PyTorch's wheels bring for GPUs), which is
+# They get an environment of their own (6.3 GB, measured: most of it is what PyTorch's wheels bring for GPUs), which is
 # removed at the end. Where the packages cannot be had, that is said, and nothing is tried: exit status 0.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -34,6 +34,12 @@ RULES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _precision_of_its_own(monkeypatch):
+    """A `bf16` of another test does not come along: transformers 4 leaves it in this variable."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+
+
 class Net(nn.Module):
     """The net of `Toy` under the same names, as transformers wants one."""
 
@@ -56,7 +62,7 @@ def held(tmp_path, rule, storage="masked", **arguments):
     net = Net(arguments.pop("optimizer", "sgd"))
     sparsify_(net, "erk", 0.1, seed=arguments.pop("seed", 3), storage=storage)
     optimizer = net.make_optimizer(net.parameters())
-    moves = {} if rule is None else {"seed": 3, **MOVES}
+    moves = {} if rule is None else {"seed": 3, **MOVES, **arguments.pop("moves", {})}
     constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
     defaults = {
         "max_steps": STEPS,
@@ -67,7 +73,9 @@ def held(tmp_path, rule, storage="masked", **arguments):
     }
     options = transformers.TrainingArguments(str(tmp_path), **{**defaults, "max_grad_norm": 0.0, **arguments})
     callback = transformers_callback(rule, **moves)
-    return net, SameBatches(net, options, callbacks=[callback], optimizers=(optimizer, constant))
+    return net, SameBatches(
+        net, options, eval_dataset=[], callbacks=[callback], optimizers=(optimizer, constant)
+    )
 
 
 def by_lightning(tmp_path, rule, storage="masked", optimizer="sgd", **arguments):
@@ -132,6 +140,38 @@ def test_a_run_goes_on_from_a_checkpoint(tmp_path, rule, storage, restores):
     assert state["global_step"] == 60
 
 
+def test_a_rule_that_comes_later_counts_from_the_step_that_is_reached(tmp_path):
+    saves = {"save_strategy": "steps", "save_steps": 60}
+    _, runner = held(tmp_path, None, max_steps=60, **saves)
+    runner.train()
+    net, _ = held(tmp_path, None)
+    before = masks_of(net)
+    net, runner = held(tmp_path, "set", moves={"stop_at": 60}, **saves)
+    runner.train(resume_from_checkpoint=str(tmp_path / "checkpoint-60"))
+    assert_equal(masks_of(net), before)  # its time is over
+
+
+class BestAtFirst(SameBatches):
+    def evaluate(self, *arguments, **options):
+        return {"eval_loss": float(self.state.global_step)}
+
+
+@pytest.mark.parametrize("storage", ["masked", "compact"])
+@pytest.mark.parametrize("rule", ["rigl", "set"])
+def test_the_best_net_comes_with_its_masks(tmp_path, rule, storage):
+    """After the last step its weights are loaded; connections have moved since it was saved."""
+    every = {"save_strategy": "steps", "save_steps": 9, "eval_strategy": "steps", "eval_steps": 9}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": False}
+    net, runner = held(tmp_path, rule, storage, max_steps=36, **every, **best)
+    runner.__class__ = BestAtFirst
+    runner.train()
+    expected, runner = held(tmp_path / "short", rule, storage, max_steps=9)
+    runner.train()
+    assert runner.state.global_step == 9
+    assert_equal(weights_of(net), weights_of(expected))
+    assert_equal(masks_of(net), masks_of(expected))
+
+
 def test_pruned_weights_are_free_after_training(tmp_path):
     net, runner = held(tmp_path, "set", max_steps=3)
     runner.train()
@@ -168,4 +208,9 @@ def test_mistakes(tmp_path):
         transformers_callback("set", stop_at=1.5)
     net, runner = held(tmp_path, "rig")
     with pytest.raises(SparsityError, match=r"`rule` must be one of .*, got 'rig'"):
+        runner.train()
+    net, runner = held(tmp_path, "set", gradient_checkpointing_kwargs={"use_reentrant": True})
+    runner.args.gradient_checkpointing = True  # the net has none that could be switched on
+    runner.model.gradient_checkpointing_enable = lambda **_: None
+    with pytest.raises(SparsityError, match="must have use_reentrant False while connections move"):
         runner.train()

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,7 +41,8 @@ def transformers_callback(
     Raises:
         ModuleNotFoundError: If transformers is not installed.
         SparsityError: If arguments about moving come without a rule, or, when training starts, if the net
-            is not sparse, or as from `ConnectionMover`.
+            is not sparse, if gradients of moving connections would come in parts (reentrant gradient
+            checkpointing), or as from `ConnectionMover`.
     """
     transformers = import_extra("transformers", "its Trainer")
     if rule is None and moving:
@@ -57,24 +59,23 @@ def transformers_callback(
             self.held: _Held | None = None
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
-            self.on_train_end(args, state, control)  # an earlier training may have stopped in between
+            _let_go(self.held)  # an earlier training may have stopped in between
+            _refuse_parts_of_gradients(rule, args)
             wrapper = parts["optimizer"]  # by accelerate
-            optimizer = getattr(wrapper, "optimizer", wrapper)
             last = stop_at if isinstance(stop_at, int) else int(stop_at * state.max_steps)
-            mover = None
-            if rule is None:
-                keep_sparse_(parts["model"], optimizer)
-            else:
-                mover = ConnectionMover(parts["model"], optimizer, rule=rule, stop_at=last, **moving)
-            self.held = _Held(parts["model"], optimizer, mover)
-            saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
-            if state.global_step and "saved" in saved["attributes"]:
-                self.held.restore_(saved["attributes"]["saved"])
+            moves = None if rule is None else {"rule": rule, "stop_at": last, **moving}
+            self.held = _Held(parts["model"], getattr(wrapper, "optimizer", wrapper), moves)
+            state.stateful_callbacks.setdefault("KeepSparse", self.state())
+            if state.global_step:
+                self.held.restore_(state)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
-            if self.held is not None:
-                self.held.release()
-                self.held = None
+            best = state.best_model_checkpoint
+            if self.held is not None and args.load_best_model_at_end and best is not None:
+                path = str(Path(best) / "trainer_state.json")
+                self.held.restore_(transformers.TrainerState.load_from_json(path))  # as its weights were
+            _let_go(self.held)
+            self.held = None
 
         def state(self) -> dict[str, Any]:
             """Return what a checkpoint keeps, in words of JSON."""
@@ -83,11 +84,30 @@ def transformers_callback(
     return KeepSparse()
 
 
+def _refuse_parts_of_gradients(rule: str | GrowthRule | None, args: Any) -> None:
+    options = args.gradient_checkpointing_kwargs or {}
+    if rule is not None and args.gradient_checkpointing and options.get("use_reentrant"):
+        raise SparsityError(
+            "`gradient_checkpointing_kwargs` must have use_reentrant False while connections move, got True: "
+            "gradients then come in parts, and nothing tells which is the last. Set it to False."
+        )
+
+
+def _let_go(held: "_Held | None") -> None:
+    if held is not None:
+        held.release()
+
+
 class _Held:
     """A net that is trained, and hooks that mask its gradients once they are complete: nobody else tells."""
 
-    def __init__(self, module: nn.Module, optimizer: Optimizer, mover: ConnectionMover | None) -> None:
-        self.module, self.optimizer, self.mover = module, optimizer, mover
+    def __init__(self, module: nn.Module, optimizer: Optimizer, moves: dict[str, Any] | None) -> None:
+        self.module, self.optimizer = module, optimizer
+        self.mover: ConnectionMover | None = None
+        if moves is None:
+            keep_sparse_(module, optimizer)
+        else:
+            self.mover = ConnectionMover(module, optimizer, **moves)
         self._accelerate = import_extra("accelerate.state", "Trainer of transformers")
         self._waits = False
         weights = sparse_weights(module).values()
@@ -102,24 +122,22 @@ class _Held:
 
     def saved(self) -> str:
         """Return masks, and how far the mover has come, as text."""
-        kept: dict[str, Any] = {"masks": pack_masks(state_of(self.module).masks)}
-        if self.mover is not None:
-            kept["mover"] = self.mover.state_dict()
+        masks = {"masks": pack_masks(state_of(self.module).masks)}
         file = io.BytesIO()
-        torch.save(kept, file)
+        torch.save(masks if self.mover is None else self.mover.state_dict(), file)
         return base64.b64encode(file.getvalue()).decode()
 
-    def restore_(self, saved: str) -> None:
-        """Go on from there."""
-        kept = torch.load(io.BytesIO(base64.b64decode(saved)), weights_only=True)
-        if self.mover is not None and "mover" in kept:
-            self.mover.load_state_dict(kept["mover"])
+    def restore_(self, state: Any) -> None:
+        """Go on from a Trainer's state; a mover that was not there then counts from the step of that."""
+        kept: dict[str, Any] = {"masks": {}}
+        saved = state.stateful_callbacks.get("KeepSparse", {}).get("attributes", {}).get("saved")
+        if saved is not None:
+            kept = torch.load(io.BytesIO(base64.b64decode(saved)), weights_only=True)
+        if self.mover is not None:
+            self.mover.load_state_dict({**self.mover.state_dict(), "steps": [state.global_step], **kept})
         elif kept["masks"]:
             state_of(self.module).install_(self.module, unpack_masks(kept["masks"]), NOBODY)
-            if self.mover is None:
-                keep_sparse_(self.module, self.optimizer)
-            else:
-                self.mover.attach()
+            keep_sparse_(self.module, self.optimizer)
 
     def _gathered(self, _: torch.Tensor) -> None:
         """Wait for the end of this backward pass, behind what was told to wait for it before, as by DDP."""
