@@ -21,7 +21,8 @@ NAMES = {
     "strategies": ("ModelParallelStrategy",),
     "utilities": ("CombinedLoader",),
 }
-RENAMED = dict.fromkeys(("plugins", "plugins.precision"), {"MixedPrecision": "MixedPrecisionPlugin"})
+MIXED = {"MixedPrecision": "MixedPrecisionPlugin"}
+RENAMED = {"plugins": MIXED, "plugins.precision": MIXED}
 """What had another name, by its present one."""
 PRECISIONS = {"16-mixed": 16, "bf16-mixed": "bf16", "32-true": 32, "64-true": 64}
 """What Lightning 1.9 calls those that it has."""
