@@ -4,13 +4,15 @@
     python -m benchmarks.bolts.environment FOLDER python -m benchmarks.nets --only bolts
 
 lightning-bolts 0.7.0 wants pytorch-lightning 1.9.5 and NumPy 1.23.5, so it has an environment of its own.
-PyTorch and torchvision, which are large, are those of the environment that this runs in. An environment that
-is there already is used as it is.
+PyTorch and torchvision, which are large, are those of the environment that this runs in. FOLDER is new or
+empty, or an environment that this has built before, which is used as it is.
 
-If packages cannot be had, the reason is printed, and the exit status is 0: nothing was tried. Else it is that
-of the command.
+If packages cannot be had, the reason is printed, and the exit status is 0: nothing was tried. If they can be
+had and not installed, as with pins that exclude each other, it is 1. Else it is that of the command.
 """
 
+import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -25,6 +27,10 @@ SHARED = ("torch", "torchvision")
 OWN = ("numpy", "setuptools")  # what they need, and the extra pins otherwise
 TESTS = ("python", "-m", "pytest", "-q", "-n", "auto", "--dist", "worksteal", "-m", "bolts", "tests/bolts")
 INSTALLED = "has the packages of the extra bolts"  # a file that is written at last
+NOT_TO_BE_HAD = re.compile(
+    "No matching distribution found|HTTP error|HTTPS?ConnectionPool|ReadTimeoutError|ProxyError|SSLError"
+)
+"""What pip says where an index cannot be reached, or does not have a package."""
 
 
 def main() -> int:
@@ -34,10 +40,18 @@ def main() -> int:
         return 2
     folder, command = Path(sys.argv[1]).resolve(), sys.argv[2:] or TESTS
     if not (folder / INSTALLED).is_file():
-        reason = build(folder)
-        if reason:
-            print(f"bolts: skipped, as its packages could not be installed:\n{reason}")
-            return 0
+        if sys.version_info >= (3, 12):
+            return skip(f"NumPy 1.23.5 is for Python 3.11 and earlier, this is {sys.version.split()[0]}")
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            print(f"`FOLDER` must be new, empty or built by this, got {str(folder)!r}. Name another.")
+            return 2
+        if said := build(folder):
+            reasons = [line.strip() for line in said.splitlines() if line.strip().startswith("ERROR:")]
+            reason = "\n".join(dict.fromkeys(reasons)) or said
+            if NOT_TO_BE_HAD.search(said):
+                return skip(reason)
+            print(f"bolts: its packages can be had, and could not be installed:\n{reason}")
+            return 1
     python = folder / "bin" / "python"
     words = (
         [str(python), *command[1:]]
@@ -47,23 +61,36 @@ def main() -> int:
     return subprocess.run(words, cwd=ROOT, check=False).returncode
 
 
+def skip(reason: str) -> int:
+    """Say why nothing is tried; return the exit status."""
+    print(f"bolts: skipped, as its packages cannot be had:\n{reason}")
+    return 0
+
+
 def build(folder: Path) -> str:
-    """Make the environment; return why it could not be made, or nothing."""
-    if sys.version_info >= (3, 12):
-        return f"NumPy 1.23.5 is for Python 3.11 and earlier, this is {sys.version.split()[0]}"
-    venv.create(folder, with_pip=True, clear=True)
-    share(folder)
+    """Make the environment; return what pip said if it could not be made, or nothing.
+
+    A folder that is not finished does not stay.
+    """
+    said = ""
+    try:
+        venv.create(folder, with_pip=True)
+        share(folder)
+        said = install(folder)
+        if not said:
+            (folder / INSTALLED).touch()
+    finally:
+        if not (folder / INSTALLED).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+    return said
+
+
+def install(folder: Path) -> str:
+    """Install what the extra names, and pytest; return what pip said if it failed."""
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-cache-dir"]
-    run = subprocess.run(
-        [*pip, "-e", f"{ROOT}[bolts]", "pytest", "pytest-timeout", "pytest-xdist"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if run.returncode:
-        return "\n".join(run.stderr.strip().splitlines()[-5:])
-    (folder / INSTALLED).touch()
-    return ""
+    packages = ["-e", f"{ROOT}[bolts]", "pytest", "pytest-timeout", "pytest-xdist"]
+    run = subprocess.run([*pip, *packages], capture_output=True, text=True, check=False)
+    return (run.stderr.strip() or f"pip ended with {run.returncode}") if run.returncode else ""
 
 
 def share(folder: Path) -> None:

@@ -63,7 +63,7 @@ def short_path(path: str | os.PathLike[str]) -> str:
 
 
 def read_file(source: Source, argument: str, tensors: bool = True, **options: Any) -> Any:
-    """Return what a file holds, nothing but tensors and plain values.
+    """Return what a file holds, nothing but tensors, plain values and paths.
 
     Args:
         source: What to read.
@@ -81,7 +81,8 @@ def read_file(source: Source, argument: str, tensors: bool = True, **options: An
         _refuse_damage(file, source, argument, tensors)
         options = {"map_location": "cpu", "weights_only": True, **options}
         by_path = options.get("mmap") and not hasattr(source, "read")
-        content = torch.load(source if by_path else file, **options)
+        with torch.serialization.safe_globals([type(Path())]):  # Lightning 1.9 writes ModelCheckpoint's
+            content = torch.load(source if by_path else file, **options)
     if isinstance(content, dict):
         refuse_incomplete(content, shown_source(source), argument)
     return content

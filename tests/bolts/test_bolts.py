@@ -19,7 +19,8 @@ from lightning_sparse import DCTpSConversion, ExactResume, PruneAtInit, RigLCall
 
 pytestmark = [pytest.mark.bolts, pytest.mark.usefixtures("settings_stay")]
 
-METHODS = ("dense", "erk", "snip", "synflow", "RigL", "DCTpS", "ASNI")
+METHODS = ("erk", "snip", "synflow", "RigL", "DCTpS", "ASNI")
+LEFT_OUT = ("DCGAN", "SimCLR")  # slow, and each like another: `python -m benchmarks.nets` has them
 TWO_LOSSES = ("clear error", r"training_step\(\.\.\., optimizer_idx\)` has one for each optimizer.*`loss_fn")
 NOISE = (
     "clear error",
@@ -28,10 +29,10 @@ NOISE = (
 LOUD = ("warned", "first losses will be high")
 NO_PROJECTION = ("warned", "All scores of projection.* are zero")
 EXPECTED = {
-    **{(net, "snip"): TWO_LOSSES for net in ("GAN", "DCGAN")},
-    **{(net, "synflow"): NOISE for net in ("GAN", "GAN, manual optimization", "DCGAN")},
-    **{(net, "synflow"): NO_PROJECTION for net in ("SimCLR", "SimCLR, LARS")},
-    **{(net, "DCTpS"): LOUD for net in ("AE", "VAE", "GAN", "GAN, manual optimization", "DCGAN")},
+    ("GAN", "snip"): TWO_LOSSES,
+    **{(net, "synflow"): NOISE for net in ("GAN", "GAN, manual optimization")},
+    ("SimCLR, LARS", "synflow"): NO_PROJECTION,
+    **{(net, "DCTpS"): LOUD for net in ("AE", "VAE", "GAN", "GAN, manual optimization")},
     **{(net, "snip"): ("warned", "No signal passes") for net in ("AE", "VAE")},
     ("GAN, manual optimization", "snip"): ("clear error", "with manual optimization would train"),
     ("VAE", "synflow"): ("clear error", "are not finite"),
@@ -41,7 +42,7 @@ EXPECTED = {
 
 @pytest.mark.filterwarnings("ignore")  # of bolts, that all of it is under review
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("net", [net for net in NETS if net not in LEFT_OUT])
 def test_a_module_of_bolts(net, method, tmp_path):
     outcome = run(net, NETS[net], method, tmp_path)
     verdict, text = EXPECTED.get((net, method), ("exact", ""))

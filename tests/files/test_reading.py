@@ -646,3 +646,13 @@ def test_only_checkpoints_have_earlier_ones(tmp_path):
         said = refusal(path, read, path)
         assert said.endswith("Use another file; this one was left as it is.")
     assert "Use an earlier checkpoint" in refusal(path, run, path, "PruneAtInit")
+
+
+def test_a_path_in_a_checkpoint_is_a_plain_value(tmp_path):
+    """Lightning 1.9 writes the folder of a `ModelCheckpoint` as the path that it was given."""
+    runner = trainer(tmp_path, PruneAtInit("erk", 0.5))
+    runner.fit(make_toy(), loader())
+    runner.save_checkpoint(tmp_path / "a.ckpt")
+    content = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    torch.save({**content, "folder": tmp_path}, tmp_path / "b.ckpt")
+    assert_equal(load_masks(tmp_path / "a.ckpt"), load_masks(tmp_path / "b.ckpt"))
