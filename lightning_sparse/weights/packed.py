@@ -44,7 +44,7 @@ class Packing:
     def __init__(self, state: SparseState, parameters: Iterable[Tensor]) -> None:
         self._state = state
         self._strides = {id(parameter): parameter.stride() for parameter in parameters}
-        self._known: dict[int, tuple[list[object], Packed | None]] = {}
+        self._known: dict[int, tuple[list[object], list[Tensor], Packed | None]] = {}
 
     def of(self, number: int, parameters: Sequence[Tensor], buffer: Tensor) -> Packed | None:
         """Return what is sent of a buffer, None if that is all of it.
@@ -55,10 +55,12 @@ class Packing:
             buffer: The gradients.
         """
         masked = self._masked(parameters)
-        seen: list[object] = [*map(id, parameters), *masked, *versions_of(list(masked.values()))]
+        keeps = list(masked.values())
+        seen: list[object] = [*map(id, parameters), *masked, *versions_of(keeps)]
         if number not in self._known or self._known[number][0] != seen:
-            self._known[number] = (seen, self._find(parameters, masked, buffer))
-        return self._known[number][1]
+            # Masks are held: others in their memory would have the same numbers.
+            self._known[number] = (seen, keeps, self._find(parameters, masked, buffer))
+        return self._known[number][2]
 
     def _masked(self, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return what masks those of the parameters of which not everything is sent, by name."""
