@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Tests of the callback for transformers.Trainer, which asks for packages that nothing else needs: bash .ci/loops.sh
+# Tests of the callback for transformers.Trainer, and of the pages that show transformers and timm: packages that
+# nothing else needs. bash .ci/loops.sh
 # They are put beside those of the environment that this runs in (200 MB, measured), and removed at the end. Where
 # they cannot be had, that is said, and nothing is tried: exit status 0.
 set -euo pipefail
@@ -14,7 +15,7 @@ wanted=$(python -c '
 import tomllib
 print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["transformers"])')
 # shellcheck disable=SC2086 - a word for each requirement
-if ! "$work/venv/bin/pip" install --quiet --no-cache-dir $wanted >"$work/pip.log" 2>&1; then
+if ! "$work/venv/bin/pip" install --quiet --no-cache-dir $wanted timm >"$work/pip.log" 2>&1; then
   if grep -qE "from versions: none|Connection|Temporary failure|timed out" "$work/pip.log"; then
     echo "loops: skipped, as a package cannot be had: $(grep -m 1 ERROR "$work/pip.log")"
     exit 0
@@ -24,4 +25,4 @@ if ! "$work/venv/bin/pip" install --quiet --no-cache-dir $wanted >"$work/pip.log
 fi
 export PYTHONPATH="$PWD" OMP_NUM_THREADS=1
 "$work/venv/bin/python" -m pytest -q -n 2 --dist worksteal tests/test_transformers.py
-"$work/venv/bin/python" -m pytest -q tests/test_docs.py -k "test_examples_run and transformers"
+"$work/venv/bin/python" -m pytest -q tests/test_docs.py -k "test_examples_run and (transformers or pretrained_nets)"

@@ -30,7 +30,11 @@ from lightning_sparse.weights.found import STORAGES
 ROOT = Path(__file__).parents[1]
 START = ROOT / "docs" / "start.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-NEEDS = {"pretrained_nets": ("timm", "transformers")}
+NEEDS = {
+    "bolts": ("pl_bolts",),
+    "pretrained_nets": ("timm", "transformers"),
+    "transformers": ("transformers", "accelerate"),
+}
 """Packages that pages show, and that we need for nothing else: without them these pages are left out."""
 BLOCKS = {page: re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL) for page in PAGES}
 TABLES = {
@@ -58,10 +62,7 @@ def tables_stay():
     choose_backend.cache_clear()
 
 
-RUN_HERE = [page for page in PAGES if BLOCKS[page] and page.stem != "bolts"]  # that has tests of its own
-
-
-@pytest.mark.parametrize("page", RUN_HERE, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [p for p in PAGES if BLOCKS[p]], ids=lambda page: page.stem)
 @pytest.mark.usefixtures("tables_stay")
 def test_examples_run(page, tmp_path, monkeypatch):
     """In order and in one namespace, as a reader would paste them."""
@@ -69,8 +70,6 @@ def test_examples_run(page, tmp_path, monkeypatch):
         pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "pasted"}
-    if any("import transformers" in block for block in BLOCKS[page]):
-        pytest.importorskip("transformers", reason="needs transformers: the extra [transformers]")
     for block in BLOCKS[page]:
         exec(compile(block, str(page), "exec"), namespace)
 
