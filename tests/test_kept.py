@@ -73,7 +73,7 @@ def found(tmp_path_factory):
 
 
 def run(out, ranks, *cases):
-    forked.run(SCRIPT, out, ranks, *cases, output=out / "output.txt", ranks=ranks)
+    forked.run(SCRIPT, out, *cases, output=out / "output.txt", ranks=ranks)
     return [json.loads((out / f"rank{rank}.json").read_text()) for rank in range(ranks)]
 
 

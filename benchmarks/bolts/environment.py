@@ -11,6 +11,7 @@ If packages cannot be had, the reason is printed, and the exit status is 0: noth
 had and not installed, as with pins that exclude each other, it is 1. Else it is that of the command.
 """
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -35,10 +36,11 @@ NOT_TO_BE_HAD = re.compile(
 
 def main() -> int:
     """Build, and run; return the exit status."""
-    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
-        print(__doc__)
-        return 2
-    folder, command = Path(sys.argv[1]).resolve(), sys.argv[2:] or TESTS
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", metavar="FOLDER", help="new or empty, or built by this before")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="what to run there, in place of the tests")
+    options = parser.parse_args()
+    folder, command = Path(options.folder).resolve(), options.command or TESTS
     if not (folder / INSTALLED).is_file():
         if sys.version_info >= (3, 12):
             return skip(f"NumPy 1.23.5 is for Python 3.11 and earlier, this is {sys.version.split()[0]}")

@@ -33,7 +33,8 @@ class MagnitudePruning(SparsityCallback, ABC):
             linear and convolutional layers. ``"all"``: every trained weight of two or more dimensions.
         exclude: Patterns of weights to leave dense; they do not count towards the density.
         density_overrides: Density at the end by pattern, for single layers; the others share the rest.
-        communication: What the processes of DDP exchange of gradients, as `SparsityCallback` has it.
+        communication: What processes of DDP exchange: ``"all"`` gradients, or those of weights that are
+            ``"kept"``, and of what has no mask. What comes of it is the same.
         verify: After every step, check that pruned weights are zero, every count is exact, the optimizer has
             gathered nothing for pruned weights, and all processes have the same masks.
     """

@@ -103,7 +103,7 @@ class Recipe:
 
 
 def _data_set(data: dict[str, Any]) -> str:
-    return str(data.get("class_path", "")).removesuffix(_DATA_MODULE)
+    return str(data.get("class_path", "")).rpartition(".")[2].removesuffix(_DATA_MODULE)
 
 
 def library() -> dict[str, Recipe]:

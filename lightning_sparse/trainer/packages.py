@@ -108,8 +108,8 @@ def is_lightning(thing: object, *kinds: str) -> bool:
 
 
 def package_of(trainer: Trainer) -> ModuleType:
-    """Return the package whose Trainer this is."""
-    return next(package for package in _installed if isinstance(trainer, package.Trainer))
+    """Return the package whose Trainer this is; the first one for what only stands in for a Trainer."""
+    return next((one for one in _installed if isinstance(trainer, one.Trainer)), _installed[0])
 
 
 def packages_with(kind: type) -> list[str]:

@@ -28,8 +28,7 @@ from lightning_sparse import (
     SETCallback,
 )
 
-OUT, WORLD = Path(sys.argv[1]), int(sys.argv[2])
-RANK = int(os.environ["LOCAL_RANK"])
+WORLD, RANK = (int(os.environ.get(name, "0")) for name in ("WORLD_SIZE", "LOCAL_RANK"))
 
 
 def erk(sent):
@@ -264,8 +263,8 @@ def compared(name):
 
 
 def main():
-    names = sys.argv[3:] or list(CASES)
-    (OUT / f"rank{RANK}.json").write_text(json.dumps({name: compared(name) for name in names}))
+    out, names = Path(sys.argv[1]), sys.argv[2:] or list(CASES)
+    (out / f"rank{RANK}.json").write_text(json.dumps({name: compared(name) for name in names}))
 
 
 if __name__ == "__main__":
