@@ -115,7 +115,7 @@ def test_the_table_of_tables_says_where_they_are():
 @pytest.mark.parametrize(
     ("page", "heading"),
     [
-        ("docs/reference/callbacks.md", "| method | keeps the weights | card |"),
+        ("docs/reference/callbacks.md", "| method | keeps the weights | page |"),
         ("docs/guides/choose.md", "| `method` | keeps | per layer |"),
     ],
 )
