@@ -41,7 +41,7 @@ def read_accuracies(page: str) -> Accuracies:
     )
     heads, _, *lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.split("\n")]
     rows = {name: [_mean_and_deviation(cell) for cell in cells] for name, *cells in lines}
-    dense = re.search(r"^Dense: ([\d.]+) ±", page, flags=re.MULTILINE)
+    dense = re.search(r"^The dense net has ([\d.]+) ±", page, flags=re.MULTILINE)
     assert dense, "the line of the dense net is gone"
     return Accuracies([int(head.replace(",", "")) for head in heads[1:]], rows, float(dense[1]))
 
