@@ -11,7 +11,7 @@ PAGE = """# A page
 | static ERK | 66.2 ± 6.8 | 91.0 ± 0.4 |
 | RigL, ERK | 92.7 ± 0.4 | 95.1 ± 0.1 |
 
-Dense: 97.8 ± 0.1. Differences.
+The dense net has 97.8 ± 0.1. Differences.
 """
 
 
