@@ -5,6 +5,7 @@
 # they cannot be had, that is said, and nothing is tried: exit status 0.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. .ci/packages.sh
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -15,14 +16,7 @@ wanted=$(python -c '
 import tomllib
 print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["transformers"])')
 # shellcheck disable=SC2086 - a word for each requirement
-if ! "$work/venv/bin/pip" install --quiet --no-cache-dir $wanted timm >"$work/pip.log" 2>&1; then
-  if grep -qE "from versions: none|Connection|Temporary failure|timed out" "$work/pip.log"; then
-    echo "loops: skipped, as a package cannot be had: $(grep -m 1 ERROR "$work/pip.log")"
-    exit 0
-  fi
-  cat "$work/pip.log"
-  exit 1
-fi
+install_or_skip loops "$work/venv/bin/python" $wanted timm
 export PYTHONPATH="$PWD" OMP_NUM_THREADS=1
 "$work/venv/bin/python" -m pytest -q -n 2 --dist worksteal tests/test_transformers.py
 "$work/venv/bin/python" -m pytest -q tests/test_docs.py -k "test_examples_run and (transformers or pretrained_nets)"

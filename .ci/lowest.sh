@@ -4,6 +4,7 @@
 # removed at the end. Where the packages cannot be had, that is said, and nothing is tried: exit status 0.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. .ci/packages.sh
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -14,14 +15,7 @@ if [ "$room" -lt 12 ]; then
 fi
 python .ci/lowest.py >"$work/requirements.txt"
 python -m venv "$work/venv"
-if ! "$work/venv/bin/pip" install --quiet --no-cache-dir -r "$work/requirements.txt" >"$work/pip.log" 2>&1; then
-  if grep -qE "from versions: none|Connection|Temporary failure|timed out" "$work/pip.log"; then
-    echo "lowest: skipped, as a package cannot be had: $(grep -m 1 ERROR "$work/pip.log")"
-    exit 0
-  fi
-  tail -20 "$work/pip.log" # such as versions that exclude each other: pyproject.toml is wrong
-  exit 1
-fi
+install_or_skip lowest "$work/venv/bin/python" -r "$work/requirements.txt"
 "$work/venv/bin/pip" freeze | grep -iE "^(torch|pytorch-lightning|torchmetrics|numpy|jsonargparse)==" | paste -sd " "
 export PYTHONPATH="$PWD:$PWD/tests" OMP_NUM_THREADS=1
 "$work/venv/bin/python" -m benchmarks.versions --results "$work" here "the lowest of pyproject.toml"

@@ -7,7 +7,7 @@ import forked
 import pytest
 import torch
 from forked import finish
-from toy import assert_equal
+from toy import assert_equal, flat
 
 SCRIPT = Path(__file__).parent / "scripts" / "train.py"
 COMPACT = {1568: "dctps", 3136: "dctps-twice"}  # values of 7,840 weights
@@ -33,17 +33,6 @@ def run(out, *arguments, **how):
 
 def result(out, rank=0):
     return torch.load(out / f"rank{rank}.pt", weights_only=True)
-
-
-def flat(tree, prefix=""):
-    """Return all tensors and numbers of nested dicts and lists, by path."""
-    if isinstance(tree, dict):
-        pairs = tree.items()
-    elif isinstance(tree, list | tuple):
-        pairs = enumerate(tree)
-    else:
-        return {prefix: torch.as_tensor(tree)} if isinstance(tree, torch.Tensor | int | float) else {}
-    return {key: value for name, part in pairs for key, value in flat(part, f"{prefix}.{name}").items()}
 
 
 def assert_same(a, b, ranks):

@@ -182,3 +182,14 @@ class Rotate(SparsityCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.calls = state_dict.get("calls", 0)
+
+
+def flat(tree, prefix=""):
+    """Return all tensors and numbers of nested dicts and lists, by path."""
+    if isinstance(tree, dict):
+        pairs = tree.items()
+    elif isinstance(tree, list | tuple):
+        pairs = enumerate(tree)
+    else:
+        return {prefix: torch.as_tensor(tree)} if isinstance(tree, torch.Tensor | int | float) else {}
+    return {key: value for name, part in pairs for key, value in flat(part, f"{prefix}.{name}").items()}

@@ -1,8 +1,8 @@
 """What processes exchange of gradients, and beside whom that may be less than everything."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
+from lightning_sparse.callbacks.company import Member
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.trainer.communication import send_only_kept
 from lightning_sparse.trainer.packages import LightningModule, Trainer
@@ -10,19 +10,7 @@ from lightning_sparse.trainer.packages import LightningModule, Trainer
 __all__ = ["exchange_only_kept"]
 
 
-class Mover(Protocol):
-    """One of the callbacks of a Trainer, which may move masks."""
-
-    @property
-    def role(self) -> str:
-        """What it does: "starts" (makes masks), "moves" (changes them) or "converts" (replaces layers)."""
-
-    @property
-    def asks_for_gradients(self) -> bool:
-        """Whether it asks for gradients of pruned weights before it looks at them, or never does."""
-
-
-def exchange_only_kept(trainer: Trainer, module: LightningModule, callbacks: Sequence[Mover]) -> None:
+def exchange_only_kept(trainer: Trainer, module: LightningModule, callbacks: Sequence[Member]) -> None:
     """Let processes exchange what is kept of gradients, unless somebody needs all of them at any time.
 
     Raises:

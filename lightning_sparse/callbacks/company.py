@@ -109,6 +109,10 @@ class Member(Protocol):
         """What it does: "starts" (makes masks), "moves" (changes them) or "converts" (replaces layers)."""
 
     @property
+    def asks_for_gradients(self) -> bool:
+        """Whether it asks for gradients of pruned weights before it looks at them, or never does."""
+
+    @property
     def verifies(self) -> bool:
         """Whether everything is checked after every step."""
 

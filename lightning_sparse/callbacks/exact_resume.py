@@ -214,16 +214,14 @@ class ExactResume(OurCallback):
     # Steps of the above.
 
     def _state_of_fit(self, trainer: Trainer) -> dict[str, Any]:
-        within = is_within_epoch(trainer)
-        if within:
-            self._tell(limits_within_epoch(trainer))
-        self._tell(limits_of_moment(moment_of(trainer)))
+        within, moment = is_within_epoch(trainer), moment_of(trainer)
+        self._tell(limits_of_moment(moment) + (limits_within_epoch(trainer) if within else []))
         loaders = [loader.state_dict() for loader in stateful_loaders(trainer)] if within else []
         return {
             "generators": generator_states(own_generators(trainer)),
             "loaders": loaders,
             "start": self._start if loaders else None,
-            "moment": moment_of(trainer),
+            "moment": moment,
             "validation_due": validation_is_due(trainer),
             "gradients": standing_gradients(trainer),
             "plateaus": self._plateaus.state_dict(trainer),

@@ -8,6 +8,7 @@ from torch import nn
 from lightning_sparse.callbacks.base import SparsityCallback
 from lightning_sparse.callbacks.converting.compact import RandomDraw
 from lightning_sparse.callbacks.scoring import refuse_without_score, scored_masks
+from lightning_sparse.callbacks.sharding import COMPACT_HAS_NO_ROWS
 from lightning_sparse.callbacks.sparsifier import Config
 from lightning_sparse.checks import SparsityError, check_choice, check_count
 from lightning_sparse.files.from_file import FromFile
@@ -194,7 +195,7 @@ class PruneAtInit(SparsityCallback):
 
     def _needs_whole(self) -> str:
         if self.storage != "masked":
-            return "`storage` 'compact' keeps values that have no rows to split. Leave it out"
+            return COMPACT_HAS_NO_ROWS
         if self.mask_ablation is not None:
             return f"`mask_ablation` {self.mask_ablation!r} draws over whole layers. Leave it out"
         if isinstance(self.method, FromFile):

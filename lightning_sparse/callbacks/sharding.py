@@ -11,7 +11,10 @@ from lightning_sparse.trainer.packages import Trainer, is_lightning
 from lightning_sparse.trainer.parts import AVERAGING, callbacks_of, scales_losses
 from lightning_sparse.weights.shards import is_sharded
 
-__all__ = ["refuse_shards", "refuse_strategy"]
+__all__ = ["COMPACT_HAS_NO_ROWS", "refuse_shards", "refuse_strategy"]
+
+COMPACT_HAS_NO_ROWS = "`storage` 'compact' keeps values that have no rows to split. Leave it out"
+"""Why a callback that stores so needs whole weights."""
 
 SPLITS_WEIGHTS = ("fsdp", "deepspeed", "xla")
 """Parts of the names of strategies that split or copy weights in a way of their own."""

@@ -51,7 +51,7 @@ PLUGINS = "lightning_sparse"
 def main(args: list[str] | None = None) -> None:
     """Run the command line; a mistake in it ends with one or two lines and exit status 2."""
     words = sys.argv[1:] if args is None else args
-    _load_plugins(words, from_shell=args is None)
+    _prepare(words, from_shell=args is None)
     if words and words[0] in ABOUT:
         return print(ABOUT[words[0]]())
     if words and words[0] in COMMANDS:
@@ -129,8 +129,8 @@ def _missing(message: str, words: list[str]) -> str:
     return f"`--config` must name a recipe, got none. For example: {example}"
 
 
-def _load_plugins(words: list[str], from_shell: bool) -> None:
-    """Import modules of other packages, and see to it that this process is of the words' own Lightning."""
+def _prepare(words: list[str], from_shell: bool) -> None:
+    """See to it that this process is of the words' own Lightning, and import what plugs in here."""
     if from_shell:
         find_modules_here()
     try:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from lightning_sparse.callbacks.moving import checks
 from lightning_sparse.callbacks.moving.gradients import usable_gradients
-from lightning_sparse.callbacks.moving.steps import move_all_, warn_of_state_apart
+from lightning_sparse.callbacks.moving.steps import move_all_, warn_of_state_apart, weights_to_move
 from lightning_sparse.checks import SparsityError, check_count, check_flag, check_kind, check_selection
 from lightning_sparse.functional import patterns
 from lightning_sparse.functional.growth import ActiveWeights, GrowthRule, rule_from_name
@@ -19,12 +19,9 @@ from lightning_sparse.functional.growth.moves import draws_of
 from lightning_sparse.functional.packing import pack_masks, unpack_masks
 from lightning_sparse.functional.schedules import DropScheduleName, drop_fraction, is_due
 from lightning_sparse.plain import keep_sparse_
-from lightning_sparse.selection import matches_any
 from lightning_sparse.trainer.processes import seed_of_process, world_and_rank
 from lightning_sparse.weights.base import SparseWeight
 from lightning_sparse.weights.enforcement import all_finite
-from lightning_sparse.weights.found import sparse_weights
-from lightning_sparse.weights.optimizers import parameters_of
 from lightning_sparse.weights.saving import mask_when_saved
 from lightning_sparse.weights.state import state_of
 from lightning_sparse.weights.stepping import (
@@ -239,14 +236,7 @@ class ConnectionMover:
                 weight.ask_for_gradient()
 
     def _weights(self, optimizer: Optimizer | None = None) -> list[SparseWeight]:
-        held = None if optimizer is None else {id(p) for p in parameters_of(optimizer)}
-        return [
-            weight
-            for name, weight in sparse_weights(self._net()).items()
-            if (self.include is None or matches_any(name, self.include))
-            and not matches_any(name, self.exclude)
-            and (held is None or id(weight.parameter) in held)
-        ]
+        return weights_to_move(self._net(), self.include, self.exclude, optimizer)
 
     def _net(self) -> nn.Module:
         module = self._module()

@@ -1,26 +1,27 @@
 """An ordinary weight under a mask."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from zlib import crc32
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_sparse.functional.packing import bits_of, count_bits, pack_bits
+from lightning_sparse.functional.packing import bits_of, pack_bits
 from lightning_sparse.functional.ranking import mask_at, positions_of
 from lightning_sparse.selection import countable_weights, parameters_by_name
 from lightning_sparse.types import Average
-from lightning_sparse.weights.base import SPARSE, SparseWeight, storage
+from lightning_sparse.weights.base import SparseWeight, storage
 from lightning_sparse.weights.sharded import ShardedWeight
 from lightning_sparse.weights.shards import here, shards_of, total_of
 from lightning_sparse.weights.state import SparseState, state_of
+from lightning_sparse.weights.under_mask import UnderMask
 
 __all__ = ["MaskedWeight", "weights_by_zeros"]
 
 
 @storage
-class MaskedWeight(SparseWeight):
+class MaskedWeight(UnderMask):
     """An ordinary dense parameter whose pruned entries are zeros; the mask is its `SparseState`'s.
 
     Args:
@@ -30,13 +31,6 @@ class MaskedWeight(SparseWeight):
     """
 
     storage_name = "masked"
-    takes_masks = True
-    support_noun = "masks"
-    shown = SPARSE
-
-    def __init__(self, name: str, state: SparseState, make_mask: Callable[[], Tensor]) -> None:
-        super().__init__(name, state.weights[name].shape, state.weights[name])
-        self._state, self._make_mask = state, make_mask
 
     @classmethod
     def found_in(cls, module: nn.Module) -> Sequence[SparseWeight]:
@@ -47,16 +41,6 @@ class MaskedWeight(SparseWeight):
         there = parameters_by_name(module)
         names = [name for name, weight in state.weights.items() if there.get(name) is weight]
         return [cls(name, state, partial(state.mask, name)) for name in names]
-
-    @property
-    def stored_as(self) -> str:
-        """``"masked"``."""
-        return self.storage_name
-
-    @property
-    def in_force(self) -> bool:
-        """Whether optimizers have the hooks that keep pruned entries at zero."""
-        return self._state.enforced
 
     @property
     def nnz(self) -> int:
@@ -82,17 +66,9 @@ class MaskedWeight(SparseWeight):
         """Return the checksum of the mask's bits."""
         return crc32(self.snapshot().cpu().numpy().tobytes())
 
-    def ask_for_gradient(self) -> None:
-        """See to it that nobody masks this gradient before the step: backward makes it anyway."""
-        self._state.asked.add(self.name)
-
     def gradient(self, average: Average, scale: float) -> Tensor | None:
         """Return the parameter's own: Lightning has unscaled it, and processes have averaged it."""
         return self.parameter.grad
-
-    def forget_gradient(self) -> None:
-        """Let it be masked whenever that is best."""
-        self._state.asked.discard(self.name)
 
     def move_(self, positions: Tensor, optimizers: Iterable[Optimizer]) -> int | Tensor:
         """Change the mask."""
@@ -105,10 +81,6 @@ class MaskedWeight(SparseWeight):
     def snapshot(self) -> Tensor:
         """Return the mask in bits."""
         return pack_bits(self._make_mask())
-
-    def count_shared(self, snapshot: Tensor) -> int:
-        """Count the bits that are set now as they were then."""
-        return count_bits(snapshot & self.snapshot())
 
     def explored(self, before: Tensor | None) -> Tensor | None:
         """Return the bits set now or before, on the device of the mask."""

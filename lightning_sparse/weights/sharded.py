@@ -7,20 +7,21 @@ from zlib import crc32
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_sparse.functional.packing import bits_of, count_bits, pack_bits
+from lightning_sparse.functional.packing import bits_of, pack_bits
 from lightning_sparse.functional.ranking import mask_at, positions_of
 from lightning_sparse.functional.shards.layout import Shards
 from lightning_sparse.selection import parameters_by_name
 from lightning_sparse.types import Average
-from lightning_sparse.weights.base import SPARSE, SparseWeight, storage
+from lightning_sparse.weights.base import SparseWeight, storage
 from lightning_sparse.weights.shards import as_shards, here, is_sharded, reshard_
 from lightning_sparse.weights.state import SparseState, state_of
+from lightning_sparse.weights.under_mask import UnderMask
 
 __all__ = ["ShardedWeight"]
 
 
 @storage
-class ShardedWeight(SparseWeight):
+class ShardedWeight(UnderMask):
     """A ``DTensor`` whose pruned entries are zeros; the mask of its rows is in the `SparseState`.
 
     ``mask``, ``snapshot`` and what is counted against one are of the whole weight, and gathered: every
@@ -34,16 +35,14 @@ class ShardedWeight(SparseWeight):
     """
 
     storage_name = "sharded"
-    takes_masks = True
-    support_noun = "masks"
-    shown = SPARSE
+
+    shards: Shards
 
     def __init__(
         self, name: str, state: SparseState, shards: Shards, make_part: Callable[[], Tensor]
     ) -> None:
-        super().__init__(name, state.weights[name].shape, state.weights[name])
-        self._state, self._make_part = state, make_part
-        self.shards = self._shards = shards
+        super().__init__(name, state, make_part)
+        self.shards = shards
 
     @classmethod
     def found_in(cls, module: nn.Module) -> Sequence[SparseWeight]:
@@ -59,16 +58,6 @@ class ShardedWeight(SparseWeight):
         return [cls(name, state, state.shards, partial(state.part, name)) for name in names]
 
     @property
-    def stored_as(self) -> str:
-        """``"sharded"``."""
-        return self.storage_name
-
-    @property
-    def in_force(self) -> bool:
-        """Whether optimizers have the hooks that keep pruned entries at zero."""
-        return self._state.enforced
-
-    @property
     def nnz(self) -> int:
         """Number of kept entries, on all processes."""
         return self._state.counts[self.name]
@@ -76,7 +65,7 @@ class ShardedWeight(SparseWeight):
     @cached_property
     def positions(self) -> Tensor:
         """Flat positions of the kept entries among the rows of this process, ascending."""
-        return positions_of(self._make_part())
+        return positions_of(self._make_mask())
 
     @property
     def active(self) -> Tensor:
@@ -96,9 +85,9 @@ class ShardedWeight(SparseWeight):
         Raises:
             RuntimeError: On every process, if all parts together do not keep what they were given.
         """
-        part = self._make_part()
+        part = self._make_mask()
         held, kept = crc32(pack_bits(part).numpy().tobytes()), int(part.count_nonzero())
-        sums, counts = self._shards.table([held, kept]).tolist()
+        sums, counts = self.shards.table([held, kept]).tolist()
         if sum(counts) != self.nnz:
             raise RuntimeError(
                 f"The processes keep {sum(counts)} weights of {self.name!r} in all, instead of {self.nnz}. "
@@ -106,18 +95,10 @@ class ShardedWeight(SparseWeight):
             )
         return crc32(repr(sums).encode())
 
-    def ask_for_gradient(self) -> None:
-        """See to it that nobody masks this gradient before the step: backward makes it anyway."""
-        self._state.asked.add(self.name)
-
     def gradient(self, average: Average, scale: float) -> Tensor | None:
         """Return what this process holds of the parameter's own, which FSDP has averaged."""
         gradient = self.parameter.grad
         return None if gradient is None else here(gradient)
-
-    def forget_gradient(self) -> None:
-        """Let it be masked whenever that is best."""
-        self._state.asked.discard(self.name)
 
     def move_(self, positions: Tensor, optimizers: Iterable[Optimizer]) -> int:
         """Change the mask of the rows of this process; return how many have moved on all of them."""
@@ -125,16 +106,12 @@ class ShardedWeight(SparseWeight):
         stay = int(mask.reshape(-1).index_select(0, self.positions).sum())
         self._state.move_(as_shards({self.name: mask}, {self.name: self.parameter}), optimizers)
         self.positions = positions
-        (moved,) = self._shards.total([len(positions) - stay])
+        (moved,) = self.shards.total([len(positions) - stay])
         return moved
 
     def snapshot(self) -> Tensor:
         """Return the whole mask in bits: a run may be resumed by other processes than have made it."""
         return pack_bits(self.mask)
-
-    def count_shared(self, snapshot: Tensor) -> int:
-        """Count the bits that are set now as they were then."""
-        return count_bits(snapshot & self.snapshot())
 
     def explored(self, before: Tensor | None) -> Tensor | None:
         """Return the bits set now or before, of the whole weight, on the CPU."""

@@ -17,7 +17,7 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from toy import Toy, loader, masks_of
+from toy import Toy, flat, loader, masks_of
 
 from lightning_sparse import (
     ASNISigmoidPruner,
@@ -191,17 +191,6 @@ CASES = {
         max_epochs=2,
     ),
 }
-
-
-def flat(tree, prefix=""):
-    """Return all tensors and numbers of nested dicts and lists, by path."""
-    if isinstance(tree, dict):
-        pairs = tree.items()
-    elif isinstance(tree, list | tuple):
-        pairs = enumerate(tree)
-    else:
-        return {prefix: torch.as_tensor(tree)} if isinstance(tree, torch.Tensor | int | float) else {}
-    return {key: value for name, part in pairs for key, value in flat(part, f"{prefix}.{name}").items()}
 
 
 def trained(case, sent):

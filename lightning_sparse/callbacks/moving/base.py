@@ -16,7 +16,12 @@ from lightning_sparse.callbacks.moving import checks
 from lightning_sparse.callbacks.moving.clock import Clock, step_of
 from lightning_sparse.callbacks.moving.gradients import add_gradients_, usable_gradients
 from lightning_sparse.callbacks.moving.history import History
-from lightning_sparse.callbacks.moving.steps import leave_out_, move_all_, warn_of_state_apart
+from lightning_sparse.callbacks.moving.steps import (
+    leave_out_,
+    move_all_,
+    warn_of_state_apart,
+    weights_to_move,
+)
 from lightning_sparse.callbacks.sparsifier import Config, sparsifiers
 from lightning_sparse.checks import check_flag
 from lightning_sparse.functional import patterns
@@ -27,14 +32,13 @@ from lightning_sparse.functional.pruning import plan_budgets
 from lightning_sparse.functional.saliency import PruningProblem
 from lightning_sparse.functional.schedules import DropScheduleName, drop_fraction
 from lightning_sparse.functional.shards.pruning import random_masks_anywhere
-from lightning_sparse.selection import match_overrides, matches_any
+from lightning_sparse.selection import match_overrides
 from lightning_sparse.trainer.packages import LightningModule, Trainer
 from lightning_sparse.trainer.parts import unscale_gradients_
 from lightning_sparse.trainer.processes import assert_ranks_agree, seed_of_rank_zero
 from lightning_sparse.types import Budgets, Masks, Shapes
 from lightning_sparse.weights.base import SparseWeight
 from lightning_sparse.weights.found import sparse_weights
-from lightning_sparse.weights.optimizers import parameters_of
 from lightning_sparse.weights.shards import as_shards, shards_of
 from lightning_sparse.weights.state import state_of
 from lightning_sparse.weights.stepping import take_back_step_
@@ -289,11 +293,4 @@ class MovingConnections(SparsityCallback, ABC):
 
     def _weights(self, module: LightningModule, optimizer: Optimizer | None = None) -> list[SparseWeight]:
         """Return what is to be moved, of one optimizer or of all."""
-        held = None if optimizer is None else {id(p) for p in parameters_of(optimizer)}
-        return [
-            weight
-            for name, weight in sparse_weights(module).items()
-            if (self.include is None or matches_any(name, self.include))
-            and not matches_any(name, self.exclude)
-            and (held is None or id(weight.parameter) in held)
-        ]
+        return weights_to_move(module, self.include, self.exclude, optimizer)

@@ -7,12 +7,15 @@ import torch
 from torch import nn
 
 from lightning_sparse.callbacks.moving.clock import check_step
+from lightning_sparse.callbacks.sharding import COMPACT_HAS_NO_ROWS
 from lightning_sparse.checks import ALL, SparsityError, check_choice, check_count, check_number
 from lightning_sparse.functional.allocation import ALLOCATIONS
 from lightning_sparse.functional.growth import GrowthRule
 from lightning_sparse.functional.growth.shards import needs_whole_layers
 from lightning_sparse.functional.patterns import UNSTRUCTURED, GroupPattern, Pattern, density_within
+from lightning_sparse.functional.saliency import Random
 from lightning_sparse.functional.schedules import DROP_SCHEDULES
+from lightning_sparse.functional.shards.pruning import needs_whole_weights
 from lightning_sparse.selection import matches, parameters_by_name
 from lightning_sparse.trainer.packages import rank_zero_warn
 from lightning_sparse.weights.base import SparseWeight
@@ -71,12 +74,10 @@ def needs_whole(
 ) -> str:
     """Say why connections cannot move where each process holds some rows, and the way out; "" if they can."""
     if storage != "masked":
-        return "`storage` 'compact' keeps values that have no rows to split. Leave it out"
+        return COMPACT_HAS_NO_ROWS
     if grad_average != 1:
         return "`grad_average` gathers gradients that checkpoints have of process 0 alone. Leave it out"
-    if allocation == "epf":
-        return "`allocation` 'epf' counts by filter, and those are split. Use 'erk'"
-    return needs_whole_layers(rule, pattern)
+    return needs_whole_layers(rule) or needs_whole_weights(Random(allocation or "erk"), pattern)
 
 
 def refuse_layers_with_support(callback: str, module: nn.Module, density: float) -> None:

@@ -3,19 +3,46 @@
 import weakref
 from collections.abc import Sequence
 
+from torch import nn
 from torch.optim import Optimizer
 
 from lightning_sparse.functional.groups import on_host
 from lightning_sparse.functional.growth import ActiveWeights, GrowthRule, move_together
 from lightning_sparse.functional.patterns import Pattern
+from lightning_sparse.selection import matches_any
 from lightning_sparse.trainer.clipping import once_clipped
 from lightning_sparse.trainer.packages import Trainer, rank_zero_warn
 from lightning_sparse.weights.base import SparseWeight
-from lightning_sparse.weights.optimizers import kept_elsewhere, state_apart
+from lightning_sparse.weights.found import sparse_weights
+from lightning_sparse.weights.optimizers import kept_elsewhere, parameters_of, state_apart
 from lightning_sparse.weights.state import SparseState
 from lightning_sparse.weights.stepping import leave_out_step_, skip_step_, tolerates_no_gradients
 
-__all__ = ["leave_out_", "move_all_", "warn_of_state_apart"]
+__all__ = ["leave_out_", "move_all_", "warn_of_state_apart", "weights_to_move"]
+
+
+def weights_to_move(
+    module: nn.Module,
+    include: Sequence[str] | None,
+    exclude: Sequence[str],
+    optimizer: Optimizer | None = None,
+) -> list[SparseWeight]:
+    """Return the sparse weights of a module whose connections move: those of one optimizer, or of all.
+
+    Args:
+        module: A sparse one.
+        include: Patterns on parameter names. ``None``: all that are sparse.
+        exclude: Patterns of weights whose connections stay.
+        optimizer: ``None``: whoever trains them.
+    """
+    held = None if optimizer is None else {id(parameter) for parameter in parameters_of(optimizer)}
+    return [
+        weight
+        for name, weight in sparse_weights(module).items()
+        if (include is None or matches_any(name, include))
+        and not matches_any(name, exclude)
+        and (held is None or id(weight.parameter) in held)
+    ]
 
 
 def move_all_(

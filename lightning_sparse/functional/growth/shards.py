@@ -8,7 +8,6 @@ from torch import Tensor
 from lightning_sparse.checks import SparsityError
 from lightning_sparse.functional.growth.base import ActiveWeights, GrowthRule
 from lightning_sparse.functional.growth.moves import count_dropped
-from lightning_sparse.functional.patterns import UNSTRUCTURED, Pattern
 from lightning_sparse.functional.ranking import positions_of
 from lightning_sparse.functional.shards.layout import Shards
 from lightning_sparse.functional.shards.ranking import layerwise_in_shards
@@ -16,13 +15,11 @@ from lightning_sparse.functional.shards.ranking import layerwise_in_shards
 __all__ = ["check_finite_in_shards", "move_in_shards", "needs_whole_layers"]
 
 
-def needs_whole_layers(rule: GrowthRule, pattern: Pattern = UNSTRUCTURED) -> str:
+def needs_whole_layers(rule: GrowthRule) -> str:
     """Say why a rule cannot be had where each process holds some rows, and the way out; "" if it can."""
-    if not rule.takes_shards:
-        return f"the rule {rule!r} looks at whole layers. Use RigLCallback, or fixed masks (`PruneAtInit`)"
-    if pattern != UNSTRUCTURED:
-        return f"`pattern` {pattern} is not counted over several processes yet. Leave it out"
-    return ""
+    if rule.takes_shards:
+        return ""
+    return f"the rule {rule!r} looks at whole layers. Use RigLCallback, or fixed masks (`PruneAtInit`)"
 
 
 def move_in_shards(
